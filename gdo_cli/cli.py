@@ -1,0 +1,184 @@
+"""The command line: parse, call, print. No logic, and nothing heavy at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gdo_cli.errors import RunFailed, UserError
+
+app = typer.Typer(
+    name="gdo",
+    help="Fine-tune a language model without losing what it knew, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Hydra overrides, e.g. task=scitail method=g_freeze train.lr=1e-4", show_default=False
+    ),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", help="Folder of your own YAML, laid out like conf/.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Run again even if the run is done.")]
+Results = Annotated[
+    Path, typer.Option("--results", envvar="GDO_RESULTS_DIR", help="Folder that holds runs/ and figures/.")
+]
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """A user's mistake is one message and exit code 2; a failed run, one message and 1."""
+    try:
+        yield
+    except UserError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from error
+    except RunFailed as error:
+        typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Force = False) -> None:
+    """Fine-tune one model on one task with one method, measuring retention along the way.
+
+    Groups: model, task, method, data, train, probe, experiment ([b]gdo options[/b] lists them). A
+    finished run is not repeated.
+    """
+    with messages():
+        from gdo_cli.config import load_run
+
+        config = load_run(overrides or [], config_dir)
+        from gdo_cli.experiment import run
+        from gdo_cli.tables import print_result
+
+        print_result(run(config, force))
+
+
+@app.command()
+def sweep(overrides: Overrides = None, config_dir: ConfigDir = None, dry_run: bool = False) -> None:
+    """Train every point of a grid, one after another; what is done already is not repeated.
+
+    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze seed=range(3)[/b], or an experiment that
+    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs.
+    """
+    with messages():
+        from gdo_cli.config import load_grid
+
+        points = load_grid(overrides or [], config_dir)
+        from gdo_cli.sweep import run_points
+
+        if not run_points(points, dry_run):
+            raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A finished run (path or part of its name), or overrides for an untrained model, e.g. "
+            "model=gemma3_270m or model=custom model.path=DIR",
+            show_default=False,
+        ),
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", "-p", help="Probes to measure (default: winogrande).")
+    ] = None,
+    task: Annotated[bool, typer.Option("--task", help="Measure the task's test split too.")] = False,
+    items: Annotated[int | None, typer.Option(help="Items of each probe (default: as configured).")] = None,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Measure a finished run, the base model, or any local checkpoint."""
+    with messages():
+        from gdo_cli.evaluate import evaluation_config, measure
+
+        config, run = evaluation_config(target or [], probe, items, task, results, config_dir)
+        from gdo_cli.tables import print_metrics
+
+        print_metrics(measure(config, run))
+
+
+@app.command()
+def plot(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Figures (experiments with a figure), then overrides; none: all there are."),
+    ] = None,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Draw figures from finished runs: PNG, PDF, and the CSV of the points."""
+    with messages():
+        from gdo_cli.plot import plot_all
+
+        plot_all(names or [], results, config_dir)
+
+
+@app.command("ls")
+def list_runs(results: Results = Path("results")) -> None:
+    """Table of finished runs."""
+    with messages():
+        from gdo_cli.results import find_runs
+        from gdo_cli.tables import print_runs
+
+        print_runs(find_runs(results))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="Path of a run, or a part of its name.")],
+    results: Results = Path("results"),
+) -> None:
+    """All that is known of one run."""
+    with messages():
+        from gdo_cli.results import find_run
+        from gdo_cli.tables import print_run
+
+        print_run(find_run(run, results))
+
+
+@app.command()
+def config(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
+    """Print the composed configuration, checked, as YAML."""
+    with messages():
+        from gdo_cli.config import as_yaml
+
+        typer.echo(as_yaml(overrides or [], config_dir), nl=False)
+
+
+@app.command()
+def options(
+    group: Annotated[str | None, typer.Argument(help="One group; none: all of them.")] = None,
+    config_dir: ConfigDir = None,
+) -> None:
+    """List the options of the configuration groups."""
+    with messages():
+        from gdo_cli.config import GROUPS
+        from gdo_cli.errors import require_one_of
+        from gdo_cli.tables import print_options
+
+        if group is not None:
+            require_one_of("group", group, GROUPS)
+        print_options([group] if group else list(GROUPS), config_dir)
+
+
+@app.command()
+def doctor() -> None:
+    """Machine, precision, weights, data and hub: what is there, and what to do about the rest."""
+    with messages():
+        from gdo_cli.doctor import examine
+
+        if not examine():
+            raise typer.Exit(1)

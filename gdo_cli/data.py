@@ -1,0 +1,251 @@
+"""Rows from a folder of JSON Lines, the hub, or the bundled sample; and what was wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gdo_cli.errors import UserError, suggest
+from gdo_cli.schema import DataConfig
+from gdo_cli.tasks import Dataset, Row, RowError
+
+SAMPLE_DIR = Path(__file__).parent / "sample"
+HUB_TIMEOUT_S = 3.0
+_PART = re.compile(r"^(?P<split>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
+T = TypeVar("T")
+
+
+@dataclass
+class Split:
+    """Rows of one split, with where each came from, and a record for the result.
+
+    Attributes:
+        where: per row, ``file:line`` or ``dataset[index]``.
+        provenance: source, files or hub commit, and a checksum of the rows.
+    """
+
+    rows: list[Row]
+    where: list[str]
+    provenance: dict[str, Any]
+    rejected: list[str] = field(default_factory=list)
+
+
+def resolve(config: DataConfig) -> DataConfig:
+    """``auto`` decided: local if a directory is set, else the hub if it answers, else the sample."""
+    if config.source != "auto":
+        return config
+    if config.dir:
+        return replace(config, source="local")
+    if not config.offline and hub_answers():
+        return replace(config, source="hub")
+    return replace(config, source="sample")
+
+
+def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
+    """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    host = re.sub(r"^https?://", "", endpoint).split("/")[0]
+    name, _, port = host.partition(":")
+    try:
+        with socket.create_connection((name, int(port or 443)), timeout=timeout):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
+    """The rows that play a role (``train``, ``validation``, ``test``, …) in a data set.
+
+    Raises:
+        UserError: no such folder, file, split or hub repository, with what there is instead.
+    """
+    spec = dataset.splits.get(role)
+    if spec is None:
+        raise UserError(f"dataset.splits has no {role!r}; {suggest(role, dataset.splits)}")
+    if config.source == "hub":
+        spec = dataset.hub.splits.get(role, spec)
+        return _from_hub(dataset, spec)
+    root = SAMPLE_DIR if config.source == "sample" else _local_root(config)
+    if config.source == "sample" and role in ("train", "validation", "test"):
+        spec = _sample_spec(root / dataset.name, spec)
+    return _from_folder(root / dataset.name, spec, config.source)
+
+
+def _sample_spec(folder: Path, spec: str) -> str:
+    """The sample has one train split where a real data set's folder may have parts of one."""
+    known = {file.stem for file in folder.glob("*.jsonl")}
+    parts = [p for p in spec.split("+") if (m := _PART.match(p)) and m["split"] in known]
+    return "+".join(parts) or "train"
+
+
+def _local_root(config: DataConfig) -> Path:
+    if not config.dir:
+        raise UserError("data=local: set GDO_DATA_DIR, or data.dir=FOLDER, to the folder of data sets")
+    root = Path(config.dir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.dir={config.dir}: no such folder")
+    return root
+
+
+# ------------------------------------------------------------------------------------ JSON Lines
+
+
+def _from_folder(folder: Path, spec: str, source: str) -> Split:
+    if not folder.is_dir():
+        there = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"no data set {folder.name!r} in {folder.parent}; {suggest(folder.name, there)}")
+    rows: list[Row] = []
+    where: list[str] = []
+    rejected: list[str] = []
+    digest = hashlib.sha256()
+    for name, take in _parse_spec(spec):
+        part_rows, part_where, part_rejected = _read(folder, name, digest)
+        rows += part_rows[take]
+        where += part_where[take]
+        rejected += part_rejected
+    if not rows:
+        raise UserError(f"{folder}: split {spec!r} holds no rows")
+    provenance = {"source": source, "split": spec, "sha256": digest.hexdigest(), "rows": len(rows)}
+    return Split(rows, where, provenance, rejected)
+
+
+def _parse_spec(spec: str) -> Iterator[tuple[str, slice]]:
+    for part in spec.split("+"):
+        match = _PART.match(part)
+        if match is None:
+            raise UserError(f"split {spec!r}: write it as train, train[:-500] or train+validation[500:]")
+        start, stop = (None if v is None else int(v) for v in (match["start"], match["stop"]))
+        yield match["split"], slice(start, stop)
+
+
+def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], list[str]]:
+    file = folder / f"{name}.jsonl"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; {suggest(name, [p.stem for p in folder.glob('*.jsonl')])}")
+    return read_jsonl(file, digest)
+
+
+def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[str]]:
+    """Rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8."""
+    rows: list[Row] = []
+    where: list[str] = []
+    rejected: list[str] = []
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if digest is not None:
+                digest.update(line)
+            if not line.strip():
+                continue
+            place = f"{file.parent.name}/{file.name}:{number}"
+            try:
+                rows.append(_object(line))
+                where.append(place)
+            except (ValueError, RecursionError) as error:
+                rejected.append(f"{place}: {error}")
+    return rows, where, rejected
+
+
+def _object(line: bytes) -> Row:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+# ------------------------------------------------------------------------------------------- hub
+
+
+def _from_hub(dataset: Dataset, spec: str) -> Split:
+    if not dataset.hub.path:
+        raise UserError(f"data=hub: {dataset.name} is not on the hub; use data=local or data=sample")
+    if dataset.hub.path.startswith("sacrebleu:"):
+        return _from_sacrebleu(dataset.hub.path.partition(":")[2], spec)
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    hub = dataset.hub
+    try:
+        # The commit behind the branch is what is loaded and recorded.
+        commit = HfApi().dataset_info(hub.path, revision=hub.revision, timeout=30).sha
+        loaded = load_dataset(hub.path, hub.name, split=spec, revision=commit)
+    except Exception as error:
+        raise UserError(
+            f"data=hub: cannot load {hub.path} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "check the network and the name, or use data=local data.dir=FOLDER or data=sample"
+        ) from error
+    rows = [dict(row) for row in loaded]
+    provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
+    return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
+
+
+def _from_sacrebleu(path: str, spec: str) -> Split:
+    """MTNT as sacrebleu distributes it, checksums and all (rows: {"en", "fr"})."""
+    from sacrebleu.utils import get_reference_files, get_source_file
+
+    rows: list[Row] = []
+    for name, take in _parse_spec(spec):
+        test_set = f"{path}/{name}"
+        try:
+            source = Path(get_source_file(test_set, "en-fr")).read_text("utf-8").splitlines()
+            (target,) = get_reference_files(test_set, "en-fr")
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"data=hub: sacrebleu could not fetch {test_set} ({error}); check the network, or use "
+                "task=multi30k (another task) or data=sample"
+            ) from error
+        pairs = zip(source, Path(target).read_text("utf-8").splitlines(), strict=True)
+        rows += [{"en": en, "fr": fr} for en, fr in pairs][take]
+    where = [f"{path}[{i}]" for i in range(len(rows))]
+    return _with_checksum(rows, where, {"source": "sacrebleu", "path": path, "split": spec})
+
+
+def _with_checksum(rows: list[Row], where: list[str], provenance: dict[str, Any]) -> Split:
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Split(rows, where, provenance | {"sha256": digest, "rows": len(rows)})
+
+
+# -------------------------------------------------------------------------------- rows to examples
+
+
+def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
+    """Rows turned into examples; rows that cannot be are left out, counted and named.
+
+    Raises:
+        UserError: more than the given share of the rows is unusable.
+    """
+    done: list[T] = []
+    bad = list(split.rejected)
+    for row, where in zip(split.rows, split.where, strict=True):
+        try:
+            done.append(make(row))
+        except RowError as error:
+            bad.append(f"{where}: {error}")
+    split.provenance["skipped_rows"] = len(bad)
+    split.provenance["skipped"] = bad[:20]
+    total = len(done) + len(bad)
+    if not done or len(bad) > max_bad * total:
+        raise UserError(
+            f"{len(bad)} of {total} rows cannot be used, more than data.max_bad_rows={max_bad} allows; "
+            "the first: " + "; ".join(bad[:3])
+        )
+    return done

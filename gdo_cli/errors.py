@@ -1,0 +1,35 @@
+"""Mistakes a user can mend: one message that names the culprit, the choices and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can put right; the command line prints it in one piece and exits with 2."""
+
+
+class RunFailed(Exception):
+    """A run that started and could not end (loss not finite, growth not exact); exits with 1."""
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """``; did you mean …? choose from …``, the tail of every message about a wrong word."""
+    words = sorted(allowed)
+    near = get_close_matches(word, words, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose from: {', '.join(words)}" if words else "there is nothing to choose from"
+
+
+def require_one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise a UserError unless the value is one of the allowed words."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise UserError(f"{key}={value}: unknown; {suggest(str(value), allowed)}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a UserError with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)

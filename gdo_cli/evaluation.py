@@ -1,0 +1,291 @@
+"""All that is measured of a model during a run: the task, the probes, the distance from the base."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gdo_cli.data import Split, convert, load_split
+from gdo_cli.errors import UserError
+from gdo_cli.probes import Probe
+from gdo_cli.schema import DataConfig, RunConfig
+from gdo_cli.scores import Answer, Outcome, mean
+from gdo_cli.scoring import AnswerLM, Scored, generate, is_exact, pad, score
+from gdo_cli.tasks import Example, Row
+from gdo_cli.tokens import Encoded, Encoder, Query
+
+# Every run, whatever its seed, is measured on the same items and shown the same examples.
+SUBSET_SEED = 20260309
+KL_POSITIONS = 8
+T = TypeVar("T")
+Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
+
+
+@dataclass
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        metrics: ``part/score`` and ``part/score_se``, e.g. ``task/exact_match``.
+        predictions: one record per item, for ``predictions.jsonl``.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def subset(items: Sequence[T], n: int | None) -> list[T]:
+    """n items, always the same ones; all of them if n is None or too large."""
+    if n is None or n >= len(items):
+        return list(items)
+    return random.Random(SUBSET_SEED).sample(list(items), n)
+
+
+# ------------------------------------------------------------------------------------------ rows
+
+
+@dataclass
+class Material:
+    """The rows of a run, read and checked before anything heavy is loaded."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
+    provenance: dict[str, Any]
+
+
+def read_material(config: RunConfig) -> Material:
+    """Read every split that the run needs.
+
+    Raises:
+        UserError: missing data, or more unusable rows than allowed.
+    """
+    provenance: dict[str, Any] = {"source": config.data.source}
+    examples: dict[str, list[Example]] = {}
+    for role in ("train", "validation", "test"):
+        split = load_split(config.task.dataset, role, config.data)
+        examples[role] = convert(split, config.task.example, config.data.max_bad_rows)
+        provenance[role] = split.provenance
+    validation = subset(examples["validation"], config.evaluation.items)
+    test = subset(examples["test"], config.evaluation.final_items)
+    probes = {}
+    for name, probe in config.probe.items():
+        rows, shots, record = _probe_rows(probe, config.data)
+        probes[name], provenance[f"probe/{name}"] = (rows, shots), record
+    provenance |= {"validation_items": len(validation), "test_items": len(test)}
+    return Material(examples["train"], validation, test, probes, provenance)
+
+
+def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    shots: list[Row] = []
+    if probe.shots:
+        source = load_split(probe.dataset, "shots", data)
+        shots = subset(_usable(probe, source, data), probe.shots)
+    split = load_split(probe.dataset, "eval", data)
+    rows = subset(_usable(probe, split, data), probe.items)
+    return rows, shots, split.provenance | {"items": len(rows)}
+
+
+def _usable(probe: Probe, split: Split, data: DataConfig) -> list[Row]:
+    """Rows that the probe can read and has something to ask about."""
+    checked = convert(split, lambda row: (row, probe.queries(row, [])), data.max_bad_rows)
+    return [row for row, queries in checked if queries]
+
+
+# ------------------------------------------------------------------------------------------ suite
+
+
+class Suite:
+    """The material of a run in tokens, and everything that is measured on it."""
+
+    def __init__(self, config: RunConfig, material: Material, encoder: Encoder) -> None:
+        self.config = config
+        self.encoder = encoder
+        self.provenance = material.provenance
+        self.train = self._within_length("train", self._encode(material.train))
+        self.splits = {
+            "validation": self._pairs("validation", material.validation),
+            "test": self._pairs("test", material.test),
+        }
+        self.probes = {
+            name: self._probe_queries(config.probe[name], rows, shots)
+            for name, (rows, shots) in material.probes.items()
+        }
+        self._reference: Reference | None = None
+
+    def _encode(self, examples: list[Example]) -> list[Encoded]:
+        return [self.encoder(Query(e.prompt, e.answer)) for e in examples]
+
+    def _within_length(self, role: str, queries: list[Encoded]) -> list[Encoded]:
+        longest = self.config.train.max_length - 1  # the end of sequence comes on top
+        kept = [q for q in queries if len(q) <= longest]
+        self.provenance[f"{role}_too_long"] = len(queries) - len(kept)
+        if not kept or len(queries) - len(kept) > 0.05 * len(queries):
+            raise UserError(
+                f"{len(queries) - len(kept)} of {len(queries)} {role} examples are longer than "
+                f"train.max_length={longest + 1} tokens; raise it (answers are never cut)"
+            )
+        return kept
+
+    def _pairs(self, role: str, examples: list[Example]) -> list[tuple[Example, Encoded]]:
+        pairs = list(zip(examples, self._encode(examples), strict=True))
+        longest = self.config.train.max_length - 1
+        self.provenance[f"{role}_too_long"] = sum(len(q) > longest for _, q in pairs)
+        return [(e, q) for e, q in pairs if len(q) <= longest]
+
+    def _probe_queries(self, probe: Probe, rows: list[Row], shots: list[Row]) -> list[_Item]:
+        return [_Item(row, [self.encoder(q) for q in probe.queries(row, shots)]) for row in rows]
+
+    # -------------------------------------------------------------------------------- measuring
+
+    def evaluate(self, lm: AnswerLM, role: str = "validation", advance: Advance | None = None) -> Evaluation:
+        """Everything, on the task's validation or test items."""
+        was_training = lm.training
+        lm.eval()
+        result = self.evaluate_task(lm, role, advance)
+        for name in self.probes:
+            part = self.evaluate_probe(lm, name, advance)
+            result.metrics |= part.metrics
+            result.predictions += part.predictions
+        if self._reference is not None:
+            result.metrics |= self._reference.divergence(lm)
+        lm.train(was_training)
+        return result
+
+    def evaluate_task(self, lm: AnswerLM, role: str, advance: Advance | None = None) -> Evaluation:
+        pairs = self.splits[role]
+        if not pairs:
+            return Evaluation({})
+        answers = self._answers(lm, [q for _, q in pairs], "task", advance)
+        loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
+        metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
+        if self.config.task.metric == "bleu":
+            texts, scores = self._translate(lm, pairs, advance)
+            metrics |= scores
+        else:
+            texts = [a.text for a in answers]
+            exact = mean([Outcome(float(a.exact)) for a in answers])
+            metrics |= {"task/exact_match": exact.value, "task/exact_match_se": exact.se}
+        predictions = [
+            {"part": f"task/{role}", "prompt": e.prompt, "answer": e.answer.strip(), "predicted": t.strip()}
+            | ({"correct": a.exact} if self.config.task.metric == "exact_match" else {})
+            for (e, _), a, t in zip(pairs, answers, texts, strict=True)
+        ]
+        return Evaluation(metrics, predictions)
+
+    def _translate(
+        self, lm: AnswerLM, pairs: list[tuple[Example, Encoded]], advance: Advance | None
+    ) -> tuple[list[str], dict[str, float]]:
+        import sacrebleu
+
+        texts = generate(
+            lm,
+            self.encoder,
+            [q.context for _, q in pairs],
+            max_new_tokens=int(getattr(self.config.task, "max_new_tokens", 96)),
+            advance=_told(advance, "generation", len(pairs)),
+        )
+        metric = sacrebleu.BLEU()
+        result = metric.corpus_score([t.strip() for t in texts], [[e.answer.strip() for e, _ in pairs]])
+        self.provenance["bleu_signature"] = str(metric.get_signature())
+        return texts, {"task/bleu": float(result.score)}
+
+    def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
+        probe, items = self.config.probe[name], self.probes[name]
+        queries = [q for item in items for q in item.queries]
+        answers = iter(self._answers(lm, queries, name, advance))
+        outcomes: dict[str, list[Outcome]] = {}
+        predictions = []
+        for index, item in enumerate(items):
+            given = [next(answers) for _ in item.queries]
+            found = probe.outcomes(item.row, given)
+            for key, outcome in found.items():
+                outcomes.setdefault(key, []).append(outcome)
+            predictions.append(
+                {"part": name, "item": index, "predicted": given[0].text.strip()[:80]}
+                | {key: outcome.value for key, outcome in found.items()}
+            )
+        metrics = {}
+        for key, values in outcomes.items():
+            average = mean(values)
+            metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
+        return Evaluation(metrics, predictions)
+
+    def _answers(
+        self, lm: AnswerLM, queries: list[Encoded], part: str, advance: Advance | None
+    ) -> list[Answer]:
+        budget = self.config.evaluation.token_budget
+        scored = score(lm, queries, budget, _told(advance, part, len(queries)))
+        return [self._answer(q, s) for q, s in zip(queries, scored, strict=True)]
+
+    def _answer(self, query: Encoded, scored: Scored) -> Answer:
+        n = len(query.continuation)
+        return Answer(
+            logprob=scored.logprob,
+            n_tokens=n,
+            exact=is_exact(query, scored, self.encoder.answer_ends),
+            greedy=scored.argmax[:n] == query.continuation,
+            text=self.encoder.parse(scored.argmax),
+        )
+
+    def remember_base(self, lm: AnswerLM) -> None:
+        """Keep the untouched model's predictions, to measure the divergence from them later."""
+        prompts = [q.context for _, q in self.splits["validation"][: self.config.evaluation.kl_prompts]]
+        if prompts:
+            self._reference = Reference(lm, prompts)
+
+    def check_prompts(self, n: int = 8) -> list[Encoded]:
+        """A few real prompts with their answers, for the function-preservation check."""
+        return [q for _, q in self.splits["validation"][:n]]
+
+
+@dataclass
+class _Item:
+    row: Row
+    queries: list[Encoded]
+
+
+class Reference:
+    """The base model's next-token distributions on prompts of the new task.
+
+    ``kl/answer`` is KL(base ‖ model) where the answer begins, ``kl/prompt`` its mean over seven
+    places spread over the prompt, which no method trains on when the loss counts answers only.
+    """
+
+    def __init__(self, lm: AnswerLM, prompts: list[list[int]]) -> None:
+        self.prompts = prompts
+        self._logprobs = [self._log_probabilities(lm, prompt) for prompt in prompts]
+
+    @torch.no_grad()
+    def _log_probabilities(self, lm: AnswerLM, prompt: list[int]) -> Tensor:
+        """(KL_POSITIONS, V), the last row where the answer begins."""
+        last = len(prompt) - 1
+        places = [round(last * (i + 1) / KL_POSITIONS) for i in range(KL_POSITIONS)]
+        with lm.autocast():
+            hidden = lm.hidden(pad([prompt]).to(lm.device), torch.tensor(places, device=lm.device))
+        return lm.logits(hidden).log_softmax(-1)
+
+    def divergence(self, lm: AnswerLM) -> dict[str, float]:
+        at_answer, in_prompt = [], []
+        for prompt, base in zip(self.prompts, self._logprobs, strict=True):
+            now = self._log_probabilities(lm, prompt)
+            kl = (base.exp() * (base - now)).sum(-1)
+            at_answer.append(Outcome(float(kl[-1])))
+            in_prompt.append(Outcome(float(kl[:-1].mean())))
+        answer, inside = mean(at_answer), mean(in_prompt)
+        return {
+            "kl/answer": answer.value,
+            "kl/answer_se": answer.se,
+            "kl/prompt": inside.value,
+            "kl/prompt_se": inside.se,
+        }
+
+
+def _told(advance: Advance | None, part: str, total: int) -> Callable[[int], None]:
+    return (lambda n: advance(part, n, total)) if advance else (lambda n: None)

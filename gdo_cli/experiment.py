@@ -1,0 +1,220 @@
+"""One run, read top to bottom: read, load, measure, grow, check, train, measure, save."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gdo_cli.data import resolve
+from gdo_cli.device import (
+    compute_dtype,
+    describe_machine,
+    hold_weights,
+    peak_memory,
+    pick_device,
+    reset_peak_memory,
+)
+from gdo_cli.errors import RunFailed
+from gdo_cli.evaluation import Evaluation, Material, Suite, read_material
+from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.methods import layer_indices
+from gdo_cli.models import Loaded
+from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
+from gdo_cli.progress import Reporter, note, warn
+from gdo_cli.provenance import code_state, versions
+from gdo_cli.results import RunFolder, RunResult
+from gdo_cli.schema import RunConfig, identity
+from gdo_cli.scoring import AnswerLM, pad
+from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.tracking import Mirror
+from gdo_cli.training import Step, train
+
+# Growth by k = 2 is exact. Other factors round: 1/k is no binary fraction, and a relative error of
+# 2^-8 (bf16) or 2^-23 (fp32) a product adds up over the layers.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+
+
+def run(config: RunConfig, force: bool = False) -> RunResult:
+    """Everything that happens in a run, in order; returns at once if it is done already.
+
+    Raises:
+        UserError: data or weights that cannot be had, or an impossible choice of layers.
+        RunFailed: growth changed the function, or training diverged.
+    """
+    config = replace(config, data=resolve(config.data))
+    folder = RunFolder(config)
+    if not force and (finished := folder.load()) is not None:
+        note(f"already done: {finished.path}")
+        return finished
+    if config.data.source == "sample":
+        warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
+    material = read_material(config)
+    loaded = config.model.load()
+    with folder.lock():
+        folder.start()
+        return _Run(config, folder, material, loaded).complete()
+
+
+class _Run:
+    """The state of a run between its stages."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, material: Material, loaded: Loaded) -> None:
+        self.config = config
+        self.folder = folder
+        self.began = time.perf_counter()
+        self.device = pick_device()
+        self.dtype = compute_dtype(config.train.precision, self.device)
+        self.weights = loaded.provenance
+        self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
+        self.suite = Suite(config, material, self.encoder)
+        self.base = loaded.model
+        self.total_steps = config.train.total_steps(len(self.suite.train))
+        self.tokens = 0
+        self.train_seconds = 0.0
+        reset_peak_memory(self.device)
+
+    def complete(self) -> RunResult:
+        torch.manual_seed(self.config.seed)
+        lm = self.prepared()
+        note(describe_parameters(self.config.method.label, self.parameters))
+        with (
+            Mirror(self.config, self.folder.path) as mirror,
+            Reporter(self.config.name["method"], self.total_steps) as reporter,
+        ):
+            self.mirror, self.reporter = mirror, reporter
+            self.evaluate(lm, 0)
+            for step in train(lm, self.suite.train, self.config.train, self.config.seed, self.encoder.eos_id):
+                self.log(step)
+                if step.step % self.config.evaluation.every == 0 or step.step == self.total_steps:
+                    self.evaluate(lm, step.step)
+            final = self.suite.evaluate(lm, "test", reporter.advance)
+            reporter.evaluation("final", final.metrics)
+            self.folder.save_predictions(final.predictions)
+            if self.config.save_weights:
+                save_weights(lm.model, self.folder.path)
+            return self.folder.seal(self.record(final))
+
+    def prepared(self) -> AnswerLM:
+        """The base measured, then changed by the method, then checked to compute the same."""
+        self.base.requires_grad_(False)
+        hold_weights(self.base, self.dtype)
+        self.base.to(self.device)  # type: ignore[arg-type]
+        base_lm = AnswerLM(self.base, self.dtype)
+        self.suite.remember_base(base_lm)
+        prompts = self.suite.check_prompts()
+        before = _logits(base_lm, prompts)
+        check_forward(base_lm, before, prompts)
+        n_base = sum(p.numel() for p in text_parameters(self.base).values())
+        layers = layer_indices(getattr(self.config.method, "layers", "all"), len(find_decoder(self.base)))
+        model = self.config.method.prepare(self.base, layers)
+        hold_weights(model, self.dtype)
+        self.parameters = count_parameters(model, n_base)
+        lm = AnswerLM(model.to(self.device), self.dtype)
+        if self.config.method.preserves:
+            check_preserved(before, _logits(lm, prompts), self.config.method.exact(), self.dtype)
+        return lm
+
+    def log(self, step: Step) -> None:
+        self.tokens += step.tokens
+        self.train_seconds += step.seconds
+        self.reporter.step(step.step, step.loss, step.tokens / step.seconds)
+        line = {"kind": "train", "step": step.step, "loss": step.loss, "lr": step.lr}
+        line |= {"tokens": step.tokens, "seconds": round(step.seconds, 4)}
+        if step.grad_norm is not None:
+            line["grad_norm"] = step.grad_norm
+        self.folder.log(line)
+        self.mirror.log(step.step, {"train/loss": step.loss, "train/lr": step.lr})
+
+    def evaluate(self, lm: AnswerLM, step: int) -> None:
+        evaluation = self.suite.evaluate(lm, "validation", self.reporter.advance)
+        self.reporter.evaluation(step, evaluation.metrics)
+        self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
+        self.folder.save_predictions(evaluation.predictions)
+        self.mirror.log(step, evaluation.metrics)
+
+    def record(self, final: Evaluation) -> dict[str, Any]:
+        return {
+            "id": self.config.id,
+            "seed": self.config.seed,
+            "method_label": self.config.method.label,
+            "name": self.config.name,
+            "config": identity(self.config),
+            "final": final.metrics,
+            "steps": self.total_steps,
+            "parameters": self.parameters,
+            "data": self.suite.provenance,
+            "weights": self.weights,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "wall_seconds": round(time.perf_counter() - self.began, 1),
+            "train_seconds": round(self.train_seconds, 1),
+            "tokens_per_second": round(self.tokens / max(self.train_seconds, 1e-9)),
+            "peak_memory_bytes": peak_memory(self.device),
+            "machine": describe_machine(self.device),
+            "versions": versions(),
+            "code": code_state(),
+        }
+
+
+# ------------------------------------------------------------------------------------- the guards
+
+
+@torch.no_grad()
+def _logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
+    """Logits wherever an answer token is predicted, (N, V)."""
+    lm.eval()
+    rows = [p.context + p.continuation for p in prompts]
+    width = max(map(len, rows))
+    places = [b * width + t for b, p in enumerate(prompts) for t in range(len(p.context) - 1, len(p))]
+    return lm(pad(rows).to(lm.device), torch.tensor(places, device=lm.device))
+
+
+@torch.no_grad()
+def check_forward(lm: AnswerLM, answer_logits: Tensor, prompts: list[Encoded]) -> None:
+    """Answer-only logits must be what the model's own forward gives (heads differ by family)."""
+    ids = torch.tensor([prompts[0].context], device=lm.device)
+    with lm.autocast():
+        own = lm.model(input_ids=ids).logits[0, -1].float()
+    ours = _logits(lm, prompts[:1])[0]
+    worst = float((own - ours).abs().max())
+    if worst > TOLERANCE[lm.compute_dtype] * max(1.0, float(own.abs().max()) / 10):
+        raise RunFailed(
+            f"{type(lm.model).__name__}: logits computed for answers alone differ from the model's own by "
+            f"{worst:.2g}; its head does more than gdo knows of"
+        )
+
+
+def check_preserved(before: Tensor, after: Tensor, exact: bool, dtype: torch.dtype) -> None:
+    """The grown model must compute what the base computes, on real prompts, before step 0.
+
+    Raises:
+        RunFailed: it does not.
+    """
+    worst = float((before - after).abs().max())
+    allowed = 0.0 if exact else TOLERANCE[dtype]
+    if not worst <= allowed:
+        raise RunFailed(
+            f"the prepared model differs from the base by up to {worst:.3g} in its logits ({allowed:g} "
+            "allowed): the method does not preserve this model's function"
+        )
+    note(f"function preserved: largest difference of logits {worst:g}")
+
+
+def end_ids(model: PreTrainedModel) -> list[int]:
+    """Tokens that end a sequence for this model (``generation_config`` may name several)."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    if ids is None:
+        return []
+    return list(ids) if isinstance(ids, (list, tuple)) else [int(ids)]
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """The adapter of a PEFT model, else the whole model; fp32 for what was trained."""
+    from peft import PeftModel
+
+    model.save_pretrained(path / ("adapter" if isinstance(model, PeftModel) else "model"))

@@ -1,0 +1,50 @@
+"""What to grow, and which of it trains: the PEFT configuration of the growth tuner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+TRAINABLE = ("new", "columns")
+
+
+@dataclass
+class GrowConfig(PeftConfig):  # type: ignore[misc]
+    """Function-preserving growth of linear layers (*Grow, Don't Overwrite*, section 3).
+
+    The up-projections ("columns": gate and up in a gated MLP) are copied ``k`` times; the
+    down-projection ("rows") reads all the copies, each scaled by ``1/k``, so that the grown model
+    computes what the base computes.
+
+    Attributes:
+        target_modules: names of the linear layers to grow, columns and rows alike, matched as PEFT
+            matches them. Left out, the MLPs of the decoder are found by their usual names.
+        row_modules: which of the targets are down-projections (compare IA³'s
+            ``feedforward_modules``).
+        exclude_modules: names never to grow.
+        layers_to_transform: indices of the decoder layers to grow; left out, all of them.
+        layers_pattern: name of the list that holds the layers, where PEFT cannot guess it.
+        k: number of copies in the grown layer, the original included; at least 2.
+        trainable: ``"new"`` trains the new weights alone (G-Freeze); ``"columns"`` trains all k
+            copies of the up-projections and leaves every row frozen (G-Train).
+    """
+
+    target_modules: list[str] | str | None = field(default=None)
+    row_modules: list[str] | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    layers_to_transform: list[int] | None = field(default=None)
+    layers_pattern: list[str] | str | None = field(default=None)
+    k: int = field(default=2)
+    trainable: str = field(default="new")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.GROW
+        if self.k < 2:
+            raise ValueError(f"k={self.k}: growing needs at least 2 copies")
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable={self.trainable!r}: choose one of {', '.join(TRAINABLE)}")
+        if (self.target_modules is None) != (self.row_modules is None):
+            raise ValueError("give target_modules and row_modules together, or neither")

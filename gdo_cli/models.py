@@ -1,0 +1,302 @@
+"""Weights and tokenizers: from PyPI, the hub or a folder; and what must hold before they are used.
+
+To add a model: a YAML under conf/model that names one of the sources below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdo_cli.errors import UserError, require
+from gdo_cli.schema import NOT_IDENTITY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Loaded:
+    """A pre-trained model in bf16, its tokenizer, and the record of where they came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Base of all sources.
+
+    Attributes:
+        lr: learning rate that this model learns SciTail with at little cost (see its YAML).
+        warmup_steps: its warm-up.
+    """
+
+    lr: float = field(metadata=NOT_IDENTITY)  # train.lr is what counts; these are its defaults
+    warmup_steps: int = field(metadata=NOT_IDENTITY)
+
+    def load(self) -> Loaded:
+        """The model and its tokenizer.
+
+        Raises:
+            UserError: weights that cannot be had or are not whole, with the way to mend it.
+        """
+        raise NotImplementedError
+
+
+def cache_dir() -> Path:
+    """Where converted weights are kept: ``GDO_CACHE_DIR``, else ``~/.cache/gdo``."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdo"
+    return Path(os.environ.get("GDO_CACHE_DIR", default))
+
+
+@dataclass(frozen=True)
+class PyPIModel(ModelSource):
+    """A GGUF carried by a PyPI package in parts; checked, dequantised to bf16 and cached once.
+
+    Attributes:
+        package: import name of the package; it has ``chunk_paths()`` or a file under ``file``.
+        requirement: what ``pip install`` is to be given.
+        sha256: checksum of the whole GGUF.
+        file: path of a single GGUF inside the package, where it is not in parts.
+    """
+
+    package: str = ""
+    requirement: str = ""
+    sha256: str = ""
+    file: str | None = None
+
+    def load(self) -> Loaded:
+        folder = self.converted()
+        provenance = {"source": "pypi", "requirement": self.requirement, "gguf_sha256": self.sha256}
+        return _load_folder(folder, provenance | {"quantisation": "GGUF, dequantised to bf16"})
+
+    @property
+    def cached(self) -> Path:
+        """Folder of the converted weights; it exists only when they are whole."""
+        return cache_dir() / "models" / f"{self.package}-{self.sha256[:12]}"
+
+    def converted(self) -> Path:
+        """The cached conversion, made now if need be (about a minute)."""
+        if self.cached.is_dir():
+            return self.cached
+        print(f"preparing {self.requirement} once, in {self.cached} …", file=sys.stderr)
+        self.cached.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".converting-", dir=self.cached.parent))
+        try:
+            self._assemble(work / "model.gguf")
+            _convert_gguf(work, "model.gguf", work / "model")
+            try:
+                (work / "model").rename(self.cached)
+            except OSError:  # another process was faster
+                require(self.cached.is_dir(), f"cannot write the model cache {self.cached}")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return self.cached
+
+    def _assemble(self, target: Path) -> None:
+        digest = hashlib.sha256()
+        with target.open("wb") as out:
+            for part in self._parts():
+                with part.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+                        out.write(block)
+        if digest.hexdigest() != self.sha256:
+            raise UserError(
+                f"{self.requirement}: checksum {digest.hexdigest()[:12]}… instead of {self.sha256[:12]}…; "
+                f"reinstall it: pip install --force-reinstall --no-deps {self.requirement}"
+            )
+
+    def _parts(self) -> list[Path]:
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        spec = find_spec(self.package)
+        if spec is None or spec.origin is None:
+            flags = "--no-deps " if self.file else ""
+            raise UserError(
+                f"the weights are not installed: pip install {flags}{self.requirement} (or use "
+                "model=tiny, which needs none)"
+            )
+        if self.file:
+            # The package itself is not imported: it may need libraries that are not wanted here.
+            return [Path(spec.origin).parent / self.file]
+        parts: list[Path] = import_module(self.package).chunk_paths()
+        return parts
+
+
+def _convert_gguf(folder: Path, file: str, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=file,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    # What is saved is an ordinary bf16 model; the note on its quantisation would be wrong.
+    model.config.__dict__.pop("quantization_config", None)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+
+
+@dataclass(frozen=True)
+class HubModel(ModelSource):
+    """A model of the hub, or a local folder in its format.
+
+    Attributes:
+        path: hub id or folder.
+        revision: branch, tag or commit; the commit is resolved and recorded.
+    """
+
+    path: str = ""
+    revision: str = "main"
+
+    def load(self) -> Loaded:
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            return _load_folder(folder, {"source": "folder", "path": self.path})
+        if self.path.startswith((".", "/", "~")):
+            raise UserError(f"model.path={self.path}: no such folder")
+        snapshot, commit = self._download()
+        return _load_folder(snapshot, {"source": "hub", "path": self.path, "commit": commit})
+
+    def _download(self) -> tuple[Path, str]:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        try:
+            folder = Path(snapshot_download(self.path, revision=self.revision, allow_patterns=patterns))
+        except GatedRepoError as error:
+            raise UserError(
+                f"model.path={self.path} is gated: accept its licence at huggingface.co/{self.path}, then "
+                "run 'hf auth login'; model=gemma3_270m needs no account"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise UserError(f"model.path={self.path}: neither a folder nor a hub repository") from error
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise UserError(
+                f"model.path={self.path}: the hub cannot be reached ({type(error).__name__}); give a "
+                "local folder with model.path=FOLDER, or use model=gemma3_270m, which comes from PyPI"
+            ) from error
+        return folder, folder.name  # the cache names a snapshot by its commit
+
+
+@dataclass(frozen=True)
+class TinyModel(ModelSource):
+    """A random Gemma 3 with a tokenizer trained on the bundled sample; the same one every time."""
+
+    hidden_size: int = 64
+    num_hidden_layers: int = 4
+    vocab_size: int = 1024
+
+    def load(self) -> Loaded:
+        import torch
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        tokenizer = _tiny_tokenizer(self.vocab_size)
+        config = Gemma3TextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=1024,
+            sliding_window=512,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = Gemma3ForCausalLM(config).to(torch.bfloat16).eval()
+        return Loaded(model, tokenizer, {"source": "random", "sha256": _state_sha256(model)})
+
+
+def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from gdo_cli.data import SAMPLE_DIR
+
+    files = sorted(str(file) for file in SAMPLE_DIR.glob("*/*.jsonl"))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<eos>", "<bos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train(files, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
+    )
+
+
+# ---------------------------------------------------------------------------------------- loading
+
+
+def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"{folder}: no *.safetensors; weights in other formats are not read, because loading them "
+            "can run code (convert them with transformers' save_pretrained)"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    _check_whole(folder, report)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has neither a BOS nor an EOS token")
+    return Loaded(model.eval(), tokenizer, provenance | {"sha256": _files_sha256(files)})
+
+
+def _check_whole(folder: Path, report: dict[str, Any]) -> None:
+    """Weights that are missing would be random, and nothing else would tell."""
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(str(key) for key in report.get(kind) or ()):
+            raise UserError(
+                f"{folder}: {len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])}, …): the weights "
+                "do not belong to this architecture, or the download is not whole"
+            )
+
+
+def _files_sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _state_sha256(model: PreTrainedModel) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

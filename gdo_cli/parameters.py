@@ -1,0 +1,65 @@
+"""How many parameters a model has, a method adds, and training changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from torch import nn
+
+from gdo_cli.growth.architecture import layer_index
+from gdo_cli.growth.layer import GrownLinear
+
+_UNUSED = ("vision_tower", "multi_modal_projector")  # parts of a multimodal wrapper that read images
+
+
+def text_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by name, tied ones once, without a vision tower: nothing here uses it."""
+    named = model.named_parameters()
+    return {name: p for name, p in named if not any(part in name for part in _UNUSED)}
+
+
+def count_parameters(model: nn.Module, n_base: int) -> dict[str, Any]:
+    """Counts for the record of a run.
+
+    Args:
+        n_base: parameters of the text model before the method changed it.
+    Returns:
+        ``base``; ``added``, what the model is larger by when it is exported (a grown layer's k-1
+        copies, an adapter's own weights); ``trainable`` in all, as a share of base, and by module.
+    """
+    parameters = text_parameters(model)
+    grown = [module for module in model.modules() if isinstance(module, GrownLinear)]
+    own = sum(p.numel() for m in grown for p in (*m.grow_weight.values(), *m.grow_bias.values()))
+    added = sum(p.numel() for p in parameters.values()) - n_base - own
+    added += sum(module.n_added for module in grown)
+    trains: Counter[str] = Counter()
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            trains[module_kind(name)] += parameter.numel()
+    return {
+        "base": n_base,
+        "added": added,
+        "trainable": trains.total(),
+        "trainable_share": trains.total() / n_base,
+        "trainable_by_module": dict(sorted(trains.items())),
+    }
+
+
+def module_kind(name: str) -> str:
+    """The kind of layer a parameter belongs to: ``gate_proj``, ``norm``, ``embedding``, …"""
+    if "norm" in name:
+        return "norm"
+    if layer_index(name) is None:
+        return "embedding" if "embed" in name or "lm_head" in name else "other"
+    parts = name.split(".")
+    known = (p for p in parts if p.endswith("_proj") or p.startswith(("fc", "dense")))
+    return next(known, "other")
+
+
+def describe_parameters(label: str, counts: dict[str, Any]) -> str:
+    """E.g. ``G-Freeze adds 70,778,880 parameters and trains 70,778,880 (26.4 % of 268,098,176)``."""
+    return (
+        f"{label} adds {counts['added']:,} parameters and trains {counts['trainable']:,} "
+        f"({100 * counts['trainable_share']:.1f} % of {counts['base']:,})"
+    )

@@ -1,0 +1,41 @@
+"""A probe measures what the model knew before. Same shape as a task: rows in, scores out.
+
+To add one: a dataclass with ``queries`` and ``outcomes`` here, and a YAML under conf/probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gdo_cli.scores import Answer, Outcome
+from gdo_cli.tasks import Dataset, Row
+from gdo_cli.tokens import Query
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Base of all probes.
+
+    Attributes:
+        items: how many rows are asked; the subset is always the same. None for all.
+        shots: solved examples in front of each question, always the same ones.
+        headline: the outcome that figures show.
+    """
+
+    dataset: Dataset
+    items: int | None = 200
+    shots: int = 0
+    headline: ClassVar[str]
+
+    def queries(self, row: Row, shots: list[Row]) -> list[Query]:
+        """What to ask the model about a row.
+
+        Raises:
+            RowError: the row cannot be used.
+        """
+        raise NotImplementedError
+
+    def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
+        """What the answers to the row's queries, in order, amount to."""
+        raise NotImplementedError

@@ -1,0 +1,34 @@
+"""LAMBADA (Paperno et al., 2016): the last word of a passage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gdo_cli.probes import Probe
+from gdo_cli.scores import Answer, Outcome
+from gdo_cli.tasks import Row, RowError, text
+from gdo_cli.tokens import Query
+
+
+@dataclass(frozen=True)
+class Lambada(Probe):
+    """{"context": "… I don't care about", "target": "signs"}, or {"text": "… about signs"}
+
+    ``last_word``: every token of the word is the likeliest (what follows it does not matter).
+    ``loss``: nats a word.
+    """
+
+    headline: ClassVar[str] = "last_word"
+
+    def queries(self, row: Row, shots: list[Row]) -> list[Query]:
+        if "context" in row:
+            return [Query(text(row, "context"), f" {text(row, 'target')}")]
+        context, _, target = text(row, "text").rpartition(" ")
+        if not context:
+            raise RowError("field 'text' is a single word")
+        return [Query(context, f" {target}")]
+
+    def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
+        (answer,) = answers
+        return {"last_word": Outcome(float(answer.greedy)), "loss": Outcome(-answer.logprob)}

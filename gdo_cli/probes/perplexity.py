@@ -1,0 +1,41 @@
+"""Loss on running text (WikiText-2): how well the model still predicts ordinary prose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gdo_cli.probes import Probe
+from gdo_cli.scores import Answer, Outcome
+from gdo_cli.tasks import Row, RowError
+from gdo_cli.tokens import Query
+
+
+@dataclass(frozen=True)
+class Perplexity(Probe):
+    """{"text": "In 2006 , <unk> starred alongside …"}
+
+    ``loss``: nats a token over all tokens of the chosen paragraphs, each read on its own from BOS;
+    perplexity is its exponential. Headings and blank lines are left out by ``min_characters``.
+
+    Attributes:
+        min_characters: shortest paragraph that counts.
+        max_characters: where a paragraph is cut.
+    """
+
+    min_characters: int = 200
+    max_characters: int = 1200
+    headline: ClassVar[str] = "loss"
+
+    def queries(self, row: Row, shots: list[Row]) -> list[Query]:
+        content = row.get("text")
+        if not isinstance(content, str):
+            raise RowError("field 'text' is missing or no text")
+        content = content.strip()
+        if len(content) < self.min_characters:
+            return []
+        return [Query("", content[: self.max_characters])]
+
+    def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
+        (answer,) = answers
+        return {"loss": Outcome(-answer.logprob / answer.n_tokens, answer.n_tokens)}

@@ -1,0 +1,42 @@
+"""What a result needs beside its numbers, to be trusted and repeated."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "datasets", "sacrebleu", "hydra-core", "gdo-cli")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the code and whether the checkout had changes; nothing for an installed wheel."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return {}
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        # Results that a run itself writes are no change of the code.
+        changed = _git(root, "status", "--porcelain", "--", "gdo_cli", "conf", "pyproject.toml")
+        return {"commit": commit, "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,200 @@
+"""Run folders: written once, read anywhere.
+
+results/runs/MODEL/TASK/METHOD-ID/seedN/
+    config.yaml         what was asked for
+    metrics.jsonl       every step and every evaluation, as they came
+    predictions.jsonl   item by item, of the last evaluation
+    result.json         written last, by rename: where it stands, the run is complete
+    adapter/ or model/  the trained weights (never in git)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gdo_cli.errors import UserError
+from gdo_cli.schema import RunConfig, identity
+
+WEIGHTS = ("adapter", "model")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run as it stands on disk; all that figures and tables read."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.record["id"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.record["seed"])
+
+    @property
+    def name(self) -> dict[str, str]:
+        return dict(self.record["name"])
+
+    @property
+    def label(self) -> str:
+        """The method's name for figures and tables."""
+        return str(self.record["method_label"])
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics of the final evaluation, on test data."""
+        return dict(self.record["final"])
+
+    @property
+    def title(self) -> str:
+        """E.g. ``scitail/g_freeze-1a2b3c4d/seed0``."""
+        return f"{self.name['task']}/{self.name['method']}-{self.id}/seed{self.seed}"
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_metrics(self.path)
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations during training, step 0 first."""
+        return [line for line in self.metrics if line["kind"] == "evaluation"]
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the trained weights, if they were kept."""
+        return next((self.path / name for name in WEIGHTS if (self.path / name).is_dir()), None)
+
+
+class RunFolder:
+    """The folder of one run: made, locked, filled and sealed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        name = config.name
+        method = f"{name['method']}-{config.id}"
+        root = Path(config.results_dir) / "runs" / name["model"] / name["task"]
+        self.path = root / method / f"seed{config.seed}"
+
+    def load(self) -> RunResult | None:
+        """The result, if the run is complete."""
+        return read_run(self.path) if (self.path / "result.json").is_file() else None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            UserError: another process works on the run, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path}: another process is working on this run") from error
+            yield
+
+    def clear(self) -> None:
+        """Drop what an earlier, unfinished or forced run left behind."""
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def start(self) -> None:
+        self.clear()
+        content = {"name": self.config.name} | identity(self.config)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (self.path / "config.yaml").write_text(text, "utf-8")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
+        lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+        write_atomically(self.path / "predictions.jsonl", "".join(lines))
+
+    def seal(self, record: dict[str, Any]) -> RunResult:
+        """Write result.json, last; from here on the run is complete."""
+        write_atomically(self.path / "result.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return read_run(self.path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or nothing: written beside it, synced, renamed."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def read_run(path: Path) -> RunResult:
+    """A finished run.
+
+    Raises:
+        UserError: result.json cannot be read.
+    """
+    file = path / "result.json"
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        return RunResult(path, record)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl; a line cut off by a crash is left out."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    lines = file.read_text("utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def find_runs(results_dir: str | Path) -> list[RunResult]:
+    """All finished runs, by name."""
+    files = sorted(Path(results_dir).glob("runs/*/*/*/seed*/result.json"))
+    return [read_run(file.parent) for file in files]
+
+
+def find_run(reference: str, results_dir: str | Path) -> RunResult:
+    """The finished run of a path, or of a part of its name that no other run has.
+
+    Raises:
+        UserError: none, or several.
+    """
+    if (Path(reference) / "result.json").is_file():
+        return read_run(Path(reference))
+    runs = find_runs(results_dir)
+    matches = [run for run in runs if reference in str(run.path.relative_to(results_dir))]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        from gdo_cli.errors import suggest
+
+        raise UserError(
+            f"no finished run {reference!r} in {results_dir}; {suggest(reference, {r.title for r in runs})}"
+        )
+    raise UserError(f"{reference!r} names {len(matches)} runs: {', '.join(r.title for r in matches[:8])}")

@@ -1,0 +1,197 @@
+"""What a run is made of: plain, checked dataclasses. No Hydra, no torch.
+
+Fields marked ``identity: False`` do not change what a run computes and stay out of its hash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gdo_cli.errors import UserError, require, require_one_of
+
+if TYPE_CHECKING:
+    from gdo_cli.methods import Method
+    from gdo_cli.models import ModelSource
+    from gdo_cli.probes import Probe
+    from gdo_cli.tasks import Task
+
+PUBLISHED_LR = 1e-3  # paper, section 4, "Setup"
+NOT_IDENTITY: dict[str, Any] = {"identity": False}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where rows come from.
+
+    Attributes:
+        source: ``local`` (JSON Lines under ``dir``), ``hub`` (the ``datasets`` library), ``sample``
+            (bundled), or ``auto``: local if ``dir`` is set, else the hub if it answers, else the
+            sample with a warning.
+        dir: folder of data sets for ``local`` (default: ``GDO_DATA_DIR``).
+        max_bad_rows: share of malformed or too long rows that may be skipped before it is an error.
+        offline: never ask the hub.
+    """
+
+    source: str = "auto"
+    dir: str | None = field(default=None, metadata=NOT_IDENTITY)
+    max_bad_rows: float = 0.01
+    offline: bool = field(default=False, metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        require_one_of("data.source", self.source, ("auto", "local", "hub", "sample"))
+        require(0 <= self.max_bad_rows <= 1, f"data.max_bad_rows={self.max_bad_rows}: a share, 0 to 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation. The paper: Adam at a constant 1e-3; batch size and schedule unstated.
+
+    Attributes:
+        lr: learning rate after warm-up.
+        lr_scheduler: a name known to ``transformers.get_scheduler``.
+        steps: number of optimizer steps; or give ``epochs``.
+        batch_size: examples in one forward pass; an optimizer step sees
+            ``batch_size · gradient_accumulation_steps`` of them.
+        max_grad_norm: global-norm clipping threshold; None for none.
+        loss_on: ``answer`` (answer and end of sequence only) or ``sequence`` (prompt too).
+        max_length: longest example in tokens; longer ones are left out and counted, never cut.
+        precision: ``bf16`` computes in bf16 on fp32 masters; ``auto`` does where the machine can.
+    """
+
+    lr: float = 2e-5
+    lr_scheduler: str = "constant_with_warmup"
+    warmup_steps: int = 0
+    steps: int | None = 300
+    epochs: float | None = None
+    batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    loss_on: str = "answer"
+    max_length: int = 512
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_one_of("train.loss_on", self.loss_on, ("answer", "sequence"))
+        if self.precision == "fp16":
+            raise UserError("train.precision=fp16: Gemma 3's activations overflow in fp16; use bf16 or fp32")
+        require_one_of("train.precision", self.precision, ("auto", "bf16", "fp32"))
+        require_one_of("train.lr_scheduler", self.lr_scheduler, SCHEDULERS)
+        require(self.lr > 0, f"train.lr={self.lr}: must be positive")
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError("give train.steps or train.epochs: one, and the other as null")
+        for name in ("steps", "epochs", "batch_size", "gradient_accumulation_steps", "max_length"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"train.{name}={value}: must be positive")
+        for name in ("warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, f"train.{name}={value}: must not be negative")
+
+    def total_steps(self, n_examples: int) -> int:
+        """Optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        per_epoch = n_examples / (self.batch_size * self.gradient_accumulation_steps)
+        return max(1, round(self.epochs * per_epoch))
+
+
+SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "inverse_sqrt",
+)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and on how much a run is measured, the untouched model (step 0) and the end included.
+
+    Attributes:
+        every: steps between evaluations on the validation split.
+        items: validation items of the task each time; None for all. The subset is always the same.
+        final_items: test items of the task after the last step; None for all, 0 for none.
+        kl_prompts: prompts on which the divergence from the base model is measured; 0 for none.
+        token_budget: tokens of one scoring batch, padding included.
+    """
+
+    every: int = 50
+    items: int | None = 256
+    final_items: int | None = None
+    kl_prompts: int = 32
+    token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        require(self.every > 0, f"evaluation.every={self.every}: must be positive")
+        require(self.items is None or self.items > 0, f"evaluation.items={self.items}: must be positive")
+        for name in ("final_items", "kl_prompts"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"evaluation.{name}={value}: must not be negative")
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """The optional mirror of a run on Weights & Biases; local files stay the source of truth."""
+
+    mode: str = "disabled"
+    project: str = "gdo"
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        require_one_of("wandb.mode", self.mode, ("disabled", "offline", "online"))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run. Two runs with the same :attr:`id` and seed are the same run.
+
+    Attributes:
+        name: the chosen options by group, e.g. ``{"model": "gemma3_270m", "method": "sft", …}``.
+        layers: ``all``, a number of layers, or a list of layer indices.
+        results_dir: folder that holds ``runs/`` and ``figures/``.
+        save_weights: whether the trained weights are kept in the run folder.
+    """
+
+    model: ModelSource
+    task: Task
+    method: Method
+    data: DataConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    probe: dict[str, Probe]
+    name: dict[str, str] = field(metadata=NOT_IDENTITY)
+    layers: Any = "all"
+    seed: int = 0
+    results_dir: str = field(default="results", metadata=NOT_IDENTITY)
+    save_weights: bool = field(default=True, metadata=NOT_IDENTITY)
+    wandb: WandbConfig = field(default_factory=WandbConfig, metadata=NOT_IDENTITY)
+
+    @property
+    def id(self) -> str:
+        """Hash of what decides the numbers, the seed apart: eight hexadecimal digits."""
+        content = identity(self)
+        del content["seed"]
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def identity(value: Any) -> Any:
+    """A dataclass as plain data, without the fields that do not change what is computed."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = (f for f in dataclasses.fields(value) if f.metadata.get("identity", True))
+        content = {f.name: identity(getattr(value, f.name)) for f in kept}
+        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}"} | content
+    if isinstance(value, dict):
+        return {str(key): identity(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [identity(item) for item in value]
+    return value

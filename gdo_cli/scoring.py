@@ -1,0 +1,200 @@
+"""Log-likelihoods, one-pass exact match and generation.
+
+Shapes: B sequences, T tokens, D width, V vocabulary, N scored positions in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gdo_cli.tokens import Encoded, Encoder
+
+# Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
+# made for this many positions at a time.
+HEAD_ROWS = 256
+
+
+class AnswerLM(nn.Module):
+    """A language model that gives logits only where they are asked for.
+
+    The decoder runs on whole sequences; the head, whose product outweighs a small decoder's, runs on
+    the chosen positions. Right padding needs no mask: a causal model never sees what comes after.
+    """
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = compute_dtype
+        self._head_copy: Tensor | None = None  # a frozen head's weight in the compute dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """bf16 compute on fp32 masters; a no-op in fp32."""
+        mixed = self.compute_dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
+
+    def hidden(self, input_ids_BT: Tensor, positions_N: Tensor) -> Tensor:
+        """Last hidden states at flat positions b·T + t of the batch, (N, D)."""
+        hidden_BTD: Tensor = self.model.get_decoder()(input_ids=input_ids_BT, use_cache=False)[0]
+        # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
+        return hidden_BTD.flatten(0, 1)[positions_N]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Vocabulary logits in fp32, (N, V)."""
+        head = self.model.get_output_embeddings()
+        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self._head(head.weight), head.bias)
+        config = self.model.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None)
+        return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
+
+    def _head(self, weight: Tensor) -> Tensor:
+        if weight.dtype == self.compute_dtype:
+            return weight
+        if weight.requires_grad:
+            return weight.to(self.compute_dtype)
+        if self._head_copy is None or self._head_copy.device != weight.device:
+            self._head_copy = weight.detach().to(self.compute_dtype)
+        return self._head_copy
+
+    def forward(self, input_ids_BT: Tensor, positions_N: Tensor) -> Tensor:
+        """Logits at the given flat positions, (N, V)."""
+        with self.autocast():
+            hidden_ND = self.hidden(input_ids_BT, positions_N)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.logits(hidden_ND)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model says of one query with n continuation tokens.
+
+    Attributes:
+        logprobs: log-probability of each continuation token, in nats (n of them).
+        argmax: likeliest token at each place of the continuation and at the one after it (n + 1).
+    """
+
+    logprobs: list[float]
+    argmax: list[int]
+
+    @property
+    def logprob(self) -> float:
+        return sum(self.logprobs)
+
+
+def is_exact(query: Encoded, scored: Scored, ends: frozenset[int]) -> bool:
+    """Whether greedy decoding would answer exactly the continuation and then stop.
+
+    It would if and only if each token, and a token that ends an answer after it, is the likeliest
+    given those before: one pass replaces generation (tests prove it against ``generate``).
+    """
+    n = len(query.continuation)
+    return scored.argmax[:n] == query.continuation and scored.argmax[n] in ends
+
+
+@torch.no_grad()
+def score(
+    lm: AnswerLM,
+    queries: Sequence[Encoded],
+    token_budget: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Scored]:
+    """Score every query, in batches of similar length.
+
+    Args:
+        token_budget: tokens of one batch, padding included.
+        advance: told the number of queries done after each batch.
+    Returns:
+        One result per query, in the order given.
+    """
+    results: dict[int, Scored] = {}
+    for batch in by_length([len(q) for q in queries], token_budget):
+        chosen = [queries[i] for i in batch]
+        input_ids_BT = pad([q.context + q.continuation for q in chosen]).to(lm.device)
+        width = input_ids_BT.shape[1]
+        spans = [range(len(q.context) - 1, len(q)) for q in chosen]
+        positions = [row * width + t for row, span in enumerate(spans) for t in span]
+        # The last place of a span has no target; its own token stands in and is dropped below.
+        targets = [t for q in chosen for t in (*q.continuation, 0)]
+        with lm.autocast():
+            hidden_ND = lm.hidden(input_ids_BT, torch.tensor(positions, device=lm.device))
+        logprobs, argmax = _read_logits(lm, hidden_ND, targets)
+        start = 0
+        for index, q in zip(batch, chosen, strict=True):
+            n = len(q.continuation)
+            results[index] = Scored(logprobs[start : start + n], argmax[start : start + n + 1])
+            start += n + 1
+        advance(len(batch))
+    return [results[i] for i in range(len(queries))]
+
+
+def _read_logits(lm: AnswerLM, hidden_ND: Tensor, targets: list[int]) -> tuple[list[float], list[int]]:
+    logprobs: list[float] = []
+    argmax: list[int] = []
+    targets_N = torch.tensor(targets, device=hidden_ND.device)
+    for start in range(0, len(targets), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        logits_NV = lm.logits(hidden_ND[rows])
+        at_target_N = logits_NV.gather(1, targets_N[rows, None])[:, 0]
+        logprobs += (at_target_N - logits_NV.logsumexp(-1)).tolist()
+        argmax += logits_NV.argmax(-1).tolist()
+    return logprobs, argmax
+
+
+@torch.no_grad()
+def generate(
+    lm: AnswerLM,
+    encoder: Encoder,
+    contexts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """Greedy answers in text, each cut at the first token that ends an answer."""
+    results: dict[int, str] = {}
+    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
+    pad_id = encoder.eos_id
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        width = max(len(contexts[i]) for i in batch)
+        rows = [[pad_id] * (width - len(contexts[i])) + contexts[i] for i in batch]
+        mask = [[0] * (width - len(contexts[i])) + [1] * len(contexts[i]) for i in batch]
+        with lm.autocast():
+            out = lm.model.generate(
+                input_ids=torch.tensor(rows, device=lm.device),
+                attention_mask=torch.tensor(mask, device=lm.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=sorted(encoder.answer_ends),
+                pad_token_id=pad_id,
+            )
+        for index, ids in zip(batch, out[:, width:].tolist(), strict=True):
+            results[index] = encoder.parse(ids)
+        advance(len(batch))
+    return [results[i] for i in range(len(contexts))]
+
+
+def pad(rows: Sequence[list[int]]) -> Tensor:
+    """Token lists as one right-padded (B, T) tensor."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+def by_length(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, so that memory is known at the start."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

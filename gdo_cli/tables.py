@@ -1,0 +1,133 @@
+"""What the commands print: tables of runs, one run, metrics, options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gdo_cli.progress import console, key_values
+from gdo_cli.results import RunResult
+
+# Measures with more of it being worse are marked, so that nobody reads a loss as a score.
+LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")
+
+
+def print_result(run: RunResult) -> None:
+    """A finished run in short: start and end side by side."""
+    start = run.evaluations[0] if run.evaluations else {}
+    print_metrics(run.final, start, title=f"{run.label} on {run.name['task']}, {run.name['model']}")
+    console.print(f"[bold]{run.path}[/]", soft_wrap=True)
+
+
+def print_metrics(
+    metrics: dict[str, float], start: dict[str, Any] | None = None, title: str | None = None
+) -> None:
+    """Metrics with their standard errors; beside them, those before training."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.add_column("measure")
+    if start:
+        table.add_column("before, validation", justify="right")
+    table.add_column("test" if start else "value", justify="right")
+    for key, value in metrics.items():
+        if key.endswith("_se"):
+            continue
+        name = f"{key} ↓" if key.endswith(LOWER_IS_BETTER) else key
+        before = [with_error(start, key)] if start else []
+        table.add_row(name, *before, with_error(metrics, key))
+    console.print(table)
+
+
+def with_error(metrics: dict[str, Any], key: str) -> str:
+    """``0.812 ± 0.021``, the standard error behind the sign."""
+    if key not in metrics:
+        return "–"
+    value, error = metrics[key], metrics.get(f"{key}_se")
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
+def print_runs(runs: list[RunResult]) -> None:
+    """All finished runs, a line each."""
+    if not runs:
+        console.print("no finished runs; start one with: gdo train")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("task", "model", "method", "id", "seed", "data"):
+        table.add_column(column, no_wrap=True)
+    for column in ("steps", "lr", "trained %", "task", "winogrande", "minutes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(*_line(run))
+    console.print(table)
+
+
+def _line(run: RunResult) -> list[str]:
+    record, final = run.record, run.final
+    score = next((k for k in ("task/exact_match", "task/bleu") if k in final), "task/loss")
+    return [
+        run.name["task"],
+        run.name["model"],
+        run.name["method"],
+        run.id,
+        str(run.seed),
+        str(record["data"]["source"]),
+        str(record["steps"]),
+        f"{record['config']['train']['lr']:g}",
+        f"{100 * record['parameters']['trainable_share']:.1f}",
+        f"{final.get(score, float('nan')):.3f}",
+        f"{final.get('winogrande/exact_match', float('nan')):.3f}",
+        f"{record['wall_seconds'] / 60:.1f}",
+    ]
+
+
+def print_run(run: RunResult) -> None:
+    """Everything about one run."""
+    record = run.record
+    parameters, machine, data = record["parameters"], record["machine"], record["data"]
+    code = record["code"]
+    facts = {
+        "run": f"{run.title}  ({run.path})",
+        "model": f"{run.name['model']}  {_pairs(record['weights'])}",
+        "data": f"{data['source']}; {data['validation_items']} validation and {data['test_items']} test items",
+        "method": f"{run.label}  {_pairs(record['config']['method'])}",
+        "layers": str(record["config"]["layers"]),
+        "parameters": f"{parameters['base']:,} base, {parameters['added']:,} added, "
+        f"{parameters['trainable']:,} trained ({100 * parameters['trainable_share']:.1f} %)",
+        "trained, by module": "  ".join(f"{k} {v:,}" for k, v in parameters["trainable_by_module"].items()),
+        "training": _pairs(record["config"]["train"]),
+        "time": f"{record['wall_seconds']:.0f} s, {record['train_seconds']:.0f} s of it training; "
+        f"{record['tokens_per_second']:,} tokens/s",
+        "memory": f"{record['peak_memory_bytes'] / 2**30:.1f} GiB at the peak",
+        "machine": f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {record['precision']}",
+        "code": f"{code.get('commit', 'unknown')[:12]}{' with changes' if code.get('dirty') else ''}",
+        "versions": _pairs(record["versions"]),
+        "weights": str(run.weights or "not kept"),
+    }
+    console.print(key_values(facts))
+    console.print()
+    print_metrics(run.final, run.evaluations[0] if run.evaluations else None)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return "  ".join(f"{k}={v}" for k, v in values.items() if v is not None and k != "_target_")
+
+
+def print_options(groups: list[str], config_dir: Path | None) -> None:
+    """Options of the groups, with the first line of comment of each file."""
+    from gdo_cli.config import conf_dir, options
+
+    for group in groups:
+        table = Table(title=group, title_justify="left", box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for option in options(group, config_dir):
+            files = [root / group / f"{option}.yaml" for root in (config_dir, conf_dir()) if root]
+            table.add_row(f"  {option}", _first_comment(next(f for f in files if f.is_file())))
+        console.print(table)
+
+
+def _first_comment(file: Path) -> str:
+    lines = file.read_text("utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""

@@ -1,0 +1,71 @@
+"""A user's own JSON Lines file: prompt and completion, or chat messages, by YAML alone."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+
+from gdo_cli.errors import UserError, require, require_one_of
+from gdo_cli.tasks import Dataset, Example, Row, RowError, Task, text
+
+
+@dataclass(frozen=True)
+class JSONL(Task):
+    """Rows of any fields, turned into text by templates in Python's format notation.
+
+    Attributes:
+        path: file or folder of the rows; a file is split by the slices in ``dataset.splits``.
+        prompt: template of the prompt, e.g. ``"Question: {question}\\nAnswer:"``.
+        completion: template of the answer, e.g. ``"{answer}"``; its leading space is added.
+        messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
+            used instead of the templates when set.
+        score: ``exact_match`` or ``bleu``.
+    """
+
+    dataset: Dataset = field(default_factory=lambda: Dataset("jsonl"))
+    path: str = ""
+    prompt: str = "{prompt}"
+    completion: str = "{completion}"
+    messages: str | None = None
+    score: str = "exact_match"
+    max_new_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        require_one_of("task.score", self.score, ("exact_match", "bleu"))
+        require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
+        for key in ("prompt", "completion"):
+            try:
+                list(string.Formatter().parse(getattr(self, key)))
+            except ValueError as error:
+                raise UserError(f"task.{key}={getattr(self, key)!r}: not a template: {error}") from error
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        return self.score
+
+    def example(self, row: Row) -> Example:
+        if self.messages is not None:
+            return self._chat(row)
+        return Example(_fill(self.prompt, row), " " + _fill(self.completion, row).strip())
+
+    def _chat(self, row: Row) -> Example:
+        turns = row.get(str(self.messages))
+        if not isinstance(turns, list) or len(turns) < 2:
+            raise RowError(f"field {self.messages!r} needs a list of at least two messages")
+        for turn in turns:
+            if not isinstance(turn, dict):
+                raise RowError(f"field {self.messages!r} holds something that is no message")
+        if turns[-1].get("role") != "assistant":
+            raise RowError("the last message must be the assistant's")
+        lines = [f"{text(turn, 'role').capitalize()}: {text(turn, 'content')}" for turn in turns]
+        return Example("\n".join([*lines[:-1], "Assistant:"]), " " + text(turns[-1], "content"))
+
+
+def _fill(template: str, row: Row) -> str:
+    """The template with the row's fields; only plain fields, no attribute or index access."""
+    parts = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        parts.append(literal)
+        if name is not None:
+            parts.append(text(row, name))
+    return "".join(parts)

@@ -1,0 +1,51 @@
+"""MathQA (Amini et al., 2019): arithmetic word problems with five options."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+from gdo_cli.tasks import Example, Row, RowError, Task, label, text
+
+LETTERS = ("a", "b", "c", "d", "e")
+
+
+@dataclass(frozen=True)
+class MathQA(Task):
+    """{"Problem": "…", "options": "a ) 12 , b ) 15 , …", "correct": "b", …}
+
+    A few rows hold ``options`` as the text of a Python list; they are read as such. The answer is
+    the letter: the paper reports "exact string match" and MathQA's own label is the letter.
+    """
+
+    def example(self, row: Row) -> Example:
+        choices = parse_options(text(row, "options"))
+        correct = label(row, "correct", LETTERS)
+        if correct not in choices:
+            raise RowError(f"the right option {correct!r} is not among {', '.join(choices)}")
+        lines = [f"Problem: {text(row, 'Problem')}"]
+        lines += [f"{letter} ) {choice}" for letter, choice in choices.items()]
+        return Example("\n".join([*lines, "Answer:"]), f" {correct}")
+
+
+def parse_options(raw: str) -> dict[str, str]:
+    """Letter → text, from either of the two forms in the data.
+
+    >>> parse_options("a ) 1 , 000 , b ) 2")
+    {'a': '1 , 000', 'b': '2'}
+    >>> parse_options("['a ) 4', 'b ) 4 π']")
+    {'a': '4', 'b': '4 π'}
+    """
+    if raw.startswith("["):
+        try:
+            items = ast.literal_eval(raw)
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise RowError("field 'options' looks like a list and is none") from error
+        raw = " , ".join(str(item) for item in items)
+    # Options hold commas themselves ("1 , 000"), so the letters are what separates them.
+    found = re.findall(r"(?:^|,)\s*([a-e])\s*\)\s*(.*?)\s*(?=,\s*[a-e]\s*\)|$)", raw, flags=re.S)
+    choices = {letter: choice for letter, choice in found}
+    if len(choices) < 2 or len(choices) != len(found):
+        raise RowError(f"field 'options' cannot be read: {raw[:60]!r}")
+    return choices

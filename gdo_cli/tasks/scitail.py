@@ -1,0 +1,20 @@
+"""SciTail (Khot et al., 2018): does the premise entail the hypothesis?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gdo_cli.tasks import Example, Row, Task, label, text
+
+
+@dataclass(frozen=True)
+class SciTail(Task):
+    """{"premise": "Pluto rotates once every 6.39 days", "hypothesis": "…", "label": "neutral"}"""
+
+    def example(self, row: Row) -> Example:
+        prompt = (
+            f"Premise: {text(row, 'premise')}\n"
+            f"Hypothesis: {text(row, 'hypothesis')}\n"
+            "Relation (entails or neutral):"
+        )
+        return Example(prompt, f" {label(row, 'label', ('entails', 'neutral'))}")

@@ -1,0 +1,25 @@
+"""English to French: MTNT (Michel & Neubig, 2018), and Multi30k as a clearly named other task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gdo_cli.tasks import Example, Row, Task, text
+
+
+@dataclass(frozen=True)
+class Translation(Task):
+    """{"en": "A man is hungry.", "fr": "Un homme a faim."}; scored with SacreBLEU.
+
+    Attributes:
+        max_new_tokens: length at which generation of a translation is cut off.
+    """
+
+    metric: ClassVar[str] = "bleu"
+    max_new_tokens: int = 96
+
+    def example(self, row: Row) -> Example:
+        source = " ".join(text(row, "en").split())
+        target = " ".join(text(row, "fr").split())
+        return Example(f"English: {source}\nFrench:", f" {target}")

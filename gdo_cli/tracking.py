@@ -1,0 +1,54 @@
+"""The optional mirror on Weights & Biases. Local files are the source of truth: whatever goes wrong
+here is said once and never harms a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gdo_cli.progress import warn
+from gdo_cli.schema import RunConfig, identity
+
+
+class Mirror:
+    """Sends a run's numbers to wandb when it is switched on; does nothing otherwise."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self.run: Any = None
+
+    def __enter__(self) -> Mirror:
+        if self.config.wandb.mode != "disabled":
+            self._guarded(self._start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.run is not None:
+            self._guarded(self.run.finish)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        if self.run is not None:
+            self._guarded(lambda: self.run.log(values, step=step))
+
+    def _start(self) -> None:
+        import wandb
+
+        name = self.config.name
+        self.run = wandb.init(
+            project=self.config.wandb.project,
+            entity=self.config.wandb.entity,
+            mode=self.config.wandb.mode,  # type: ignore[arg-type]
+            dir=str(self.folder),
+            id=f"{self.config.id}-{self.config.seed}",
+            name=f"{name['task']} {name['method']} seed {self.config.seed}",
+            config=identity(self.config),
+            settings=wandb.Settings(init_timeout=30, silent=True),
+        )
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # wandb raises all manner of things; none may end a run
+            warn(f"wandb: {type(error).__name__}: {error}; the run goes on without it")
+            self.run = None
