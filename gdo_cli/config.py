@@ -50,7 +50,7 @@ def load_run(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
     Raises:
         UserError: naming the culprit, the allowed values and the nearest match.
     """
-    return _build_run(_compose(overrides, config_dir))
+    return _build_run(_compose(overrides, config_dir), overrides)
 
 
 def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tuple[list[str], RunConfig]]:
@@ -82,7 +82,7 @@ def load_experiment(name: str, config_dir: Path | None = None) -> dict[str, Any]
 def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
     """The composed configuration as YAML, after all the checks of :func:`load_run`."""
     config = _compose(overrides, config_dir)
-    _build_run(config)
+    _build_run(config, overrides)
     for key in ("sweep", "figure"):
         config.pop(key, None)
     return OmegaConf.to_yaml(config, resolve=True)
@@ -139,14 +139,16 @@ def _is_sweep(override: str) -> bool:
 # ------------------------------------------------------------------------------------------ build
 
 
-def _build_run(config: DictConfig) -> RunConfig:
-    fields: dict[str, Any] = {}
+def _build_run(config: DictConfig, overrides: list[str]) -> RunConfig:
+    fields: dict[str, Any] = {"overrides": overrides}
     for key, node in config.items():
         key = str(key)
         if key in ("sweep", "figure"):
             continue
         if key == "probe":
-            fields[key] = {str(n): _build(p, f"probe.{n}") for n, p in (node or {}).items()}
+            # An experiment may set up a probe that is not chosen: without _target_, it is none.
+            chosen = {str(n): p for n, p in (node or {}).items() if "_target_" in p}
+            fields[key] = {name: _build(p, f"probe.{name}") for name, p in chosen.items()}
         elif key in _PLAIN or key in ("model", "task", "method"):
             fields[key] = _build(node, key, _PLAIN.get(key))
         else:

@@ -192,7 +192,7 @@ def _from_hub(dataset: Dataset, spec: str) -> Split:
             f"data=hub: cannot load {hub.path} ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "check the network and the name, or use data=local data.dir=FOLDER or data=sample"
         ) from error
-    rows = [dict(row) for row in loaded]
+    rows: list[Row] = [dict(row) for row in loaded]
     provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
     return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
 

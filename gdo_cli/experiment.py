@@ -54,9 +54,11 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         return finished
     if config.data.source == "sample":
         warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
-    material = read_material(config)
-    loaded = config.model.load()
     with folder.lock():
+        if not force and (finished := folder.load()) is not None:
+            return finished  # another process finished it while this one waited
+        material = read_material(config)
+        loaded = config.model.load()
         folder.start()
         return _Run(config, folder, material, loaded).complete()
 
@@ -104,12 +106,12 @@ class _Run:
         """The base measured, then changed by the method, then checked to compute the same."""
         self.base.requires_grad_(False)
         hold_weights(self.base, self.dtype)
-        self.base.to(self.device)  # type: ignore[arg-type]
+        self.base.to(self.device)
         base_lm = AnswerLM(self.base, self.dtype)
         self.suite.remember_base(base_lm)
         prompts = self.suite.check_prompts()
         before = _logits(base_lm, prompts)
-        check_forward(base_lm, before, prompts)
+        check_forward(base_lm, prompts)
         n_base = sum(p.numel() for p in text_parameters(self.base).values())
         layers = layer_indices(getattr(self.config.method, "layers", "all"), len(find_decoder(self.base)))
         model = self.config.method.prepare(self.base, layers)
@@ -144,6 +146,7 @@ class _Run:
             "seed": self.config.seed,
             "method_label": self.config.method.label,
             "name": self.config.name,
+            "overrides": self.config.overrides,
             "config": identity(self.config),
             "final": final.metrics,
             "steps": self.total_steps,
@@ -175,7 +178,7 @@ def _logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
 
 
 @torch.no_grad()
-def check_forward(lm: AnswerLM, answer_logits: Tensor, prompts: list[Encoded]) -> None:
+def check_forward(lm: AnswerLM, prompts: list[Encoded]) -> None:
     """Answer-only logits must be what the model's own forward gives (heads differ by family)."""
     ids = torch.tensor([prompts[0].context], device=lm.device)
     with lm.autocast():

@@ -300,3 +300,27 @@ def _state_sha256(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------- trained weights
+
+
+def load_weights(base: PreTrainedModel, folder: Path | None, title: str) -> PreTrainedModel:
+    """The model of a run: its adapter on the base, or the whole checkpoint that it saved.
+
+    Raises:
+        UserError: the weights were not kept, or cannot be read.
+    """
+    if folder is None:
+        raise UserError(
+            f"{title}: its weights were not kept; run it again with save_weights=true and --force"
+        )
+    if folder.name == "adapter":
+        import gdo_cli.growth  # noqa: F401  (PEFT learns what a grown adapter is)
+        from gdo_cli.methods import load_adapter
+
+        return load_adapter(base, folder)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()

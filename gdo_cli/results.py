@@ -23,10 +23,14 @@ from typing import Any
 
 import yaml
 
-from gdo_cli.errors import UserError
+from gdo_cli.errors import UserError, suggest
 from gdo_cli.schema import RunConfig, identity
 
 WEIGHTS = ("adapter", "model")
+
+
+class Busy(UserError):
+    """Another process holds the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class RunFolder:
         """Hold the folder for this process.
 
         Raises:
-            UserError: another process works on the run, or the folder cannot be written.
+            Busy: another process works on the run.
+            UserError: the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +114,7 @@ class RunFolder:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"{self.path}: another process is working on this run") from error
+                raise Busy(f"{self.path}: another process is working on this run") from error
             yield
 
     def clear(self) -> None:
@@ -173,6 +178,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def read_overrides(run: RunResult) -> list[str]:
+    """The overrides that a run was started with, as it recorded them."""
+    return [str(item) for item in run.record["overrides"]]
+
+
 def find_runs(results_dir: str | Path) -> list[RunResult]:
     """All finished runs, by name."""
     files = sorted(Path(results_dir).glob("runs/*/*/*/seed*/result.json"))
@@ -192,8 +202,6 @@ def find_run(reference: str, results_dir: str | Path) -> RunResult:
     if len(matches) == 1:
         return matches[0]
     if not matches:
-        from gdo_cli.errors import suggest
-
         raise UserError(
             f"no finished run {reference!r} in {results_dir}; {suggest(reference, {r.title for r in runs})}"
         )

@@ -156,6 +156,7 @@ class RunConfig:
 
     Attributes:
         name: the chosen options by group, e.g. ``{"model": "gemma3_270m", "method": "sft", …}``.
+        overrides: the words that it was composed from.
         layers: ``all``, a number of layers, or a list of layer indices.
         results_dir: folder that holds ``runs/`` and ``figures/``.
         save_weights: whether the trained weights are kept in the run folder.
@@ -169,6 +170,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     probe: dict[str, Probe]
     name: dict[str, str] = field(metadata=NOT_IDENTITY)
+    overrides: list[str] = field(metadata=NOT_IDENTITY)
     layers: Any = "all"
     seed: int = 0
     results_dir: str = field(default="results", metadata=NOT_IDENTITY)
@@ -182,6 +184,11 @@ class RunConfig:
         del content["seed"]
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def replace_data(config: RunConfig, data: DataConfig) -> RunConfig:
+    """The same run on data from elsewhere."""
+    return dataclasses.replace(config, data=data)
 
 
 def identity(value: Any) -> Any:

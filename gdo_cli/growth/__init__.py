@@ -7,8 +7,8 @@ from peft.utils import PeftType, register_peft_method
 if "GROW" not in PeftType.__members__:
     extend_enum(PeftType, "GROW", "GROW")
 
-from gdo_cli.growth.config import GrowConfig  # noqa: E402  (needs PeftType.GROW)
-from gdo_cli.growth.model import GrowModel  # noqa: E402
+from gdo_cli.growth.config import GrowConfig
+from gdo_cli.growth.model import GrowModel
 
 register_peft_method(name="grow", config_cls=GrowConfig, model_cls=GrowModel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -29,7 +30,8 @@ def find_decoder(model: nn.Module) -> Decoder:
     Raises:
         ValueError: the model has no decoder with a list of layers.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if get_decoder else model
     layers = getattr(decoder, "layers", None)
     if isinstance(layers, nn.ModuleList):
         name = next(name for name, module in model.named_modules() if module is layers)

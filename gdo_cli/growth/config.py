@@ -11,7 +11,7 @@ TRAINABLE = ("new", "columns")
 
 
 @dataclass
-class GrowConfig(PeftConfig):  # type: ignore[misc]
+class GrowConfig(PeftConfig):
     """Function-preserving growth of linear layers (*Grow, Don't Overwrite*, section 3).
 
     The up-projections ("columns": gate and up in a gated MLP) are copied ``k`` times; the

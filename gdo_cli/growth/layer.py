@@ -6,6 +6,7 @@ equal halves add up to the original. One concatenated product would round differ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,17 +17,20 @@ from torch import Tensor, nn
 from gdo_cli.growth.config import GrowConfig
 
 
-class GrownLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class GrownLinear(nn.Module, BaseTunerLayer):
     """What grown columns and rows share: adapters by name, and merging into one wide layer."""
 
     adapter_layer_names = ("grow_weight", "grow_bias")
     other_param_names = ("growth",)
+    base_layer: nn.Linear
+    growth: dict[str, GrowConfig]
+    get_base_layer: Callable[[], nn.Linear]
 
     def __init__(self, base_layer: nn.Linear, adapter_name: str, config: GrowConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.growth: dict[str, GrowConfig] = {}
+        self.growth = {}
         self.grow_weight = nn.ParameterDict()
         self.grow_bias = nn.ParameterDict()
         self._disable_adapters = False

@@ -12,7 +12,7 @@ from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 
 
-class GrowModel(BaseTuner):  # type: ignore[misc]
+class GrowModel(BaseTuner):
     """Grows the MLPs of a pre-trained decoder without changing what it computes.
 
     >>> model = get_peft_model(model, GrowConfig(layers_to_transform=[3, 7], k=2))

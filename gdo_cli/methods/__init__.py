@@ -6,7 +6,10 @@ To add one: a dataclass of its hyper-parameters here, and a YAML that names it u
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError
@@ -46,10 +49,24 @@ def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
     """The model with a PEFT adapter, which alone trains."""
     from peft import get_peft_model
 
-    with warnings.catch_warnings():
-        # PEFT 0.21 reads a property that transformers 5.23 has renamed; nothing a user could mend.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with _quiet_peft():
         return get_peft_model(model, adapter)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model with a saved adapter, frozen."""
+    from peft import PeftModel
+
+    with _quiet_peft():
+        return PeftModel.from_pretrained(model, folder)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 reads a property that transformers 5.23 has renamed; nothing a user could mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def layer_indices(choice: Any, n_layers: int) -> list[int] | None:

@@ -1,0 +1,69 @@
+"""``gdo evaluate``: measure a finished run, the base model, or a checkpoint, outside a training run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gdo_cli.config import load_run, options
+from gdo_cli.data import resolve
+from gdo_cli.device import compute_dtype, hold_weights, pick_device
+from gdo_cli.errors import UserError, require_one_of
+from gdo_cli.evaluation import Suite, read_material
+from gdo_cli.experiment import end_ids
+from gdo_cli.models import load_weights
+from gdo_cli.progress import Reporter, warn
+from gdo_cli.results import RunResult, find_run, read_overrides
+from gdo_cli.schema import RunConfig, identity
+from gdo_cli.scoring import AnswerLM
+from gdo_cli.tokens import Encoder
+
+
+def evaluation_config(
+    target: list[str],
+    probes: list[str] | None,
+    items: int | None,
+    task: bool,
+    results: Path,
+    config_dir: Path | None,
+) -> tuple[RunConfig, RunResult | None]:
+    """What to measure and on what: a run's own configuration, or that of the overrides.
+
+    Raises:
+        UserError: no such run or probe, or overrides that do not compose.
+    """
+    names = [t for t in target if "=" not in t]
+    overrides = [t for t in target if "=" in t]
+    if len(names) > 1:
+        raise UserError(f"one run at a time, not {', '.join(names)}")
+    run = find_run(names[0], results) if names else None
+    chosen = probes or ["winogrande"]
+    for probe in chosen:
+        require_one_of("--probe", probe, options("probe", config_dir))
+    asked = [f"probe=[{','.join(chosen)}]", *(f"probe.{p}.items={items}" for p in chosen if items)]
+    base = [o for o in read_overrides(run) if not o.startswith("probe")] if run else []
+    config = load_run([*base, *overrides, *asked], config_dir)
+    if run and identity(config.method) != run.record["config"]["method"]:
+        raise UserError(f"{run.title}: conf/ has changed since; its method cannot be built again from it")
+    if not task:
+        config = replace(config, evaluation=replace(config.evaluation, final_items=0))
+    return replace(config, data=resolve(config.data)), run
+
+
+def measure(config: RunConfig, run: RunResult | None) -> dict[str, float]:
+    """Metrics of the trained weights of a run, or of the untouched model."""
+    if config.data.source == "sample":
+        warn("data: the bundled sample, not the real data sets (set GDO_DATA_DIR, or data=hub)")
+    material = read_material(config)
+    loaded = config.model.load()
+    model = load_weights(loaded.model, run.weights, run.title) if run else loaded.model
+    model.requires_grad_(False)
+    device = pick_device()
+    dtype = compute_dtype(config.train.precision, device)
+    hold_weights(model, dtype)
+    with torch.no_grad(), Reporter("evaluate", 1) as reporter:
+        suite = Suite(config, material, Encoder.of(loaded.tokenizer, end_ids(loaded.model)))
+        lm = AnswerLM(model.to(device), dtype)
+        return suite.evaluate(lm, "test", reporter.advance).metrics

@@ -1,0 +1,19 @@
+"""One module for each kind of figure: ``draw(runs, spec) → Drawing``, from run folders alone.
+
+To add a kind: a module here with ``draw``, and ``figure: {kind: …}`` in an experiment's YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and its points, one record per plotted value, for the CSV beside it."""
+
+    figure: Figure
+    points: list[dict[str, Any]]

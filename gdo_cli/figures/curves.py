@@ -1,0 +1,110 @@
+"""Retention (top) and the new task (bottom) against training steps: Figures 2, 3, 4, 6, 7 and 8."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from gdo_cli.figures import Drawing
+from gdo_cli.figures.style import (
+    RC,
+    TASKS,
+    Line,
+    field,
+    line_style,
+    name_of,
+    new_figure,
+    sources,
+    task_score,
+    under,
+)
+from gdo_cli.results import RunResult
+
+
+def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+    """One column per value of ``spec["columns"]``, one line per value of ``spec["lines"]``.
+
+    A line is the mean over seeds; the band is the standard deviation over seeds where there are
+    several, else the standard error over items. ``spec["retention"]`` names the top metric.
+    """
+    retention = str(spec.get("retention", "winogrande/exact_match"))
+    columns = _in_order(runs, str(spec.get("columns", "task")))
+    points: list[dict[str, Any]] = []
+    with rc_context(RC):
+        figure = new_figure(max(3.6, 2.7 * len(columns)), 4.6)
+        axes = figure.subplots(
+            2, len(columns), sharex="col", sharey="row" if len(columns) > 1 else False, squeeze=False
+        )
+        for column, (value, members) in enumerate(columns.items()):
+            score = task_score(members[0])
+            lines = _in_order(members, str(spec.get("lines", "method")))
+            for row, metric in enumerate((retention, score)):
+                _panel(axes[row, column], lines, metric, points, str(value))
+            axes[0, column].set_title(TASKS.get(str(value), str(value)))
+            axes[1, column].set_xlabel("training steps")
+            axes[1, column].set_ylabel(f"New task: {name_of(score)}")
+        axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
+        under(figure, sources(runs))
+    return Drawing(figure, points)
+
+
+def _in_order(runs: list[RunResult], key: str) -> dict[Any, list[RunResult]]:
+    """Runs by the value of a setting, in the order in which the values first come."""
+    groups: dict[Any, list[RunResult]] = {}
+    for run in runs:
+        value = field(run, key)
+        groups.setdefault(str(value) if isinstance(value, list) else value, []).append(run)
+    return groups
+
+
+def _panel(
+    ax: Axes, lines: dict[Any, list[RunResult]], metric: str, points: list[dict[str, Any]], column: str
+) -> None:
+    for index, (value, runs) in enumerate(lines.items()):
+        label = runs[0].label if value == runs[0].name["method"] else str(value)
+        series = over_seeds(runs, metric)
+        if series:
+            _line(ax, series, label, line_style(str(value), index))
+        points += [
+            {
+                "panel": column,
+                "line": label,
+                "metric": metric,
+                "step": x,
+                "value": y,
+                "spread": spread,
+                "seeds": n,
+            }
+            for x, y, spread, n in series
+        ]
+    ax.set_ylim(bottom=0)
+
+
+def over_seeds(runs: list[RunResult], metric: str) -> list[tuple[int, float, float, int]]:
+    """(step, mean over seeds, spread, number of seeds) at every evaluation that has the metric."""
+    by_step: dict[int, list[tuple[float, float]]] = {}
+    for run in runs:
+        for line in run.evaluations:
+            if metric in line:
+                error = float(line.get(f"{metric}_se", 0.0))
+                by_step.setdefault(int(line["step"]), []).append((float(line[metric]), error))
+    series = []
+    for step, values in sorted(by_step.items()):
+        numbers = [value for value, _ in values]
+        spread = stdev(numbers) if len(numbers) > 1 else values[0][1]
+        series.append((step, mean(numbers), 0.0 if math.isnan(spread) else spread, len(numbers)))
+    return series
+
+
+def _line(ax: Axes, series: list[tuple[int, float, float, int]], label: str, look: Line) -> None:
+    steps, values, spreads, _ = zip(*series, strict=True)
+    ax.plot(steps, values, label=label, color=look.color, marker=look.marker, linestyle=look.linestyle)
+    low = [v - s for v, s in zip(values, spreads, strict=True)]
+    high = [v + s for v, s in zip(values, spreads, strict=True)]
+    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)

@@ -1,0 +1,79 @@
+"""Task score and retention at the end of training, against the learning rate, by method."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from gdo_cli.figures import Drawing
+from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, task_score, under
+from gdo_cli.results import RunResult
+
+PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
+
+
+def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+    """A panel per measure; the dashed line is the untouched model, bars are standard errors."""
+    score = task_score(runs[0])
+    metrics = [score, *(m for m in PROBES if m in runs[0].final)]
+    by_method: dict[str, list[RunResult]] = {}
+    for run in sorted(runs, key=lambda r: r.record["config"]["train"]["lr"]):
+        by_method.setdefault(str(field(run, str(spec.get("lines", "method")))), []).append(run)
+    points: list[dict[str, Any]] = []
+    with rc_context(RC):
+        figure = new_figure(2.5 * len(metrics), 2.9)
+        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for ax, metric in zip(axes, metrics, strict=True):
+            for index, (key, members) in enumerate(by_method.items()):
+                _series(ax, key, index, members, metric, points)
+            _base(ax, runs, metric)
+            ax.set_xscale("log")
+            ax.set_xlabel("learning rate")
+            ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
+            ax.set_ylim(bottom=0, top=None if "loss" not in metric else min(ax.get_ylim()[1], 15))
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        under(figure, sources(runs))
+    return Drawing(figure, points)
+
+
+def _series(
+    ax: Axes, key: str, index: int, runs: list[RunResult], metric: str, points: list[dict[str, Any]]
+) -> None:
+    by_rate: dict[float, list[RunResult]] = {}
+    for run in runs:
+        by_rate.setdefault(float(run.record["config"]["train"]["lr"]), []).append(run)
+    values = [mean(run.final[metric] for run in members) for members in by_rate.values()]
+    errors = [mean(run.final.get(f"{metric}_se", 0.0) for run in members) for members in by_rate.values()]
+    look = line_style(key, index)
+    ax.errorbar(
+        list(by_rate),
+        values,
+        yerr=errors,
+        label=runs[0].label,
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.linestyle,
+        elinewidth=0.8,
+    )
+    points += [
+        {
+            "line": runs[0].label,
+            "metric": metric,
+            "lr": rate,
+            "value": value,
+            "se": error,
+            "seeds": len(members),
+        }
+        for (rate, members), value, error in zip(by_rate.items(), values, errors, strict=True)
+    ]
+
+
+def _base(ax: Axes, runs: list[RunResult], metric: str) -> None:
+    """The untouched model: step 0 of any run, on the validation items for the task."""
+    starts = [run.evaluations[0][metric] for run in runs if run.evaluations and metric in run.evaluations[0]]
+    if starts:
+        ax.axhline(mean(starts), color=GREY, linestyle=":", linewidth=1, label="untouched model")

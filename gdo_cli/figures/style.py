@@ -1,0 +1,124 @@
+"""What all figures share: colours that colour-blind readers tell apart, names, the line of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from gdo_cli.results import RunResult
+
+# Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+VERMILION, PURPLE, SKY, GREY = "#D55E00", "#CC79A7", "#56B4E9", "#555555"
+_BY_METHOD = {
+    "sft": (BLUE, "o", "-"),
+    "g_freeze": (ORANGE, "s", "-"),
+    "g_train": (GREEN, "^", "-"),
+    "mlp_only": (VERMILION, "D", "--"),
+    "up_only": (PURPLE, "v", "--"),
+    "lora": (SKY, "P", "-."),
+}
+_CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+_MARKERS = "os^DvPX"
+
+RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+
+TASKS = {
+    "scitail": "Science entailment (SciTail)",
+    "qasc": "Science Q&A (QASC)",
+    "mathqa": "MathQA",
+    "mathqa_gain": "MathQA (trained on a subset)",
+    "mtnt": "French translation (MTNT)",
+    "multi30k": "French translation (Multi30k)",
+}
+METRICS = {
+    "task/exact_match": "Exact match",
+    "task/bleu": "SacreBLEU",
+    "task/loss": "Task loss (nats/token)",
+    "winogrande/exact_match": "WinoGrande, exact match",
+    "winogrande/likelihood": "WinoGrande, likelihood",
+    "arc_easy/likelihood": "ARC-Easy, likelihood",
+    "lambada/last_word": "LAMBADA, last word",
+    "perplexity/loss": "WikiText loss (nats/token)",
+    "kl/answer": "KL to base at the answer",
+    "kl/prompt": "KL to base in the prompt",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Colour, marker and dash of one series."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+def line_style(key: str, index: int) -> Line:
+    """The same look for a method in every figure; other series take the next free one."""
+    if key in _BY_METHOD:
+        return Line(*_BY_METHOD[key])
+    return Line(_CYCLE[index % len(_CYCLE)], _MARKERS[index % len(_MARKERS)], "-")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    with rc_context(RC):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def name_of(metric: str) -> str:
+    return METRICS.get(metric, metric)
+
+
+def task_score(run: RunResult) -> str:
+    """The metric that scores the run's task."""
+    return next((m for m in ("task/exact_match", "task/bleu") if m in run.final), "task/loss")
+
+
+def field(run: RunResult, key: str) -> Any:
+    """A setting of a run by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …"""
+    if key in run.name:
+        return run.name[key]
+    value: Any = run.record["config"]
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def sources(runs: Iterable[RunResult]) -> str:
+    """What a figure rests on: model, data, seeds, hardware; for the line under it."""
+    runs = list(runs)
+    models = sorted({run.name["model"] for run in runs})
+    data = sorted({str(run.record["data"]["source"]) for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    machines = sorted({str(r.record["machine"]["gpu"] or r.record["machine"]["cpu"]) for r in runs})
+    shown = "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data"
+    quantised = any("quantisation" in run.record["weights"] for run in runs)
+    return (
+        f"{', '.join(models)}{' (Q4_K_M weights, dequantised)' if quantised else ''} · {shown} · "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} · {len(runs)} runs on "
+        f"{', '.join(machines)}"
+    )
+
+
+def under(figure: Figure, text: str) -> None:
+    """The line of sources under a figure."""
+    figure.supxlabel(text, fontsize=6.5, color=GREY, x=0.01, ha="left")

@@ -1,0 +1,82 @@
+"""``gdo plot``: experiments with a figure, their finished runs, and the figure drawn from them."""
+
+from __future__ import annotations
+
+import csv
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gdo_cli.config import load_experiment, load_grid, options
+from gdo_cli.errors import UserError, require_one_of
+from gdo_cli.figures import Drawing
+from gdo_cli.progress import console
+from gdo_cli.results import RunFolder, RunResult
+from gdo_cli.schema import RunConfig
+
+
+def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
+    """Draw the named figures, or all that the results allow; say what is missing and how to get it.
+
+    Raises:
+        UserError: an unknown figure, or one named without any run for it.
+    """
+    names = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    known = [name for name in options("experiment", config_dir) if _spec(name, config_dir)]
+    for name in names:
+        require_one_of("figure", name, known)
+    written: list[Path] = []
+    for name in names or known:
+        runs, missing = _runs(name, overrides, results, config_dir)
+        if runs:
+            written += save(_draw(runs, _spec(name, config_dir) or {}), results / "figures" / name)
+            console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
+        if missing:
+            command = " ".join(["gdo sweep", f"experiment={name}", *overrides])
+            console.print(
+                f"  {name}: {len(missing)} points missing; fill them in with: {command}", soft_wrap=True
+            )
+        if names and not runs:
+            raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")
+    return written
+
+
+def _spec(name: str, config_dir: Path | None) -> dict[str, Any] | None:
+    try:
+        return load_experiment(name, config_dir)
+    except UserError:
+        return None
+
+
+def _runs(
+    name: str, overrides: list[str], results: Path, config_dir: Path | None
+) -> tuple[list[RunResult], list[RunConfig]]:
+    """Finished runs of an experiment's grid, in its order, and the points without one."""
+    runs, missing = [], []
+    for _, config in load_grid([f"experiment={name}", f"results_dir={results}", *overrides], config_dir):
+        found = RunFolder(config).load()
+        if found is not None:
+            runs.append(found)
+        else:
+            missing.append(config)
+    return runs, missing
+
+
+def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+    module = import_module(f"gdo_cli.figures.{spec['kind']}")
+    drawing: Drawing = module.draw(runs, spec)
+    return drawing
+
+
+def save(drawing: Drawing, stem: Path) -> list[Path]:
+    """Write PNG, PDF and CSV; the same runs always give the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf, table = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
+    drawing.figure.savefig(png, metadata={"Software": None})
+    drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(drawing.points)
+    return [png, pdf, table]
