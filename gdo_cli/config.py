@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -187,8 +187,7 @@ def _build(node: DictConfig, where: str, schema: type | None = None) -> Any:
     """The dataclass named by ``_target_``; unknown keys and wrong types raise."""
     if not OmegaConf.is_dict(node):
         raise UserError(f"{where}={node}: no option of this group; {suggest(str(node), options(where))}")
-    content = OmegaConf.to_container(node)
-    assert isinstance(content, dict)
+    content = cast(dict[str, Any], OmegaConf.to_container(node))
     target = content.pop("_target_", None)
     if schema is None:
         schema = _dataclass_named(str(target), where)
@@ -199,7 +198,7 @@ def _build(node: DictConfig, where: str, schema: type | None = None) -> Any:
         typed = OmegaConf.merge(OmegaConf.structured(schema), content)
         return OmegaConf.to_object(typed)
     except (ConfigKeyError, ConfigAttributeError) as error:
-        key = str(error.full_key or error.key)
+        key = str(error.full_key or error.key or "")
         allowed = [field.name for field in dataclasses.fields(schema)]
         raise UserError(f"{where}.{key}: no such key; {suggest(key, allowed)}") from error
     except ValidationError as error:

@@ -34,8 +34,6 @@ def examine() -> bool:
 
 
 def _machine() -> list[Finding]:
-    import torch
-
     from gdo_cli.device import describe_machine, has_fast_bf16, pick_device
 
     device = pick_device()
@@ -44,11 +42,7 @@ def _machine() -> list[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
-        (
-            OK,
-            "machine",
-            f"{machine['gpu'] or machine['cpu']}, {torch.get_num_threads()} cores, {memory:.0f} GiB",
-        ),
+        (OK, "machine", f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB"),
         (OK, "precision", precision),
         (OK if free > 5 else NOTE, "disk", f"{free:.0f} GiB free here; a run's weights take 0.3 to 1.1 GiB"),
         (OK, "versions", "  ".join(f"{name} {v}" for name, v in versions().items())),
@@ -101,15 +95,13 @@ def _surroundings(hub: bool) -> list[Finding]:
     writable = os.access(next(p for p in (cache, *cache.parents) if p.exists()), os.W_OK)
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     return [
-        (
-            OK if writable else MISSING,
-            "cache",
-            f"{cache}{'' if writable else ' cannot be written: set GDO_CACHE_DIR'}",
-        ),
+        (OK, "cache", str(cache))
+        if writable
+        else (MISSING, "cache", f"set GDO_CACHE_DIR: cannot write {cache}"),
         (OK if compiler else NOTE, "compiler", compiler or "none: install g++ (only speed depends on it)"),
         (
             OK,
             "wandb",
-            "off unless wandb.mode=online or offline" + ("" if hub else "; no network: use offline"),
+            f"off unless wandb.mode={'online or ' if hub else ''}offline",
         ),
     ]

@@ -13,12 +13,12 @@ from gdo_cli.device import compute_dtype, hold_weights, pick_device
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.evaluation import Suite, read_material
 from gdo_cli.experiment import end_ids
-from gdo_cli.models import load_weights
 from gdo_cli.progress import Reporter, warn
 from gdo_cli.results import RunResult, find_run, read_overrides
 from gdo_cli.schema import RunConfig, identity
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoder
+from gdo_cli.weights import load_trained
 
 
 def evaluation_config(
@@ -58,7 +58,7 @@ def measure(config: RunConfig, run: RunResult | None) -> dict[str, float]:
         warn("data: the bundled sample, not the real data sets (set GDO_DATA_DIR, or data=hub)")
     material = read_material(config)
     loaded = config.model.load()
-    model = load_weights(loaded.model, run.weights, run.title) if run else loaded.model
+    model = load_trained(loaded.model, config.method, run) if run else loaded.model
     model.requires_grad_(False)
     device = pick_device()
     dtype = compute_dtype(config.train.precision, device)

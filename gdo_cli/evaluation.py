@@ -120,7 +120,7 @@ class Suite:
         self._reference: Reference | None = None
 
     def _encode(self, examples: list[Example]) -> list[Encoded]:
-        return [self.encoder(Query(e.prompt, e.answer)) for e in examples]
+        return self.encoder.many([Query(e.prompt, e.answer) for e in examples])
 
     def _within_length(self, role: str, queries: list[Encoded]) -> list[Encoded]:
         longest = self.config.train.max_length - 1  # the end of sequence comes on top

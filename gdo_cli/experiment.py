@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gdo_cli.analysis.layers import Choice, choose_layers
+from gdo_cli.analysis.updates import UpdateTracker
 from gdo_cli.data import resolve
 from gdo_cli.device import (
     compute_dtype,
@@ -23,7 +25,6 @@ from gdo_cli.device import (
 from gdo_cli.errors import RunFailed
 from gdo_cli.evaluation import Evaluation, Material, Suite, read_material
 from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.methods import layer_indices
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
 from gdo_cli.progress import Reporter, note, warn
@@ -34,6 +35,7 @@ from gdo_cli.scoring import AnswerLM, pad
 from gdo_cli.tokens import Encoded, Encoder
 from gdo_cli.tracking import Mirror
 from gdo_cli.training import Step, train
+from gdo_cli.weights import save_trained
 
 # Growth by k = 2 is exact. Other factors round: 1/k is no binary fraction, and a relative error of
 # 2^-8 (bf16) or 2^-23 (fp32) a product adds up over the layers.
@@ -59,15 +61,19 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
             return finished  # another process finished it while this one waited
         material = read_material(config)
         loaded = config.model.load()
+        choice = choose_layers(config, len(find_decoder(loaded.model)), run)
         folder.start()
-        return _Run(config, folder, material, loaded).complete()
+        return _Run(config, folder, material, loaded, choice).complete()
 
 
 class _Run:
     """The state of a run between its stages."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, material: Material, loaded: Loaded) -> None:
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, material: Material, loaded: Loaded, choice: Choice
+    ) -> None:
         self.config = config
+        self.choice = choice
         self.folder = folder
         self.began = time.perf_counter()
         self.device = pick_device()
@@ -76,7 +82,7 @@ class _Run:
         self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
         self.suite = Suite(config, material, self.encoder)
         self.base = loaded.model
-        self.total_steps = config.train.total_steps(len(self.suite.train))
+        self.total_steps = config.train.total_steps(len(self.suite.train)) if config.method.trains else 0
         self.tokens = 0
         self.train_seconds = 0.0
         reset_peak_memory(self.device)
@@ -91,7 +97,7 @@ class _Run:
         ):
             self.mirror, self.reporter = mirror, reporter
             self.evaluate(lm, 0)
-            for step in train(lm, self.suite.train, self.config.train, self.config.seed, self.encoder.eos_id):
+            for step in self.steps(lm):
                 self.log(step)
                 if step.step % self.config.evaluation.every == 0 or step.step == self.total_steps:
                     self.evaluate(lm, step.step)
@@ -99,8 +105,13 @@ class _Run:
             reporter.evaluation("final", final.metrics)
             self.folder.save_predictions(final.predictions)
             if self.config.save_weights:
-                save_weights(lm.model, self.folder.path)
+                save_trained(lm.model, self.folder.path)
             return self.folder.seal(self.record(final))
+
+    def steps(self, lm: AnswerLM) -> Iterator[Step]:
+        if not self.config.method.trains:
+            return iter(())
+        return train(lm, self.suite.train, self.config.train, self.config.seed, self.encoder.eos_id)
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""
@@ -113,11 +124,11 @@ class _Run:
         before = _logits(base_lm, prompts)
         check_forward(base_lm, prompts)
         n_base = sum(p.numel() for p in text_parameters(self.base).values())
-        layers = layer_indices(getattr(self.config.method, "layers", "all"), len(find_decoder(self.base)))
-        model = self.config.method.prepare(self.base, layers)
+        model = self.config.method.prepare(self.base, self.choice.layers)
         hold_weights(model, self.dtype)
+        self.updates = UpdateTracker(model.to(self.device), self.config.evaluation.ranks)
         self.parameters = count_parameters(model, n_base)
-        lm = AnswerLM(model.to(self.device), self.dtype)
+        lm = AnswerLM(model, self.dtype)
         if self.config.method.preserves:
             check_preserved(before, _logits(lm, prompts), self.config.method.exact(), self.dtype)
         return lm
@@ -137,6 +148,8 @@ class _Run:
         evaluation = self.suite.evaluate(lm, "validation", self.reporter.advance)
         self.reporter.evaluation(step, evaluation.metrics)
         self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
+        for row in self.updates.ranks() if step else ():
+            self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)
         self.mirror.log(step, evaluation.metrics)
 
@@ -150,7 +163,9 @@ class _Run:
             "config": identity(self.config),
             "final": final.metrics,
             "steps": self.total_steps,
+            "layers": self.choice.record,
             "parameters": self.parameters,
+            "updates": self.updates.norms(),
             "data": self.suite.provenance,
             "weights": self.weights,
             "precision": str(self.dtype).removeprefix("torch."),
@@ -214,10 +229,3 @@ def end_ids(model: PreTrainedModel) -> list[int]:
     if ids is None:
         return []
     return list(ids) if isinstance(ids, (list, tuple)) else [int(ids)]
-
-
-def save_weights(model: Any, path: Path) -> None:
-    """The adapter of a PEFT model, else the whole model; fp32 for what was trained."""
-    from peft import PeftModel
-
-    model.save_pretrained(path / ("adapter" if isinstance(model, PeftModel) else "model"))

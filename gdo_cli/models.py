@@ -253,6 +253,9 @@ def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
 def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # gdo draws its own
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -300,27 +303,3 @@ def _state_sha256(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-# ---------------------------------------------------------------------------------- trained weights
-
-
-def load_weights(base: PreTrainedModel, folder: Path | None, title: str) -> PreTrainedModel:
-    """The model of a run: its adapter on the base, or the whole checkpoint that it saved.
-
-    Raises:
-        UserError: the weights were not kept, or cannot be read.
-    """
-    if folder is None:
-        raise UserError(
-            f"{title}: its weights were not kept; run it again with save_weights=true and --force"
-        )
-    if folder.name == "adapter":
-        import gdo_cli.growth  # noqa: F401  (PEFT learns what a grown adapter is)
-        from gdo_cli.methods import load_adapter
-
-        return load_adapter(base, folder)
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()

@@ -35,7 +35,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         if missing:
             command = " ".join(["gdo sweep", f"experiment={name}", *overrides])
             console.print(
-                f"  {name}: {len(missing)} points missing; fill them in with: {command}", soft_wrap=True
+                f"  {name}: {len(missing)} points missing; to fill them in: {command}", soft_wrap=True
             )
         if names and not runs:
             raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -14,11 +15,11 @@ errors = Console(stderr=True)
 
 def warn(message: str) -> None:
     """A notice that must not be missed; on standard error, like every notice."""
-    errors.print(f"[bold yellow]warning[/] {message}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold yellow]warning[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def note(message: str) -> None:
-    errors.print(f"[dim]{message}[/]", highlight=False, soft_wrap=True)
+    errors.print(message, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 class Reporter:

@@ -5,7 +5,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     metrics.jsonl       every step and every evaluation, as they came
     predictions.jsonl   item by item, of the last evaluation
     result.json         written last, by rename: where it stands, the run is complete
-    adapter/ or model/  the trained weights (never in git)
+    adapter/ or trained/  the trained weights (never in git)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import yaml
 from gdo_cli.errors import UserError, suggest
 from gdo_cli.schema import RunConfig, identity
 
-WEIGHTS = ("adapter", "model")
+WEIGHTS = ("adapter", "trained")
 
 
 class Busy(UserError):

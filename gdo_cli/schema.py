@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gdo_cli.probes import Probe
     from gdo_cli.tasks import Task
 
-PUBLISHED_LR = 1e-3  # paper, section 4, "Setup"
+PILOT_RULES = ("pilot", "relative", "worst")
+LAYER_RULES = (*PILOT_RULES, "first", "last", "spread", "random")
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 
@@ -120,6 +121,7 @@ class EvaluationConfig:
         every: steps between evaluations on the validation split.
         items: validation items of the task each time; None for all. The subset is always the same.
         final_items: test items of the task after the last step; None for all, 0 for none.
+        ranks: record the effective rank of each layer's change between evaluations (Figure 5).
         kl_prompts: prompts on which the divergence from the base model is measured; 0 for none.
         token_budget: tokens of one scoring batch, padding included.
     """
@@ -128,6 +130,7 @@ class EvaluationConfig:
     items: int | None = 256
     final_items: int | None = None
     kl_prompts: int = 32
+    ranks: bool = field(default=False, metadata=NOT_IDENTITY)
     token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,9 @@ class RunConfig:
         name: the chosen options by group, e.g. ``{"model": "gemma3_270m", "method": "sft", …}``.
         overrides: the words that it was composed from.
         layers: ``all``, a number of layers, or a list of layer indices.
+        layer_rule: which ones, where a number is given: the ``pilot`` run's largest updates (the
+            paper's rule), the largest ``relative`` ones, its ``worst``, or ``first``, ``last``,
+            ``spread``, ``random``.
         results_dir: folder that holds ``runs/`` and ``figures/``.
         save_weights: whether the trained weights are kept in the run folder.
     """
@@ -172,10 +178,14 @@ class RunConfig:
     name: dict[str, str] = field(metadata=NOT_IDENTITY)
     overrides: list[str] = field(metadata=NOT_IDENTITY)
     layers: Any = "all"
+    layer_rule: str = "pilot"
     seed: int = 0
     results_dir: str = field(default="results", metadata=NOT_IDENTITY)
     save_weights: bool = field(default=True, metadata=NOT_IDENTITY)
     wandb: WandbConfig = field(default_factory=WandbConfig, metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        require_one_of("layer_rule", self.layer_rule, LAYER_RULES)
 
     @property
     def id(self) -> str:

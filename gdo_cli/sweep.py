@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 
+from rich.markup import escape
+
 from gdo_cli.data import resolve
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.experiment import run
@@ -26,7 +28,10 @@ def run_points(points: list[Point], dry_run: bool = False) -> bool:
     console.print(f"{len(points)} points, {sum(done)} of them done already")
     if dry_run:
         for (overrides, config), finished in zip(points, done, strict=True):
-            console.print(f"  {'done' if finished else 'open'}  {config.id}  {' '.join(overrides)}")
+            console.print(
+                f"  {'done' if finished else 'open'}  {config.id}  {escape(' '.join(overrides))}",
+                soft_wrap=True,
+            )
         return True
     waiting = [point for point, finished in zip(points, done, strict=True) if not finished]
     failed: list[tuple[list[str], Exception]] = []
@@ -35,7 +40,7 @@ def run_points(points: list[Point], dry_run: bool = False) -> bool:
         if len(waiting) == busy:
             time.sleep(5)  # every open point is in the hands of another process
     for overrides, error in failed:
-        console.print(f"[red]failed[/]  {' '.join(overrides)}: {error}", soft_wrap=True)
+        console.print(f"[red]failed[/]  {escape(' '.join(overrides))}: {escape(str(error))}", soft_wrap=True)
     return not failed
 
 
@@ -50,5 +55,7 @@ def _pass(points: list[Point], failed: list[tuple[list[str], Exception]]) -> lis
             busy.append((overrides, config))
         except (UserError, RunFailed) as error:
             failed.append((overrides, error))
-            errors.print(f"[red]failed[/] {' '.join(overrides)}: {error}", soft_wrap=True)
+            errors.print(
+                f"[red]failed[/] {escape(' '.join(overrides))}: {escape(str(error))}", soft_wrap=True
+            )
     return busy

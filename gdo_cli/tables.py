@@ -30,7 +30,7 @@ def print_metrics(
     if start:
         table.add_column("before, validation", justify="right")
     table.add_column("test" if start else "value", justify="right")
-    for key, value in metrics.items():
+    for key in metrics:
         if key.endswith("_se"):
             continue
         name = f"{key} ↓" if key.endswith(LOWER_IS_BETTER) else key
@@ -89,9 +89,9 @@ def print_run(run: RunResult) -> None:
     facts = {
         "run": f"{run.title}  ({run.path})",
         "model": f"{run.name['model']}  {_pairs(record['weights'])}",
-        "data": f"{data['source']}; {data['validation_items']} validation and {data['test_items']} test items",
+        "data": f"{data['source']}; {data['validation_items']} validation, {data['test_items']} test items",
         "method": f"{run.label}  {_pairs(record['config']['method'])}",
-        "layers": str(record["config"]["layers"]),
+        "layers": _pairs(record["layers"]),
         "parameters": f"{parameters['base']:,} base, {parameters['added']:,} added, "
         f"{parameters['trainable']:,} trained ({100 * parameters['trainable_share']:.1f} %)",
         "trained, by module": "  ".join(f"{k} {v:,}" for k, v in parameters["trainable_by_module"].items()),

@@ -75,6 +75,15 @@ class Encoder:
     def __call__(self, query: Query) -> Encoded:
         return Encoded(self._bos + self.plain(query.context), self.plain(query.continuation))
 
+    def many(self, queries: list[Query]) -> list[Encoded]:
+        """Many queries at once, which is faster."""
+        if not queries:
+            return []
+        texts = [q.context for q in queries] + [q.continuation for q in queries]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        half = len(queries)
+        return [Encoded(self._bos + c, a) for c, a in zip(ids[:half], ids[half:], strict=True)]
+
     def parse(self, ids: list[int]) -> str:
         """The answer in generated tokens: all before the first that ends it."""
         stop = next((n for n, i in enumerate(ids) if i in self.answer_ends), len(ids))

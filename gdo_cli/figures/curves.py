@@ -36,9 +36,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(max(3.6, 2.7 * len(columns)), 4.6)
-        axes = figure.subplots(
-            2, len(columns), sharex="col", sharey="row" if len(columns) > 1 else False, squeeze=False
-        )
+        axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(columns.items()):
             score = task_score(members[0])
             lines = _in_order(members, str(spec.get("lines", "method")))
@@ -72,16 +70,9 @@ def _panel(
         if series:
             _line(ax, series, label, line_style(str(value), index))
         points += [
-            {
-                "panel": column,
-                "line": label,
-                "metric": metric,
-                "step": x,
-                "value": y,
-                "spread": spread,
-                "seeds": n,
-            }
-            for x, y, spread, n in series
+            {"panel": column, "line": label, "metric": metric}
+            | {"step": step, "value": value, "spread": spread, "seeds": n}
+            for step, value, spread, n in series
         ]
     ax.set_ylim(bottom=0)
 

@@ -60,14 +60,8 @@ def _series(
         elinewidth=0.8,
     )
     points += [
-        {
-            "line": runs[0].label,
-            "metric": metric,
-            "lr": rate,
-            "value": value,
-            "se": error,
-            "seeds": len(members),
-        }
+        {"line": runs[0].label, "metric": metric, "lr": rate}
+        | {"value": value, "se": error, "seeds": len(members)}
         for (rate, members), value, error in zip(by_rate.items(), values, errors, strict=True)
     ]
 

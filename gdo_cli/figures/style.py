@@ -25,7 +25,8 @@ _BY_METHOD = {
 _CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 _MARKERS = "os^DvPX"
 
-RC: dict[str, Any] = {
+# What rc_context takes; its own type lists every key that matplotlib knows.
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,

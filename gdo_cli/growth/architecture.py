@@ -11,6 +11,11 @@ from torch import nn
 # Gated (gate/up/down: Gemma, Llama, Qwen, Mistral), then two-matrix MLPs (Phi, OPT; GPT-NeoX).
 COLUMN_NAMES = ("gate_proj", "up_proj", "fc1", "dense_h_to_4h")
 ROW_NAMES = ("down_proj", "fc2", "dense_4h_to_h")
+ATTENTION_COLUMN_NAMES = ("q_proj", "k_proj", "v_proj")
+ATTENTION_ROW_NAMES = ("o_proj", "out_proj")
+
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,21 @@ def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[
     Raises:
         ValueError: a layer without both, or an index out of range.
     """
+    return _projections(model, layers, COLUMN_NAMES, ROW_NAMES, "MLP")
+
+
+def attention_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
+    """Full names of q, k, v and of the output projection in the chosen layers.
+
+    Raises:
+        ValueError: as :func:`mlp_projections`.
+    """
+    return _projections(model, layers, ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, "attention")
+
+
+def _projections(
+    model: nn.Module, layers: list[int] | None, up_names: Names, down_names: Names, what: str
+) -> tuple[list[str], list[str]]:
     decoder = find_decoder(model)
     columns: list[str] = []
     rows: list[str] = []
@@ -57,11 +77,11 @@ def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[
             raise ValueError(f"layer {index} does not exist: the model has 0 to {len(decoder) - 1}")
         prefix = f"{decoder.name}.{index}."
         found = [n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear)]
-        up = [prefix + name for name in found if _last(name) in COLUMN_NAMES]
-        down = [prefix + name for name in found if _last(name) in ROW_NAMES]
+        up = [prefix + name for name in found if _last(name) in up_names]
+        down = [prefix + name for name in found if _last(name) in down_names]
         if not up or not down:
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has no MLP that can be grown (linear layers: "
+                f"layer {index} of {type(model).__name__} has no {what} that can be grown (linear layers: "
                 f"{', '.join(found) or 'none'}); name them with target_modules and row_modules"
             )
         columns += up

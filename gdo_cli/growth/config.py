@@ -8,6 +8,7 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 
 TRAINABLE = ("new", "columns")
+INIT_COLUMNS = ("copy", "random", "zero")
 
 
 @dataclass
@@ -29,6 +30,11 @@ class GrowConfig(PeftConfig):
         k: number of copies in the grown layer, the original included; at least 2.
         trainable: ``"new"`` trains the new weights alone (G-Freeze); ``"columns"`` trains all k
             copies of the up-projections and leaves every row frozen (G-Train).
+        share: how much of the output the new copies carry at the start; None for the paper's
+            (k-1)/k, an even share each. The old copy carries the rest. 0 is zero initialisation.
+        init_columns: the new up-projections at the start: ``"copy"``, ``"random"`` (normal, with the
+            original's standard deviation) or ``"zero"``. Only share=0 keeps the function with the
+            last two.
     """
 
     target_modules: list[str] | str | None = field(default=None)
@@ -38,6 +44,8 @@ class GrowConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(default=None)
     k: int = field(default=2)
     trainable: str = field(default="new")
+    share: float | None = field(default=None)
+    init_columns: str = field(default="copy")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,5 +54,18 @@ class GrowConfig(PeftConfig):
             raise ValueError(f"k={self.k}: growing needs at least 2 copies")
         if self.trainable not in TRAINABLE:
             raise ValueError(f"trainable={self.trainable!r}: choose one of {', '.join(TRAINABLE)}")
+        if self.init_columns not in INIT_COLUMNS:
+            raise ValueError(f"init_columns={self.init_columns!r}: choose one of {', '.join(INIT_COLUMNS)}")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise ValueError(f"share={self.share}: the new copies carry a share from 0 to 1")
+        if self.trainable == "columns" and (self.share is not None or self.init_columns != "copy"):
+            raise ValueError("trainable='columns' works on even copies: leave share and init_columns out")
+        if self.init_columns != "copy" and self.share != 0:
+            raise ValueError(f"init_columns={self.init_columns!r} changes the function unless share=0")
         if (self.target_modules is None) != (self.row_modules is None):
             raise ValueError("give target_modules and row_modules together, or neither")
+
+    @property
+    def new_share(self) -> float:
+        """Share of the output that the new copies carry together."""
+        return (self.k - 1) / self.k if self.share is None else self.share

@@ -24,7 +24,9 @@ class GrownLinear(nn.Module, BaseTunerLayer):
     other_param_names = ("growth",)
     base_layer: nn.Linear
     growth: dict[str, GrowConfig]
+    active_adapters: list[str]
     get_base_layer: Callable[[], nn.Linear]
+    set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Linear, adapter_name: str, config: GrowConfig) -> None:
         super().__init__()
@@ -123,8 +125,13 @@ class GrownColumns(GrownLinear):
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         copies = config.k if config.trainable == "columns" else config.k - 1
         base = self.get_base_layer()
+        weight = base.weight.detach().repeat(copies, 1)
         bias = None if base.bias is None else base.bias.detach().repeat(copies)
-        return base.weight.detach().repeat(copies, 1), bias
+        if config.init_columns == "zero":
+            weight = torch.zeros_like(weight)
+        elif config.init_columns == "random":
+            weight = torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
+        return weight, bias
 
     def wide_shape(self, k: int) -> tuple[int, int]:
         return k * self.in_features * self.out_features, k * self.out_features
@@ -161,8 +168,9 @@ class GrownColumns(GrownLinear):
 class GrownRows(GrownLinear):
     """A down-projection over k copies of its input, each scaled by 1/k (paper, section 3).
 
-    y = (x_0·W + b)/k + Σ_j x_j·W_j + b',   W_j = W/k and b' = (k-1)·b/k at first.
+    y = (1-s)·(x_0·W + b) + Σ_j x_j·W_j + b',   W_j = s/(k-1)·W and b' = s·b at first.
     x: (..., k·in) → (..., out).  The new rows are one (out, (k-1)·in) parameter.
+    s is the new copies' share of the output, (k-1)/k in the paper.
 
     ``trainable="columns"`` (G-Train) has no parameter here: every copy is W/k for good, so the
     mean of the inputs goes through W once.
@@ -171,22 +179,23 @@ class GrownRows(GrownLinear):
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         if config.trainable == "columns":
             return None, None
-        base, k = self.get_base_layer(), config.k
-        bias = None if base.bias is None else base.bias.detach() * ((k - 1) / k)
-        return (base.weight.detach() / k).repeat(1, k - 1), bias
+        base, copies = self.get_base_layer(), config.k - 1
+        bias = None if base.bias is None else base.bias.detach() * config.new_share
+        return (base.weight.detach() * (config.new_share / copies)).repeat(1, copies), bias
 
     def wide_shape(self, k: int) -> tuple[int, int]:
         return k * self.in_features * self.out_features, self.out_features
 
     def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
-        base, k = self.get_base_layer(), self.growth[adapter_name].k
-        old = base.weight.detach() / k
-        if self.growth[adapter_name].trainable == "columns":
+        base, growth = self.get_base_layer(), self.growth[adapter_name]
+        k, old_share = growth.k, 1 - growth.new_share
+        old = base.weight.detach() * old_share
+        if growth.trainable == "columns":
             return old.repeat(1, k), None if base.bias is None else base.bias.detach().clone()
         weight = self.grow_weight[adapter_name].detach().to(old.dtype)
         bias = None
         if base.bias is not None:
-            bias = base.bias.detach() / k + self.grow_bias[adapter_name].detach().to(old.dtype)
+            bias = base.bias.detach() * old_share + self.grow_bias[adapter_name].detach().to(old.dtype)
         return torch.cat([old, weight], dim=1), bias
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -198,12 +207,12 @@ class GrownRows(GrownLinear):
         if self.growth[name].trainable == "columns":
             mean: Tensor = self.base_layer(x.unflatten(-1, (k, self.in_features)).mean(-2))
             return mean
-        # 2-D on purpose: a strided 3-D operand would make the product copy the weight per row.
-        flat = x.flatten(0, -2)
-        old = self.base_layer(flat[:, : self.in_features], *args, **kwargs) * (1 / k)
-        new = F.linear(flat[:, self.in_features :], *self.own_parameters(x, name))
-        grown: Tensor = old + new
-        return grown.unflatten(0, x.shape[:-1])
+        # Contiguous, so that the old product is the very one that the base runs: on a strided view a
+        # library may take another kernel and round differently.
+        old_x, new_x = (part.contiguous() for part in x.tensor_split([self.in_features], dim=-1))
+        old = self.base_layer(old_x, *args, **kwargs) * (1 - self.growth[name].new_share)
+        grown: Tensor = old + F.linear(new_x, *self.own_parameters(x, name))
+        return grown
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
@@ -20,7 +20,7 @@ class GrowModel(BaseTuner):
 
     prefix: str = "grow_"
     tuner_layer_cls = GrownLinear
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: GrowConfig, model_config: Any) -> GrowConfig:
         """Name the MLPs where the user did not; full names keep a vision tower out of it."""

@@ -26,10 +26,12 @@ class Method:
     Attributes:
         label: the name in figures and tables.
         preserves: whether the prepared model must compute exactly what the base computes.
+        trains: whether there is anything to train.
     """
 
     label: ClassVar[str]
     preserves: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         """Add what the method adds and leave ``requires_grad`` on exactly what trains.

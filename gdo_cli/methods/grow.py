@@ -1,56 +1,66 @@
-"""The paper's two methods: copy the MLP, scale the down-projection, train a part of it."""
+"""Growing the MLP: the paper's two methods, and what they are compared with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import require
+from gdo_cli.errors import require, require_one_of
 from gdo_cli.methods import Method, add_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from gdo_cli.growth import GrowConfig
+
 
 @dataclass(frozen=True)
-class _Grow(Method):
-    """Attributes:
-    layers: which MLPs grow: ``all``, a number, or a list of indices.
-    k: copies in the grown MLP, the original included.
+class Grow(Method):
+    """Base of the methods that grow layers.
+
+    Attributes:
+        layers: which MLPs grow: ``all``, a number, or a list of indices.
+        k: copies in the grown MLP, the original included.
     """
 
     layers: Any = "all"
     k: int = 2
-    trainable: ClassVar[str]
 
     def __post_init__(self) -> None:
         require(self.k >= 2, f"method.k={self.k}: growing needs at least 2 copies")
 
-    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.growth import GrowConfig
+    def growth(self, layers: list[int] | None) -> GrowConfig:
+        """The tuner's configuration of this method."""
+        raise NotImplementedError
 
-        grow = GrowConfig(
-            task_type="CAUSAL_LM", layers_to_transform=layers, k=self.k, trainable=self.trainable
-        )
-        return add_adapter(model, grow)
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        return add_adapter(model, self.growth(layers))
 
     def exact(self) -> bool:
         return self.k == 2  # 1/3 is not a binary fraction
 
 
+def _config(layers: list[int] | None, **choices: Any) -> GrowConfig:
+    from gdo_cli.growth import GrowConfig
+
+    return GrowConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **choices)
+
+
 @dataclass(frozen=True)
-class GFreeze(_Grow):
+class GFreeze(Grow):
     """Train the new weights alone: new gate, up and down (section 3, "G-Freeze").
 
     The grown layer is ½·MLP(x) + ½·MLP'(x) with MLP frozen and MLP' a fully tuned copy.
     """
 
     label: ClassVar[str] = "G-Freeze"
-    trainable: ClassVar[str] = "new"
+
+    def growth(self, layers: list[int] | None) -> GrowConfig:
+        return _config(layers, k=self.k, trainable="new")
 
 
 @dataclass(frozen=True)
-class GTrain(_Grow):
+class GTrain(Grow):
     """Train all copies of gate and up; the down-projection stays frozen (section 3, "G-Train").
 
     The copies start equal and receive equal gradients, so this trains the ungrown gate and up
@@ -58,4 +68,97 @@ class GTrain(_Grow):
     """
 
     label: ClassVar[str] = "G-Train"
-    trainable: ClassVar[str] = "columns"
+
+    def growth(self, layers: list[int] | None) -> GrowConfig:
+        return _config(layers, k=self.k, trainable="columns")
+
+
+@dataclass(frozen=True)
+class OutputMix(Grow):
+    """(1-λ)·MLP(x) + λ·MLP'(x): the frozen MLP and a trained copy, mixed. G-Freeze is λ = ½.
+
+    Attributes:
+        share: λ, how much of the output the trained copy carries.
+    """
+
+    share: float = 0.25
+    label: ClassVar[str] = "Output mix"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.share <= 1, f"method.share={self.share}: above 0, at most 1")
+
+    def growth(self, layers: list[int] | None) -> GrowConfig:
+        return _config(layers, k=self.k, trainable="new", share=self.share)
+
+    def exact(self) -> bool:
+        return self.k == 2 and self.share == 0.5
+
+
+@dataclass(frozen=True)
+class ZeroInit(Grow):
+    """New MLP units whose contribution starts at zero: new rows of the down-projection are 0 (C.2).
+
+    The paper does not say how the new up-projection starts, nor whether "layers" are MLP width or
+    blocks (for the latter see :class:`gdo_cli.methods.blocks.ZeroBlock`).
+
+    Attributes:
+        columns: the new gate and up: ``copy``, ``random``, or ``zero``. All zero has zero gradient
+            for ever: with train=new nothing is learnt.
+        train: ``new`` weights alone (Figure 7b), or ``all``, old and new (Figure 7a).
+    """
+
+    columns: str = "random"
+    train: str = "new"
+    label: ClassVar[str] = "Zero init"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("method.columns", self.columns, ("copy", "random", "zero"))
+        require_one_of("method.train", self.train, ("new", "all"))
+
+    def growth(self, layers: list[int] | None) -> GrowConfig:
+        return _config(layers, k=self.k, trainable="new", share=0.0, init_columns=self.columns)
+
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        if self.columns == "zero":
+            from gdo_cli.progress import warn
+
+            warn("method.columns=zero: gate, up and down are all 0 and so are their gradients, for ever")
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        model = super().prepare(model, layers)
+        if self.train == "all":
+            decoder.requires_grad_(True)
+            head.requires_grad_(True)
+        return model
+
+    def exact(self) -> bool:
+        return True  # x·0 adds nothing, whatever k
+
+
+@dataclass(frozen=True)
+class AttentionGrow(Grow):
+    """Grow the number of attention heads: whole GQA groups, copied, the output halved (C.3).
+
+    Copies of q, k and v form new heads behind the old ones, each query head with the copy of its own
+    key-value head; o reads all of them, scaled by 1/k.
+
+    Attributes:
+        with_mlp: grow the MLP too.
+    """
+
+    with_mlp: bool = False
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return "Attention heads + MLP" if self.with_mlp else "Attention heads"
+
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        from gdo_cli.growth.architecture import attention_projections, mlp_projections
+
+        columns, rows = attention_projections(model, layers)
+        if self.with_mlp:
+            more = mlp_projections(model, layers)
+            columns, rows = columns + more[0], rows + more[1]
+        grow = _config(None, k=self.k, trainable="new", target_modules=columns + rows, row_modules=rows)
+        return add_adapter(model, grow)

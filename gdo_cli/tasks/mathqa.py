@@ -45,7 +45,7 @@ def parse_options(raw: str) -> dict[str, str]:
         raw = " , ".join(str(item) for item in items)
     # Options hold commas themselves ("1 , 000"), so the letters are what separates them.
     found = re.findall(r"(?:^|,)\s*([a-e])\s*\)\s*(.*?)\s*(?=,\s*[a-e]\s*\)|$)", raw, flags=re.S)
-    choices = {letter: choice for letter, choice in found}
+    choices = dict(found)
     if len(choices) < 2 or len(choices) != len(found):
         raise RowError(f"field 'options' cannot be read: {raw[:60]!r}")
     return choices

@@ -1,0 +1,101 @@
+"""Which layers to grow when a number is asked for (paper, section 4.2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gdo_cli.errors import UserError
+from gdo_cli.methods import layer_indices
+from gdo_cli.methods.sft import SFT
+from gdo_cli.progress import note
+from gdo_cli.results import RunResult
+from gdo_cli.schema import PILOT_RULES, RunConfig
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layers of a run.
+
+    Attributes:
+        layers: indices in order; None for all.
+        record: what was asked for, the rule, and the pilot run with its cost, for result.json.
+    """
+
+    layers: list[int] | None
+    record: dict[str, Any]
+
+
+def choose_layers(config: RunConfig, n_layers: int, run: Callable[[RunConfig], RunResult]) -> Choice:
+    """The layers that a run's ``layers`` and ``layer_rule`` stand for.
+
+    Args:
+        run: called for the pilot, which returns at once if it is among the finished runs.
+    Raises:
+        UserError: an index out of range.
+    """
+    asked = getattr(config.method, "layers", "all")
+    if not isinstance(asked, int):
+        layers = layer_indices(asked, n_layers)
+        return Choice(layers, {"asked": asked, "chosen": layers or "all"})
+    if asked >= n_layers:
+        note(f"layers={asked}: the model has {n_layers} layers, so all of them")
+        return Choice(None, {"asked": asked, "chosen": "all", "depth": n_layers})
+    record: dict[str, Any] = {"asked": asked, "rule": config.layer_rule}
+    if config.layer_rule in PILOT_RULES:
+        pilot = pilot_run(config, run)
+        order = ranking(pilot, "relative" if config.layer_rule == "relative" else "norm")
+        record |= {"pilot": pilot.title, "pilot_seconds": pilot.record["wall_seconds"], "ranking": order}
+        chosen = order[-asked:] if config.layer_rule == "worst" else order[:asked]
+    else:
+        chosen = _without_pilot(config.layer_rule, asked, n_layers, config.seed)
+    return Choice(sorted(chosen), record | {"chosen": sorted(chosen)})
+
+
+def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunResult:
+    """The SFT run on the same model, task and data, at the model's own rate and for as many steps."""
+    train = replace(config.train, lr=config.model.lr, warmup_steps=config.model.warmup_steps)
+    pilot = replace(
+        config,
+        method=SFT(),
+        train=train,
+        layers="all",
+        layer_rule="pilot",
+        name=config.name | {"method": "sft"},
+        overrides=[
+            o for o in config.overrides if not o.startswith(("method", "layer", "train.lr", "experiment"))
+        ]
+        + ["method=sft"],
+    )
+    note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
+    return run(pilot)
+
+
+def ranking(pilot: RunResult, by: str = "norm") -> list[int]:
+    """Layers of a finished run, by the size of their weight update, largest first.
+
+    Args:
+        by: ``norm`` (the paper's "magnitude": Frobenius, over all matrices of the layer) or
+            ``relative`` (each matrix's update by its own norm, mean over the matrices).
+    """
+    rows = pilot.record.get("updates") or []
+    if not rows:
+        raise UserError(f"{pilot.title} holds no update norms; run it again: gdo train --force …")
+    totals: dict[int, float] = {}
+    for row in rows:
+        value = row[by] ** 2 if by == "norm" else row[by]
+        totals[row["layer"]] = totals.get(row["layer"], 0.0) + value
+    return sorted(totals, key=lambda layer: (-totals[layer], layer))
+
+
+def _without_pilot(rule: str, n: int, n_layers: int, seed: int) -> list[int]:
+    if rule == "first":
+        return list(range(n))
+    if rule == "last":
+        return list(range(n_layers - n, n_layers))
+    if rule == "spread":
+        return [round((i + 0.5) * n_layers / n - 0.5) for i in range(n)]
+    assert rule == "random"
+    return random.Random(f"layers/{seed}").sample(range(n_layers), n)
