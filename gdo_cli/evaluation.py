@@ -173,9 +173,9 @@ class Suite:
             exact = mean([Outcome(float(a.exact)) for a in answers])
             metrics |= {"task/exact_match": exact.value, "task/exact_match_se": exact.se}
         predictions = [
-            {"part": f"task/{role}", "prompt": e.prompt, "answer": e.answer.strip(), "predicted": t.strip()}
+            {"part": f"task/{role}", "item": i, "answer": e.answer.strip(), "predicted": t.strip()}
             | ({"correct": a.exact} if self.config.task.metric == "exact_match" else {})
-            for (e, _), a, t in zip(pairs, answers, texts, strict=True)
+            for i, ((e, _), a, t) in enumerate(zip(pairs, answers, texts, strict=True))
         ]
         return Evaluation(metrics, predictions)
 
@@ -189,6 +189,7 @@ class Suite:
             self.encoder,
             [q.context for _, q in pairs],
             max_new_tokens=int(getattr(self.config.task, "max_new_tokens", 96)),
+            token_budget=self.config.evaluation.token_budget,
             advance=_told(advance, "generation", len(pairs)),
         )
         metric = sacrebleu.BLEU()
@@ -208,8 +209,7 @@ class Suite:
             for key, outcome in found.items():
                 outcomes.setdefault(key, []).append(outcome)
             predictions.append(
-                {"part": name, "item": index, "predicted": given[0].text.strip()[:80]}
-                | {key: outcome.value for key, outcome in found.items()}
+                {"part": name, "item": index} | {key: round(o.value, 6) for key, o in found.items()}
             )
         metrics = {}
         for key, values in outcomes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,8 @@ def versions() -> dict[str, str]:
 
 def code_state() -> dict[str, Any]:
     """Commit of the code and whether the checkout had changes; nothing for an installed wheel."""
+    if commit := os.environ.get("GDO_CODE_COMMIT"):  # a copy of the code without its .git
+        return {"commit": commit, "dirty": False}
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return {}

@@ -3,7 +3,7 @@
 results/runs/MODEL/TASK/METHOD-ID/seedN/
     config.yaml         what was asked for
     metrics.jsonl       every step and every evaluation, as they came
-    predictions.jsonl   item by item, of the last evaluation
+    predictions.jsonl.gz  item by item, of the last evaluation
     result.json         written last, by rename: where it stands, the run is complete
     adapter/ or trained/  the trained weights (never in git)
 """
@@ -11,6 +11,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 import shutil
@@ -137,19 +138,22 @@ class RunFolder:
 
     def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
         lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
-        write_atomically(self.path / "predictions.jsonl", "".join(lines))
+        # No time stamp: the same predictions give the same bytes.
+        content = gzip.compress("".join(lines).encode(), mtime=0)
+        write_atomically(self.path / "predictions.jsonl.gz", content)
 
     def seal(self, record: dict[str, Any]) -> RunResult:
         """Write result.json, last; from here on the run is complete."""
-        write_atomically(self.path / "result.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(self.path / "result.json", text.encode())
         return read_run(self.path)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """The whole file or nothing: written beside it, synced, renamed."""
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+    with beside.open("wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     beside.replace(path)

@@ -155,15 +155,13 @@ def generate(
     encoder: Encoder,
     contexts: Sequence[list[int]],
     max_new_tokens: int,
-    batch_size: int = 32,
+    token_budget: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
     """Greedy answers in text, each cut at the first token that ends an answer."""
     results: dict[int, str] = {}
-    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     pad_id = encoder.eos_id
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in by_length([len(c) + max_new_tokens for c in contexts], token_budget):
         width = max(len(contexts[i]) for i in batch)
         rows = [[pad_id] * (width - len(contexts[i])) + contexts[i] for i in batch]
         mask = [[0] * (width - len(contexts[i])) + [1] * len(contexts[i]) for i in batch]
