@@ -5,19 +5,21 @@ Shapes: B sequences, T tokens, D width, V vocabulary, N scored positions in the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.tokens import Encoded, Encoder
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
 # made for this many positions at a time.
 HEAD_ROWS = 256
+SHARE_TOKENS, SHARE_ITEMS = 48, 4
 
 
 class AnswerLM(nn.Module):
@@ -42,9 +44,16 @@ class AnswerLM(nn.Module):
         mixed = self.compute_dtype != torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
 
-    def hidden(self, input_ids_BT: Tensor, positions_N: Tensor) -> Tensor:
-        """Last hidden states at flat positions b·T + t of the batch, (N, D)."""
-        hidden_BTD: Tensor = self.model.get_decoder()(input_ids=input_ids_BT, use_cache=False)[0]
+    def hidden(self, input_ids_BT: Tensor, positions_N: Tensor, past: Cache | None = None) -> Tensor:
+        """Last hidden states at flat positions b·T + t of the batch, (N, D).
+
+        Args:
+            past: keys and values of what comes before every sequence of the batch.
+        """
+        decoder = self.model.get_decoder()
+        hidden_BTD: Tensor = decoder(
+            input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None
+        )[0]
         # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
         return hidden_BTD.flatten(0, 1)[positions_N]
 
@@ -116,24 +125,69 @@ def score(
         One result per query, in the order given.
     """
     results: dict[int, Scored] = {}
-    for batch in by_length([len(q) for q in queries], token_budget):
-        chosen = [queries[i] for i in batch]
-        input_ids_BT = pad([q.context + q.continuation for q in chosen]).to(lm.device)
-        width = input_ids_BT.shape[1]
-        spans = [range(len(q.context) - 1, len(q)) for q in chosen]
-        positions = [row * width + t for row, span in enumerate(spans) for t in span]
-        # The last place of a span has no target; its own token stands in and is dropped below.
-        targets = [t for q in chosen for t in (*q.continuation, 0)]
-        with lm.autocast():
-            hidden_ND = lm.hidden(input_ids_BT, torch.tensor(positions, device=lm.device))
-        logprobs, argmax = _read_logits(lm, hidden_ND, targets)
-        start = 0
-        for index, q in zip(batch, chosen, strict=True):
-            n = len(q.continuation)
-            results[index] = Scored(logprobs[start : start + n], argmax[start : start + n + 1])
-            start += n + 1
-        advance(len(batch))
+    for length, members in shared_prefixes([q.context for q in queries]):
+        past = _prefill(lm, queries[members[0]].context[:length])
+        rests = [Encoded(queries[i].context[length:], queries[i].continuation) for i in members]
+        for batch in by_length([length + len(q) for q in rests], token_budget):
+            chosen = [rests[i] for i in batch]
+            found = _score_batch(lm, chosen, past)
+            results |= {members[i]: scored for i, scored in zip(batch, found, strict=True)}
+            advance(len(batch))
     return [results[i] for i in range(len(queries))]
+
+
+def _score_batch(lm: AnswerLM, queries: list[Encoded], past: Cache | None) -> list[Scored]:
+    """Score queries that all come after the same past."""
+    input_ids_BT = pad([q.context + q.continuation for q in queries]).to(lm.device)
+    width = input_ids_BT.shape[1]
+    spans = [range(len(q.context) - 1, len(q)) for q in queries]
+    positions = [row * width + t for row, span in enumerate(spans) for t in span]
+    # The last place of a span has no target; a zero stands in and is dropped below.
+    targets = [t for q in queries for t in (*q.continuation, 0)]
+    if past is not None:  # running the model appends to the cache, so each batch gets its own
+        past = copy.deepcopy(past)
+        past.batch_repeat_interleave(len(queries))
+    with lm.autocast():
+        hidden_ND = lm.hidden(input_ids_BT, torch.tensor(positions, device=lm.device), past)
+    logprobs, argmax = _read_logits(lm, hidden_ND, targets)
+    scored, start = [], 0
+    for q in queries:
+        n = len(q.continuation)
+        scored.append(Scored(logprobs[start : start + n], argmax[start : start + n + 1]))
+        start += n + 1
+    return scored
+
+
+def _prefill(lm: AnswerLM, prefix: list[int]) -> Cache | None:
+    """Keys and values of a prefix, computed once for all that begin with it."""
+    if not prefix:
+        return None
+    past = DynamicCache(config=lm.model.config.get_text_config())
+    with lm.autocast():
+        lm.model.get_decoder()(input_ids=pad([prefix]).to(lm.device), past_key_values=past, use_cache=True)
+    return past
+
+
+def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
+    """Contexts that begin alike (few-shot examples), as (length of the common prefix, indices).
+
+    A group is worth its cache from SHARE_TOKENS common tokens and SHARE_ITEMS members on; all others
+    come together with length 0. At least one token of every context is left outside the prefix.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, context in enumerate(contexts):
+        key = tuple(context[:SHARE_TOKENS]) if len(context) > SHARE_TOKENS else ()
+        groups.setdefault(key, []).append(index)
+    shared: list[tuple[int, list[int]]] = []
+    alone = groups.pop((), [])
+    for members in groups.values():
+        if len(members) < SHARE_ITEMS:
+            alone += members
+            continue
+        first, last = (min(contexts[i] for i in members), max(contexts[i] for i in members))
+        same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        shared.append((min(same, *(len(contexts[i]) - 1 for i in members)), members))
+    return [*shared, (0, sorted(alone))] if alone else shared
 
 
 def _read_logits(lm: AnswerLM, hidden_ND: Tensor, targets: list[int]) -> tuple[list[float], list[int]]:
