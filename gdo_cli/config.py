@@ -4,19 +4,22 @@ Hydra or OmegaConf, and no DictConfig leaves this module."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -26,16 +29,33 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from gdo_cli.errors import UserError, suggest
+from gdo_cli.errors import UserError, brief, suggest
+from gdo_cli.methods import Method
+from gdo_cli.models import ModelSource
+from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, EvaluationConfig, RunConfig, TrainConfig, WandbConfig
+from gdo_cli.tasks import Task
 
 GROUPS = ("model", "task", "method", "data", "train", "probe", "experiment")
+# The parts of a run: those of a fixed type, and those whose YAML names a dataclass of the base type.
 _PLAIN = {
     "data": DataConfig,
     "train": TrainConfig,
     "evaluation": EvaluationConfig,
     "wandb": WandbConfig,
 }
+_NAMED = {"model": ModelSource, "task": Task, "method": Method}
+
+
+@dataclass
+class _Top:
+    """The settings that belong to no part."""
+
+    layers: Any = "all"
+    layer_rule: str = "pilot"
+    seed: int = 0
+    results_dir: str = "results"
+    save_weights: bool = True
 
 
 def conf_dir() -> Path:
@@ -50,7 +70,7 @@ def load_run(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
     Raises:
         UserError: naming the culprit, the allowed values and the nearest match.
     """
-    return _build_run(_compose(overrides, config_dir), overrides)
+    return _build_run(_compose(overrides, config_dir), overrides, config_dir)
 
 
 def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tuple[list[str], RunConfig]]:
@@ -59,31 +79,32 @@ def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tupl
     The grid is the product of the overrides given as Hydra sweeps (``seed=0,1``, ``range(3)``,
     ``glob(*)``) and of ``sweep`` in the chosen experiment, where the former does not mention it.
     """
-    with _messages(overrides, config_dir), _hydra(config_dir):
-        plain = [o for o in overrides if not _is_sweep(o)]
+    with _messages(), _hydra(config_dir):
+        given = _parse(overrides, config_dir, sweeps=True)
+        plain = [o for o, parsed in zip(overrides, given, strict=True) if not parsed.is_sweep_override()]
+        named = {parsed.get_key_element().lstrip("+~") for parsed in given}
         experiment = OmegaConf.select(_raw(plain), "sweep") or {}
-        named = {o.split("=", 1)[0].lstrip("+~") for o in overrides}
-        swept = [f"{key}={value}" for key, value in experiment.items() if key not in named]
-        parsed = OverridesParser.create().parse_overrides([*overrides, *swept])
+        swept = [f"{key}={_alternatives(v)}" for key, v in experiment.items() if key not in named]
+        parsed = [*given, *_parse(swept, config_dir, sweeps=True)]
         (points,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [(point, load_run(point, config_dir)) for point in points]
 
 
-def load_experiment(name: str, config_dir: Path | None = None) -> dict[str, Any]:
-    """What an experiment file says of its figure, e.g. ``{"kind": "curves", "title": …}``."""
-    config = _compose([f"experiment={name}"], config_dir)
-    figure = OmegaConf.select(config, "figure")
-    if figure is None:
-        raise UserError(f"experiment={name} draws no figure: it has no 'figure' section")
-    plain: dict[str, Any] = OmegaConf.to_container(figure, resolve=True)  # type: ignore[assignment]
-    return plain
+def _alternatives(value: Any) -> str:
+    return ",".join(map(str, value)) if OmegaConf.is_list(value) else str(value)
+
+
+def load_experiment(name: str, config_dir: Path | None = None) -> dict[str, Any] | None:
+    """What an experiment file says of its figure, e.g. ``{"kind": "curves", …}``; None if nothing."""
+    figure = OmegaConf.select(_compose([f"experiment={name}"], config_dir), "figure")
+    return None if figure is None else cast(dict[str, Any], OmegaConf.to_container(figure, resolve=True))
 
 
 def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
     """The composed configuration as YAML, after all the checks of :func:`load_run`."""
     config = _compose(overrides, config_dir)
-    _build_run(config, overrides)
-    for key in ("sweep", "figure"):
+    _build_run(config, overrides, config_dir)
+    for key in ("sweep", "figure", "name"):
         config.pop(key, None)
     return OmegaConf.to_yaml(config, resolve=True)
 
@@ -98,8 +119,12 @@ def options(group: str, config_dir: Path | None = None) -> list[str]:
 
 
 def _compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    with _messages(overrides, config_dir), _hydra(config_dir):
-        config = _raw(overrides)
+    with _messages(), _hydra(config_dir):
+        _parse(overrides, config_dir)
+        try:
+            config = _raw(overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error, overrides, config_dir)) from error
         OmegaConf.set_struct(config, False)
         OmegaConf.resolve(config)
         return config
@@ -108,8 +133,7 @@ def _compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
 def _raw(overrides: list[str]) -> DictConfig:
     """The composition, with the chosen option of each group noted under ``name``."""
     config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
-    assert isinstance(choices, dict)
+    choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
     config["name"] = {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
@@ -118,105 +142,138 @@ def _raw(overrides: list[str]) -> DictConfig:
 
 @contextmanager
 def _hydra(config_dir: Path | None) -> Iterator[None]:
-    """Hydra set up on the bundled configuration, and on the user's own directory over it."""
+    """Hydra set up on the bundled configuration, and on the user's own directory before it."""
     if config_dir is not None and not config_dir.is_dir():
         raise UserError(f"--config-dir {config_dir}: no such directory")
+    search = create_config_search_path(str(conf_dir().resolve()))
+    if config_dir is not None:
+        search.prepend("gdo", f"file://{config_dir.resolve()}", anchor="schema")
     GlobalHydra.instance().clear()
-    # The user's directory comes first, so that its files win over bundled ones of the same name.
-    main, extra = (config_dir, conf_dir()) if config_dir else (conf_dir(), None)
-    with initialize_config_dir(str(Path(main).resolve()), version_base="1.3"):
-        if extra is not None:
-            search = GlobalHydra.instance().config_loader().get_search_path()
-            search.append("gdo", f"file://{extra.resolve()}")
+    Hydra.create_main_hydra2("gdo", search)
+    try:
         yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
-def _is_sweep(override: str) -> bool:
-    parsed = OverridesParser.create().parse_override(override)
-    return bool(parsed.is_sweep_override())
+def _parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) -> list[Override]:
+    """Each override parsed on its own, so that a message can name the one that is wrong."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return [_parse_one(parser, override, config_dir, sweeps) for override in overrides]
+
+
+def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, sweeps: bool) -> Override:
+    try:
+        override = parser.parse_override(text)
+        if override.is_sweep_override():
+            list(override.sweep_string_iterator())
+    except (HydraException, ValueError) as error:
+        raise UserError(
+            f"{text}: not an override; they are written key=value, e.g. task=scitail train.lr=1e-4 "
+            "(quote values with spaces or brackets)"
+        ) from error
+    group = override.key_or_group
+    if override.is_sweep_override():
+        if not sweeps:
+            raise UserError(f"{text}: several values; 'gdo sweep' takes them, this command takes one")
+    elif group in GROUPS:
+        value = override.value()
+        if override.is_delete():
+            raise UserError(f"{text}: a run needs one; {suggest('', options(group, config_dir))}")
+        listed = group == "probe" and isinstance(value, list)
+        if not (isinstance(value, str) or listed or (group == "experiment" and value is None)):
+            raise UserError(f"{text}: name one option; {suggest(str(value), options(group, config_dir))}")
+    return override
 
 
 # ------------------------------------------------------------------------------------------ build
 
 
-def _build_run(config: DictConfig, overrides: list[str]) -> RunConfig:
-    fields: dict[str, Any] = {"overrides": overrides}
+def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None) -> RunConfig:
+    parts: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for key, node in config.items():
         key = str(key)
-        if key in ("sweep", "figure"):
-            continue
-        if key == "probe":
-            # An experiment may set up a probe that is not chosen: without _target_, it is none.
-            chosen = {str(n): p for n, p in (node or {}).items() if "_target_" in p}
-            fields[key] = {name: _build(p, f"probe.{name}") for name, p in chosen.items()}
-        elif key in _PLAIN or key in ("model", "task", "method"):
-            fields[key] = _build(node, key, _PLAIN.get(key))
-        else:
-            fields[key] = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    allowed = set(RunConfig.__dataclass_fields__)
-    if unknown := sorted(set(fields) - allowed):
-        raise UserError(f"{unknown[0]}: no such key; {suggest(unknown[0], allowed)}")
-    for group in ("model", "task", "method"):
-        if group not in fields:
-            raise UserError(f"{group}: must be chosen; {suggest('', options(group))}")
-    fields.setdefault("probe", {})
-    if not isinstance(fields["seed"], int) or fields["seed"] < 0:
-        raise UserError(f"seed={fields['seed']}: must be a whole number, 0 or more")
-    run = RunConfig(**fields)
+        if key in _PLAIN:
+            parts[key] = _build(node, key, _PLAIN[key])
+        elif key in _NAMED:
+            parts[key] = _build(node, key, _named(node, key, _NAMED[key]))
+        elif key not in ("probe", "sweep", "figure", "name"):
+            rest[key] = node
+    for key in (*_NAMED, *_PLAIN):
+        if key not in parts:
+            raise UserError(f"~{key}: a run needs one; {suggest('', options(key, config_dir))}")
+    top = _build(OmegaConf.create(rest), "", _Top)
+    if isinstance(rest.get("seed"), bool) or top.seed < 0:
+        raise UserError(f"seed={rest['seed']}: must be a whole number, 0 or more")
+    probes = _build_probes(config.get("probe"), config_dir)
+    name = cast(dict[str, str], OmegaConf.to_container(config.name))
+    run = RunConfig(name=name, overrides=overrides, probe=probes, **parts, **vars(top))
     _check_layers(run)
     return run
 
 
+def _build_probes(node: Any, config_dir: Path | None) -> dict[str, Probe]:
+    probes: dict[str, Probe] = {}
+    known = options("probe", config_dir)
+    for name, fields in (node or {}).items():
+        if name not in known:
+            raise UserError(f"probe.{name}: no such probe; {suggest(str(name), known)}")
+        # An experiment may set up a probe that is not chosen: without _target_, it is none.
+        if "_target_" in fields:
+            where = f"probe.{name}"
+            probes[str(name)] = _build(fields, where, _named(fields, where, Probe))
+    return probes
+
+
 def _check_layers(run: RunConfig) -> None:
     """``layers`` is a choice that only some methods have."""
-    choice = run.layers
+    choice = getattr(run.method, "layers", run.layers)
     if isinstance(choice, bool) or not (
         choice == "all"
         or (isinstance(choice, int) and choice > 0)
         or (isinstance(choice, list) and choice and all(type(i) is int and i >= 0 for i in choice))
     ):
         raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]")
-    if choice != "all" and "layers" not in run.method.__dataclass_fields__:
+    if run.layers != "all" and not hasattr(run.method, "layers"):
         raise UserError(
-            f"layers={run.layers}: method={run.name['method']} trains the whole model and takes no "
-            "layers; leave it out, or choose a method that grows layers (g_freeze, g_train)"
+            f"layers={run.layers}: method={run.name['method']} takes no layers; leave it out, or choose a "
+            "method that works on layers (g_freeze, g_train, mlp_only, …)"
         )
 
 
-def _build(node: DictConfig, where: str, schema: type | None = None) -> Any:
-    """The dataclass named by ``_target_``; unknown keys and wrong types raise."""
+def _build(node: Any, where: str, schema: type) -> Any:
+    """The dataclass filled from the node; unknown keys, wrong types and open values raise."""
+    allowed = [field.name for field in dataclasses.fields(schema)]
+    prefix = f"{where}." if where else ""
     if not OmegaConf.is_dict(node):
-        raise UserError(f"{where}={node}: no option of this group; {suggest(str(node), options(where))}")
+        raise UserError(f"{where}={node}: this holds keys, write {prefix}KEY=…; {suggest('', allowed)}")
     content = cast(dict[str, Any], OmegaConf.to_container(node))
-    target = content.pop("_target_", None)
-    if schema is None:
-        schema = _dataclass_named(str(target), where)
+    content.pop("_target_", None)
     for key, value in content.items():
         if value == "???":
-            raise UserError(f"{where}.{key}: needs a value; give it as {where}.{key}=…")
+            raise UserError(f"{prefix}{key}: needs a value; give it as {prefix}{key}=…")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), content)
-        return OmegaConf.to_object(typed)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content))
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = str(error.full_key or error.key or "")
-        allowed = [field.name for field in dataclasses.fields(schema)]
-        raise UserError(f"{where}.{key}: no such key; {suggest(key, allowed)}") from error
+        raise UserError(f"{prefix}{key}: no such key; {suggest(key, allowed)}") from error
     except ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{where}.{error.full_key}: {reason}") from error
+        raise UserError(f"{prefix}{error.full_key}: {brief(error)}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: {brief(error)}") from error
 
 
-def _dataclass_named(target: str, where: str) -> type:
+def _named(node: Any, where: str, base: type) -> type:
     """The dataclass behind ``_target_``; nothing else is ever called from a configuration."""
+    target = str(node.get("_target_")) if OmegaConf.is_dict(node) else str(node)
     module, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_={target}: cannot be imported ({error})") from error
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise UserError(f"{where}._target_={target}: not a dataclass")
+        raise UserError(f"{where}._target_={target}: cannot be imported ({brief(error)})") from error
+    if not (isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)):
+        raise UserError(f"{where}._target_={target}: not a dataclass derived from {base.__name__}")
     return found
 
 
@@ -224,40 +281,39 @@ def _dataclass_named(target: str, where: str) -> type:
 
 
 @contextmanager
-def _messages(overrides: list[str], config_dir: Path | None) -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into one line each."""
+def _messages() -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and YAML raise into one line each."""
     try:
         yield
+    except yaml.YAMLError as error:
+        raise UserError(f"a YAML file cannot be read: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(error, overrides, config_dir)) from error
+        raise UserError(brief(error)) from error
 
 
 def _explain(error: Exception, overrides: list[str], config_dir: Path | None) -> str:
+    """What composing failed on: an option, or a key, with the ones there are."""
     text = str(error)
-    if match := re.search(r"Could not find '([^']+)'|In '[^']*': Could not load '([^']+)'", text):
+    if match := re.search(r"Could not find '([^']+)'|Could not load '([^']+)'", text):
         group, _, option = (match[1] or match[2]).removesuffix(".yaml").rpartition("/")
         if group in GROUPS:
             return f"{group}={option}: no such option; {suggest(option, options(group, config_dir))}"
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
+        key = match[1] or match[2]
         parent, _, last = key.rpartition(".")
-        return f"{key}: no such key; {suggest(last, _keys(parent, config_dir))}"
-    if match := re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in", text):
-        return f"{match[1] or match[2]}: no such key; {suggest(match[1] or match[2], _keys('', config_dir))}"
-    if "Could not find match for config group" in text or "Could not override" in text:
-        key = next((o.split("=", 1)[0] for o in overrides if o.split("=", 1)[0] in text), text)
-        return f"{key}: no such group or key; {suggest(key, _keys('', config_dir))}"
-    culprit = next((o for o in overrides if o in text), None)
-    first = next(itertools.chain((ln for ln in text.splitlines() if ln.strip()), [text]))
-    if culprit is not None and culprit not in first:
-        first = f"{culprit}: {first}"
-    return f"{first} (overrides are written key=value, e.g. task=scitail train.lr=1e-4)"
+        return f"{key}: no such key; {suggest(last, _keys(parent, overrides))}"
+    culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
+    return f"{culprit}: {brief(error)}" if culprit and culprit not in brief(error) else brief(error)
 
 
-def _keys(parent: str, config_dir: Path | None) -> list[str]:
-    """The keys under a dotted path of the default configuration, for the message."""
-    with _hydra(config_dir):
-        node = OmegaConf.select(_raw([]), parent) if parent else _raw([])
+def _keys(parent: str, overrides: list[str]) -> list[str]:
+    """The keys under a dotted path, given the options that were chosen, for the message."""
+    chosen = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
+    try:
+        config = _raw(chosen)
+    except (HydraException, OmegaConfBaseException):
+        config = _raw([])
+    node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     if not OmegaConf.is_dict(node):
         return []
     return [str(key) for key in node if key not in ("_target_", "name", "sweep", "figure")]

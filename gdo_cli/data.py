@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from gdo_cli.errors import UserError, suggest
+from gdo_cli.errors import UserError, brief, suggest
 from gdo_cli.schema import DataConfig
 from gdo_cli.tasks import Dataset, Row, RowError
 
@@ -52,11 +53,10 @@ def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
     """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    host = re.sub(r"^https?://", "", endpoint).split("/")[0]
-    name, _, port = host.partition(":")
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
-        with socket.create_connection((name, int(port or 443)), timeout=timeout):
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout):
             return True
     except (OSError, ValueError):
         return False
@@ -71,20 +71,24 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
     spec = dataset.splits.get(role)
     if spec is None:
         raise UserError(f"dataset.splits has no {role!r}; {suggest(role, dataset.splits)}")
+    if dataset.path:
+        return _from_path(Path(dataset.path).expanduser(), spec)
     if config.source == "hub":
-        spec = dataset.hub.splits.get(role, spec)
-        return _from_hub(dataset, spec)
-    root = SAMPLE_DIR if config.source == "sample" else _local_root(config)
-    if config.source == "sample" and role in ("train", "validation", "test"):
-        spec = _sample_spec(root / dataset.name, spec)
-    return _from_folder(root / dataset.name, spec, config.source)
+        if config.offline:
+            raise UserError("data=hub needs the network, data.offline=true forbids it: choose one")
+        return _from_hub(dataset, dataset.hub.splits.get(role, spec))
+    if config.source == "sample":
+        return _from_folder(SAMPLE_DIR / dataset.name, dataset.sample.get(role, spec), "sample")
+    return _from_folder(_local_root(config) / dataset.name, spec, "local")
 
 
-def _sample_spec(folder: Path, spec: str) -> str:
-    """The sample has one train split where a real data set's folder may have parts of one."""
-    known = {file.stem for file in folder.glob("*.jsonl")}
-    parts = [p for p in spec.split("+") if (m := _PART.match(p)) and m["split"] in known]
-    return "+".join(parts) or "train"
+def _from_path(path: Path, spec: str) -> Split:
+    """A user's own folder, or a single file, whose rows are then the split ``all``."""
+    if path.is_dir():
+        return _from_folder(path, spec, "file")
+    if not path.is_file():
+        raise UserError(f"task.path={path}: no such file or folder")
+    return _from_folder(path.parent, re.sub(r"\ball\b", path.stem, spec), "file", path)
 
 
 def _local_root(config: DataConfig) -> Path:
@@ -99,7 +103,7 @@ def _local_root(config: DataConfig) -> Path:
 # ------------------------------------------------------------------------------------ JSON Lines
 
 
-def _from_folder(folder: Path, spec: str, source: str) -> Split:
+def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None) -> Split:
     if not folder.is_dir():
         there = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"no data set {folder.name!r} in {folder.parent}; {suggest(folder.name, there)}")
@@ -108,7 +112,9 @@ def _from_folder(folder: Path, spec: str, source: str) -> Split:
     rejected: list[str] = []
     digest = hashlib.sha256()
     for name, take in _parse_spec(spec):
-        part_rows, part_where, part_rejected = _read(folder, name, digest)
+        part_rows, part_where, part_rejected = (
+            read_jsonl(only, digest) if only else _read(folder, name, digest)
+        )
         rows += part_rows[take]
         where += part_where[take]
         rejected += part_rejected
@@ -162,7 +168,9 @@ def _object(line: bytes) -> Row:
 
     try:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
-    except UnicodeDecodeError as error:
+        if b"\\u" in line:  # half of a surrogate pair is JSON, but no text
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg})") from error
@@ -189,7 +197,7 @@ def _from_hub(dataset: Dataset, spec: str) -> Split:
         loaded = load_dataset(hub.path, hub.name, split=spec, revision=commit)
     except Exception as error:
         raise UserError(
-            f"data=hub: cannot load {hub.path} ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"data=hub: cannot load {hub.path} ({type(error).__name__}: {brief(error)}); "
             "check the network and the name, or use data=local data.dir=FOLDER or data=sample"
         ) from error
     rows: list[Row] = [dict(row) for row in loaded]
@@ -205,17 +213,26 @@ def _from_sacrebleu(path: str, spec: str) -> Split:
     for name, take in _parse_spec(spec):
         test_set = f"{path}/{name}"
         try:
-            source = Path(get_source_file(test_set, "en-fr")).read_text("utf-8").splitlines()
-            (target,) = get_reference_files(test_set, "en-fr")
+            source = _lines(get_source_file(test_set, "en-fr"))
+            (target_file,) = get_reference_files(test_set, "en-fr")
+            target = _lines(target_file)
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"data=hub: sacrebleu could not fetch {test_set} ({error}); check the network, or use "
                 "task=multi30k (another task) or data=sample"
             ) from error
-        pairs = zip(source, Path(target).read_text("utf-8").splitlines(), strict=True)
-        rows += [{"en": en, "fr": fr} for en, fr in pairs][take]
+        if len(source) != len(target):
+            raise UserError(
+                f"{test_set}: {len(source)} source and {len(target)} target lines; fetch it again"
+            )
+        rows += [{"en": en, "fr": fr} for en, fr in zip(source, target, strict=True)][take]
     where = [f"{path}[{i}]" for i in range(len(rows))]
     return _with_checksum(rows, where, {"source": "sacrebleu", "path": path, "split": spec})
+
+
+def _lines(file: str) -> list[str]:
+    """Lines by line feeds alone: MTNT's text holds other characters that Python splits at."""
+    return Path(file).read_text("utf-8").rstrip("\n").split("\n")
 
 
 def _with_checksum(rows: list[Row], where: list[str], provenance: dict[str, Any]) -> Split:

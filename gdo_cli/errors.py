@@ -17,9 +17,15 @@ class RunFailed(Exception):
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """``; did you mean …? choose from …``, the tail of every message about a wrong word."""
     words = sorted(allowed)
-    near = get_close_matches(word, words, n=1, cutoff=0.5)
+    near = get_close_matches(word, words, n=1, cutoff=0.5) if word else []
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}choose from: {', '.join(words)}" if words else "there is nothing to choose from"
+
+
+def brief(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def require_one_of(key: str, value: str, allowed: Iterable[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +164,7 @@ class Suite:
         pairs = self.splits[role]
         if not pairs:
             return Evaluation({})
+        lm.eval()
         answers = self._answers(lm, [q for _, q in pairs], "task", advance)
         loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
         metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
@@ -239,6 +242,15 @@ class Suite:
         prompts = [q.context for _, q in self.splits["validation"][: self.config.evaluation.kl_prompts]]
         if prompts:
             self._reference = Reference(lm, prompts)
+
+    def fingerprint(self) -> str:
+        """Checksum of every token that an evaluation on validation data asks and scores."""
+        asked: list[Any] = [[(q.context, q.continuation) for _, q in self.splits["validation"]]]
+        for name, items in self.probes.items():
+            asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
+            asked.append([dict(item.row) for item in items])
+        asked.append([self.config.task.metric, self.config.evaluation.kl_prompts])
+        return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
     def check_prompts(self, n: int = 8) -> list[Encoded]:
         """A few real prompts with their answers, for the function-preservation check."""

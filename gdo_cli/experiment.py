@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from gdo_cli.analysis.layers import Choice, choose_layers
 from gdo_cli.analysis.updates import UpdateTracker
+from gdo_cli.basecache import base_evaluation
 from gdo_cli.data import resolve
 from gdo_cli.device import (
     compute_dtype,
@@ -101,8 +102,7 @@ class _Run:
                 self.log(step)
                 if step.step % self.config.evaluation.every == 0 or step.step == self.total_steps:
                     self.evaluate(lm, step.step)
-            final = self.suite.evaluate(lm, "test", reporter.advance)
-            reporter.evaluation("final", final.metrics)
+            final = self.final(lm)
             self.folder.save_predictions(final.predictions)
             if self.config.save_weights:
                 save_trained(lm.model, self.folder.path)
@@ -145,13 +145,33 @@ class _Run:
         self.mirror.log(step.step, {"train/loss": step.loss, "train/lr": step.lr})
 
     def evaluate(self, lm: AnswerLM, step: int) -> None:
-        evaluation = self.suite.evaluate(lm, "validation", self.reporter.advance)
+        """Measure on validation data; at step 0 this is the base model's own evaluation."""
+
+        def measure() -> Evaluation:
+            return self.suite.evaluate(lm, "validation", self.reporter.advance)
+
+        untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
+        evaluation = base_evaluation(self.suite, self.base_facts(), measure) if untouched else measure()
+        self.last = evaluation
         self.reporter.evaluation(step, evaluation.metrics)
         self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
         for row in self.updates.ranks() if step else ():
             self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)
         self.mirror.log(step, evaluation.metrics)
+
+    def base_facts(self) -> dict[str, Any]:
+        """What decides the base model's numbers beside the items: weights, precision, machine."""
+        machine = describe_machine(self.device)
+        return {"weights": self.weights["sha256"], "dtype": str(self.dtype), "machine": machine}
+
+    def final(self, lm: AnswerLM) -> Evaluation:
+        """The task on test data; the probes are those of the last step, which are the same items."""
+        test = self.suite.evaluate_task(lm, "test", self.reporter.advance)
+        probes = {key: value for key, value in self.last.metrics.items() if not key.startswith("task/")}
+        self.reporter.evaluation("final", test.metrics)
+        rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
+        return Evaluation(test.metrics | probes, test.predictions + rows)
 
     def record(self, final: Evaluation) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdo_cli.errors import UserError, require
+from gdo_cli.errors import UserError, brief, require
 from gdo_cli.schema import NOT_IDENTITY
 
 if TYPE_CHECKING:
@@ -103,17 +103,17 @@ class PyPIModel(ModelSource):
 
     def _assemble(self, target: Path) -> None:
         digest = hashlib.sha256()
+        parts = self._parts()
+        if missing := [part.name for part in parts if not part.is_file()]:
+            raise self._incomplete(f"no {missing[0]}")
         with target.open("wb") as out:
-            for part in self._parts():
+            for part in parts:
                 with part.open("rb") as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
                         out.write(block)
         if digest.hexdigest() != self.sha256:
-            raise UserError(
-                f"{self.requirement}: checksum {digest.hexdigest()[:12]}… instead of {self.sha256[:12]}…; "
-                f"reinstall it: pip install --force-reinstall --no-deps {self.requirement}"
-            )
+            raise self._incomplete(f"checksum {digest.hexdigest()[:12]}… instead of {self.sha256[:12]}…")
 
     def _parts(self) -> list[Path]:
         from importlib import import_module
@@ -129,8 +129,18 @@ class PyPIModel(ModelSource):
         if self.file:
             # The package itself is not imported: it may need libraries that are not wanted here.
             return [Path(spec.origin).parent / self.file]
-        parts: list[Path] = import_module(self.package).chunk_paths()
+        try:
+            parts: list[Path] = import_module(self.package).chunk_paths()
+        except ImportError as error:
+            raise self._incomplete(brief(error)) from error
         return parts
+
+    def _incomplete(self, reason: str) -> UserError:
+        flags = "--no-deps " if self.file else ""
+        return UserError(
+            f"{self.requirement} is not whole ({reason}); reinstall it: "
+            f"pip install --force-reinstall {flags}{self.requirement}"
+        )
 
 
 def _convert_gguf(folder: Path, file: str, target: Path) -> None:
@@ -162,6 +172,7 @@ class HubModel(ModelSource):
     revision: str = "main"
 
     def load(self) -> Loaded:
+        require(bool(self.path), "model.path: name a folder or a hub id")
         folder = Path(self.path).expanduser()
         if folder.is_dir():
             return _load_folder(folder, {"source": "folder", "path": self.path})
@@ -172,7 +183,13 @@ class HubModel(ModelSource):
 
     def _download(self) -> tuple[Path, str]:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
         try:
@@ -182,7 +199,9 @@ class HubModel(ModelSource):
                 f"model.path={self.path} is gated: accept its licence at huggingface.co/{self.path}, then "
                 "run 'hf auth login'; model=gemma3_270m needs no account"
             ) from error
-        except RepositoryNotFoundError as error:
+        except RevisionNotFoundError as error:
+            raise UserError(f"model.revision={self.revision}: {self.path} has no such revision") from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
             raise UserError(f"model.path={self.path}: neither a folder nor a hub repository") from error
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise UserError(
@@ -252,6 +271,7 @@ def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
 
 def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -268,8 +288,8 @@ def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
             folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error
     _check_whole(folder, report)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has neither a BOS nor an EOS token")

@@ -23,14 +23,14 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     """
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    known = [name for name in options("experiment", config_dir) if _spec(name, config_dir)]
+    known = [name for name in options("experiment", config_dir) if load_experiment(name, config_dir)]
     for name in names:
         require_one_of("figure", name, known)
     written: list[Path] = []
     for name in names or known:
         runs, missing = _runs(name, overrides, results, config_dir)
         if runs:
-            written += save(_draw(runs, _spec(name, config_dir) or {}), results / "figures" / name)
+            written += save(_draw(runs, load_experiment(name, config_dir) or {}), results / "figures" / name)
             console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
         if missing:
             command = " ".join(["gdo sweep", f"experiment={name}", *overrides])
@@ -40,13 +40,6 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         if names and not runs:
             raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")
     return written
-
-
-def _spec(name: str, config_dir: Path | None) -> dict[str, Any] | None:
-    try:
-        return load_experiment(name, config_dir)
-    except UserError:
-        return None
 
 
 def _runs(

@@ -168,6 +168,8 @@ def read_run(path: Path) -> RunResult:
     file = path / "result.json"
     try:
         record = json.loads(file.read_text("utf-8"))
+        if not isinstance(record, dict) or not {"id", "seed", "name", "final"} <= set(record):
+            raise ValueError("not the record of a run")
         return RunResult(path, record)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
@@ -202,7 +204,8 @@ def find_run(reference: str, results_dir: str | Path) -> RunResult:
     if (Path(reference) / "result.json").is_file():
         return read_run(Path(reference))
     runs = find_runs(results_dir)
-    matches = [run for run in runs if reference in str(run.path.relative_to(results_dir))]
+    matches = [run for run in runs if reference in (run.title, str(run.path.relative_to(results_dir)))]
+    matches = matches or [run for run in runs if reference in str(run.path.relative_to(results_dir))]
     if len(matches) == 1:
         return matches[0]
     if not matches:

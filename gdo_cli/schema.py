@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,15 +86,19 @@ class TrainConfig:
             raise UserError("train.precision=fp16: Gemma 3's activations overflow in fp16; use bf16 or fp32")
         require_one_of("train.precision", self.precision, ("auto", "bf16", "fp32"))
         require_one_of("train.lr_scheduler", self.lr_scheduler, SCHEDULERS)
-        require(self.lr > 0, f"train.lr={self.lr}: must be positive")
+        require(0 < self.lr < math.inf, f"train.lr={self.lr}: must be positive and finite")
         if (self.steps is None) == (self.epochs is None):
             raise UserError("give train.steps or train.epochs: one, and the other as null")
-        for name in ("steps", "epochs", "batch_size", "gradient_accumulation_steps", "max_length"):
+        positive = ("steps", "epochs", "batch_size", "gradient_accumulation_steps", "max_length")
+        for name in (*positive, "max_grad_norm"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"train.{name}={value}: must be positive")
-        for name in ("warmup_steps", "weight_decay"):
+            require(value is None or 0 < value < math.inf, f"train.{name}={value}: must be positive")
+        for name in ("warmup_steps", "weight_decay", "adam_epsilon"):
             value = getattr(self, name)
-            require(value >= 0, f"train.{name}={value}: must not be negative")
+            require(0 <= value < math.inf, f"train.{name}={value}: must not be negative")
+        for name in ("adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"train.{name}={value}: must be from 0 up to, not including, 1")
 
     def total_steps(self, n_examples: int) -> int:
         """Optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples."""
@@ -134,8 +139,9 @@ class EvaluationConfig:
     token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
-        require(self.every > 0, f"evaluation.every={self.every}: must be positive")
-        require(self.items is None or self.items > 0, f"evaluation.items={self.items}: must be positive")
+        for name in ("every", "items", "token_budget"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"evaluation.{name}={value}: must be positive")
         for name in ("final_items", "kl_prompts"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"evaluation.{name}={value}: must not be negative")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gdo_cli.errors import require
 from gdo_cli.scores import Answer, Outcome
 from gdo_cli.tasks import Dataset, Row
 from gdo_cli.tokens import Query
@@ -27,6 +28,10 @@ class Probe:
     items: int | None = 200
     shots: int = 0
     headline: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        require(self.items is None or self.items > 0, f"items={self.items} of a probe: must be positive")
+        require(self.shots >= 0, f"shots={self.shots} of a probe: must not be negative")
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
         """What to ask the model about a row.

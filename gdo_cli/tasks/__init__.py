@@ -39,10 +39,14 @@ class Dataset:
         splits: role (``train``, ``validation``, ``test``; ``eval``, ``shots`` for probes) → split in
             Hugging Face notation: ``train``, ``train[:-500]``, ``train+validation[500:]``.
         hub: the same on the hub, where the names differ.
+        sample: splits of the bundled sample, where they differ.
+        path: a JSON Lines file or a folder of them that is read whatever the data source.
     """
 
     name: str
     splits: dict[str, str] = field(default_factory=dict)
+    sample: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
     hub: HubDataset = field(default_factory=HubDataset)
 
 
@@ -103,4 +107,6 @@ def options(row: Row, key: str = "choices") -> dict[str, str]:
         raise RowError(f"field {key!r} needs lists 'label' and 'text' of the same length")
     if not labels or not all(isinstance(item, str) and item.strip() for item in [*labels, *texts]):
         raise RowError(f"field {key!r} holds an empty option")
+    if len({name.strip() for name in labels}) != len(labels):
+        raise RowError(f"field {key!r} names an option twice")
     return {name.strip(): value.strip() for name, value in zip(labels, texts, strict=True)}

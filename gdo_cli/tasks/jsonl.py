@@ -33,11 +33,9 @@ class JSONL(Task):
     def __post_init__(self) -> None:
         require_one_of("task.score", self.score, ("exact_match", "bleu"))
         require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
+        require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         for key in ("prompt", "completion"):
-            try:
-                list(string.Formatter().parse(getattr(self, key)))
-            except ValueError as error:
-                raise UserError(f"task.{key}={getattr(self, key)!r}: not a template: {error}") from error
+            _check_template(f"task.{key}", getattr(self, key))
 
     @property
     def metric(self) -> str:  # type: ignore[override]
@@ -46,7 +44,10 @@ class JSONL(Task):
     def example(self, row: Row) -> Example:
         if self.messages is not None:
             return self._chat(row)
-        return Example(_fill(self.prompt, row), " " + _fill(self.completion, row).strip())
+        completion = _fill(self.completion, row).strip()
+        if not completion:
+            raise RowError("the completion is empty")
+        return Example(_fill(self.prompt, row), f" {completion}")
 
     def _chat(self, row: Row) -> Example:
         turns = row.get(str(self.messages))
@@ -61,11 +62,24 @@ class JSONL(Task):
         return Example("\n".join([*lines[:-1], "Assistant:"]), " " + text(turns[-1], "content"))
 
 
+def _check_template(key: str, template: str) -> None:
+    """Only plain fields: ``{name}``; no conversions, formats, attributes or indices."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"{key}={template!r}: not a template: {error}") from error
+    for _, name, form, conversion in parts:
+        if name is not None and (not name.isidentifier() or form or conversion):
+            raise UserError(f"{key}={template!r}: {{{name}}} must be the plain name of a field")
+
+
 def _fill(template: str, row: Row) -> str:
-    """The template with the row's fields; only plain fields, no attribute or index access."""
+    """The template with the row's fields; numbers are written as they are."""
     parts = []
     for literal, name, _, _ in string.Formatter().parse(template):
         parts.append(literal)
         if name is not None:
-            parts.append(text(row, name))
+            value = row.get(name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            parts.append(str(value) if number else text(row, name))
     return "".join(parts)

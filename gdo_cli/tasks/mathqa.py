@@ -46,6 +46,6 @@ def parse_options(raw: str) -> dict[str, str]:
     # Options hold commas themselves ("1 , 000"), so the letters are what separates them.
     found = re.findall(r"(?:^|,)\s*([a-e])\s*\)\s*(.*?)\s*(?=,\s*[a-e]\s*\)|$)", raw, flags=re.S)
     choices = dict(found)
-    if len(choices) < 2 or len(choices) != len(found):
+    if len(choices) < 2 or len(choices) != len(found) or not all(choices.values()):
         raise RowError(f"field 'options' cannot be read: {raw[:60]!r}")
     return choices

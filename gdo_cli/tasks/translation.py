@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gdo_cli.errors import require
 from gdo_cli.tasks import Example, Row, Task, text
 
 
@@ -18,6 +19,9 @@ class Translation(Task):
 
     metric: ClassVar[str] = "bleu"
     max_new_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
 
     def example(self, row: Row) -> Example:
         source = " ".join(text(row, "en").split())

@@ -79,7 +79,7 @@ TRAIN_EVERY = 4  # every fourth schema is for training only
 
 def schemas() -> list[tuple[str, str, str, list[str]]]:
     """Sentence, its two words and its pairs of things; no things where it takes names."""
-    people = [(text, one, two, []) for text, one, two in table(PEOPLE)]
+    people: list[tuple[str, str, str, list[str]]] = [(text, one, two, []) for text, one, two in table(PEOPLE)]
     things = [(text, one, two, pairs.split(", ")) for text, one, two, pairs in table(THINGS)]
     return [*people, *things]
 
@@ -92,7 +92,7 @@ def twins(rng: random.Random, schema: tuple[str, str, str, list[str]], fill: int
     rows: list[Row] = []
     for word, meant in ((word_a, a), (word_b, b)):
         answer = str(options.index(meant) + 1)
-        row = {"sentence": text.format(a=a, b=b, w=word)}
+        row: Row = {"sentence": text.format(a=a, b=b, w=word)}
         rows.append(row | {"option1": options[0], "option2": options[1], "answer": answer})
     return rows
 
