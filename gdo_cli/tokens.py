@@ -51,9 +51,13 @@ class Encoder:
     def eos_id(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
+    def ends(self, multiline: bool) -> frozenset[int]:
+        """The tokens that end an answer, which may or may not go over several lines."""
+        return self.stop_ids if multiline else self.answer_ends
+
     @cached_property
     def answer_ends(self) -> frozenset[int]:
-        """Every token that ends an answer: the ends of sequence, and all that begin a new line.
+        """Every token that ends a one-line answer: ends of sequence, and all that begin a new line.
 
         A tuned model ends with EOS where a few-shot prompt taught a line break; both are accepted.
         """
@@ -84,7 +88,7 @@ class Encoder:
         half = len(queries)
         return [Encoded(self._bos + c, a) for c, a in zip(ids[:half], ids[half:], strict=True)]
 
-    def parse(self, ids: list[int]) -> str:
+    def parse(self, ids: list[int], ends: frozenset[int]) -> str:
         """The answer in generated tokens: all before the first that ends it."""
-        stop = next((n for n, i in enumerate(ids) if i in self.answer_ends), len(ids))
+        stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
         return str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))

@@ -37,12 +37,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step, numbered from 1. ``loss`` is the mean over its target tokens, in nats."""
+    """One optimizer step, numbered from 1. ``loss`` is the mean over its target tokens, in nats;
+    ``grad_norm`` the global gradient norm before clipping."""
 
     step: int
     loss: float
     lr: float
-    grad_norm: float | None
+    grad_norm: float
     tokens: int
     seconds: float
 
@@ -109,15 +110,19 @@ def train(
             raise RunFailed(
                 f"step {number}: the loss is {loss}; lower train.lr={config.lr} or set train.max_grad_norm"
             )
-        norm = None
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise RunFailed(
+                f"step {number}: the gradient is not finite (loss {loss:.3g}); lower train.lr={config.lr}"
+            )
         if config.max_grad_norm is not None:
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
         rate = scheduler.get_last_lr()[0]
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(b.n_tokens for b in micro)
-        yield Step(number, loss, rate, norm, tokens, time.perf_counter() - began)
+        yield Step(number, loss, rate, float(norm), tokens, time.perf_counter() - began)
 
 
 def _backward(lm: AnswerLM, micro: list[Batch]) -> float:

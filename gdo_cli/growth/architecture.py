@@ -76,7 +76,8 @@ def _projections(
         if not 0 <= index < len(decoder):
             raise ValueError(f"layer {index} does not exist: the model has 0 to {len(decoder) - 1}")
         prefix = f"{decoder.name}.{index}."
-        found = [n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear)]
+        linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear))
+        found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
         up = [prefix + name for name in found if _last(name) in up_names]
         down = [prefix + name for name in found if _last(name) in down_names]
         if not up or not down:

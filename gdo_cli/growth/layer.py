@@ -155,7 +155,7 @@ class GrownColumns(GrownLinear):
             out: Tensor = self.base_layer(x, *args, **kwargs)
             return out
         # A product per copy: each has the base product's shape, so it runs the same kernel and
-        # rounds the same way on every machine.
+        # rounds the same way.
         weight, bias = self.own_parameters(x, name)
         weights = weight.split(self.out_features)
         biases = [None] * len(weights) if bias is None else bias.split(self.out_features)

@@ -48,6 +48,4 @@ class GrowModel(BaseTuner):
         assert peft_config.row_modules is not None
         is_row = any(f".{current_key}".endswith(f".{name}") for name in peft_config.row_modules)
         grown = (GrownRows if is_row else GrownColumns)(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            grown.requires_grad_(False)
         self._replace_module(parent, target_name, grown, target)

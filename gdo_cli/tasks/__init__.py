@@ -65,10 +65,12 @@ class Task:
     Attributes:
         metric: ``exact_match`` (paper: "exact string match between the model's output and the
             ground truth") or ``bleu`` (SacreBLEU over the whole set).
+        multiline: whether answers may hold line breaks; if not, a line break ends them.
     """
 
     dataset: Dataset
     metric: ClassVar[str] = "exact_match"
+    multiline: ClassVar[bool] = False
 
     def example(self, row: Row) -> Example:
         """Prompt and answer of a row.

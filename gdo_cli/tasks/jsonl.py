@@ -20,6 +20,7 @@ class JSONL(Task):
         messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
             used instead of the templates when set.
         score: ``exact_match`` or ``bleu``.
+        lines: ``one``: a line break ends an answer; ``many``: only the end of sequence does.
     """
 
     dataset: Dataset = field(default_factory=lambda: Dataset("jsonl"))
@@ -28,10 +29,12 @@ class JSONL(Task):
     completion: str = "{completion}"
     messages: str | None = None
     score: str = "exact_match"
+    lines: str = "one"
     max_new_tokens: int = 96
 
     def __post_init__(self) -> None:
         require_one_of("task.score", self.score, ("exact_match", "bleu"))
+        require_one_of("task.lines", self.lines, ("one", "many"))
         require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         for key in ("prompt", "completion"):
@@ -41,9 +44,17 @@ class JSONL(Task):
     def metric(self) -> str:  # type: ignore[override]
         return self.score
 
+    @property
+    def multiline(self) -> bool:  # type: ignore[override]
+        return self.lines == "many"
+
     def example(self, row: Row) -> Example:
-        if self.messages is not None:
-            return self._chat(row)
+        example = self._chat(row) if self.messages is not None else self._templates(row)
+        if "\n" in example.answer and not self.multiline:
+            raise RowError("the answer has several lines (task.lines=many allows that)")
+        return example
+
+    def _templates(self, row: Row) -> Example:
         completion = _fill(self.completion, row).strip()
         if not completion:
             raise RowError("the completion is empty")

