@@ -155,6 +155,64 @@ def show(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Path of a run, or a part of its name.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a grown model: grown (wider MLPs, exact), folded (G-Train at the original size, exact) "
+            "or averaged (G-Freeze at the original size, an approximation that is measured)."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    push: Annotated[str | None, typer.Option(help="Upload it to this hub repository as well.")] = None,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Write a run as a stock checkpoint that plain transformers loads without gdo."""
+    with messages():
+        from gdo_cli.export import cost, push_to_hub
+        from gdo_cli.export import export as write
+        from gdo_cli.results import find_run
+        from gdo_cli.tables import print_exported, print_metrics
+
+        found = find_run(run, results)
+        exported = write(found, folder, form, dtype, config_dir)
+        print_exported(exported)
+        if not exported.exact:
+            print_metrics(cost(found, folder, config_dir), found.final, before="the run", after="exported")
+        if push:
+            typer.echo(push_to_hub(folder, push))
+
+
+@app.command()
+def generate(
+    target: Annotated[str, typer.Argument(help="A run, or overrides of a base model (model=…).")],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="Prompts; none: lines of standard input.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Greedy completions of a run's model, beside those of the base model."""
+    with messages():
+        import sys
+
+        from gdo_cli.errors import require
+        from gdo_cli.generate import complete
+        from gdo_cli.results import find_run
+        from gdo_cli.tables import print_completions
+
+        prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        require(bool(prompts), "no prompt: give one, or lines on standard input")
+        run = None if "=" in target else find_run(target, results)
+        overrides = [target] if run is None else []
+        print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
+
+
+@app.command()
 def config(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     """Print the composed configuration, checked, as YAML."""
     with messages():

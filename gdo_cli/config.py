@@ -147,7 +147,7 @@ def _hydra(config_dir: Path | None) -> Iterator[None]:
         raise UserError(f"--config-dir {config_dir}: no such directory")
     search = create_config_search_path(str(conf_dir().resolve()))
     if config_dir is not None:
-        search.prepend("gdo", f"file://{config_dir.resolve()}", anchor="schema")
+        search.prepend("gdo", f"file://{config_dir.resolve()}", anchor="main")
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("gdo", search)
     try:
@@ -164,7 +164,7 @@ def _parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) 
 
 def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, sweeps: bool) -> Override:
     try:
-        override = parser.parse_override(text)
+        (override,) = parser.parse_overrides([text])
         if override.is_sweep_override():
             list(override.sweep_string_iterator())
     except (HydraException, ValueError) as error:

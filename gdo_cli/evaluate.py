@@ -14,8 +14,9 @@ from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.evaluation import Suite, read_material
 from gdo_cli.experiment import end_ids
 from gdo_cli.progress import Reporter, warn
-from gdo_cli.results import RunResult, find_run, read_overrides
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.rebuild import rebuild
+from gdo_cli.results import RunResult, find_run
+from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoder
 from gdo_cli.weights import load_trained
@@ -43,10 +44,8 @@ def evaluation_config(
     for probe in chosen:
         require_one_of("--probe", probe, options("probe", config_dir))
     asked = [f"probe=[{','.join(chosen)}]", *(f"probe.{p}.items={items}" for p in chosen if items)]
-    base = [o for o in read_overrides(run) if not o.startswith("probe")] if run else []
-    config = load_run([*base, *overrides, *asked], config_dir)
-    if run and identity(config.method) != run.record["config"]["method"]:
-        raise UserError(f"{run.title}: conf/ has changed since; its method cannot be built again from it")
+    words = [*overrides, *asked]
+    config = rebuild(run, config_dir, words) if run else load_run(words, config_dir)
     if not task:
         config = replace(config, evaluation=replace(config.evaluation, final_items=0))
     return replace(config, data=resolve(config.data)), run

@@ -250,7 +250,9 @@ class TinyModel(ModelSource):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = Gemma3ForCausalLM(config).to(torch.bfloat16).eval()
+            model = Gemma3ForCausalLM(config).eval()
+        for parameter in model.parameters():  # not the buffers: rounded rotary frequencies hurt
+            parameter.data = parameter.data.to(torch.bfloat16)
         return Loaded(model, tokenizer, {"source": "random", "sha256": _state_sha256(model)})
 
 

@@ -184,11 +184,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def read_overrides(run: RunResult) -> list[str]:
-    """The overrides that a run was started with, as it recorded them."""
-    return [str(item) for item in run.record["overrides"]]
-
-
 def find_runs(results_dir: str | Path) -> list[RunResult]:
     """All finished runs, by name."""
     files = sorted(Path(results_dir).glob("runs/*/*/*/seed*/result.json"))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from gdo_cli.progress import console, key_values
 from gdo_cli.results import RunResult
+
+if TYPE_CHECKING:
+    from gdo_cli.export import Exported
+    from gdo_cli.generate import Completion
 
 # Measures with more of it being worse are marked, so that nobody reads a loss as a score.
 LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")
@@ -24,20 +29,24 @@ def print_result(run: RunResult) -> None:
 
 
 def print_metrics(
-    metrics: dict[str, float], start: dict[str, Any] | None = None, title: str | None = None
+    metrics: dict[str, float],
+    start: dict[str, Any] | None = None,
+    title: str | None = None,
+    before: str = "before, validation",
+    after: str = "test",
 ) -> None:
-    """Metrics with their standard errors; beside them, those before training."""
+    """Metrics with their standard errors; beside them, others of the same name (``start``)."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     if start:
-        table.add_column("before, validation", justify="right")
-    table.add_column("test" if start else "value", justify="right")
+        table.add_column(before, justify="right")
+    table.add_column(after if start else "value", justify="right")
     for key in metrics:
         if key.endswith("_se"):
             continue
         name = f"{key} ↓" if key.endswith(LOWER_IS_BETTER) else key
-        before = [with_error(start, key)] if start else []
-        table.add_row(name, *before, with_error(metrics, key))
+        others = [with_error(start, key)] if start else []
+        table.add_row(name, *others, with_error(metrics, key))
     console.print(table)
 
 
@@ -118,6 +127,25 @@ def print_run(run: RunResult) -> None:
     console.print(key_values(facts))
     console.print()
     print_metrics(run.final, run.evaluations[0] if run.evaluations else None)
+
+
+def print_exported(exported: Exported) -> None:
+    """Where the checkpoint is, in what form, and how far its logits are from the run's model."""
+    kind = "rounding" if exported.exact else "an approximation"
+    console.print(
+        f"[bold]{exported.path}[/]  form {exported.form}; logits differ by up to "
+        f"{exported.difference:.1e} of the largest ({kind})",
+        soft_wrap=True,
+    )
+
+
+def print_completions(completions: list[Completion]) -> None:
+    for completion in completions:
+        rows = {"prompt": completion.prompt, "base": completion.base.strip()}
+        if completion.tuned is not None:
+            rows["tuned"] = completion.tuned.strip()
+        console.print(key_values({key: escape(value) for key, value in rows.items()}))
+        console.print()
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -1,0 +1,152 @@
+"""From a grown model to a stock one: as wide as it has grown, folded, or averaged.
+
+A stock checkpoint has one MLP width (and one number of heads) for all layers, so layers that did not
+grow are padded with zeros where others did: units whose inputs and outputs are zero add nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdo_cli.growth.architecture import attention_projections, mlp_projections
+from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+
+FORMS = ("grown", "folded", "averaged")
+
+
+def widen(model: Any) -> nn.Module:
+    """The base architecture with every MLP (and attention) as wide as the grown ones (exact).
+
+    Args:
+        model: a PEFT model with one active growth adapter; it is used up.
+    Raises:
+        ValueError: some MLPs have grown by other factors than others.
+    """
+    mlp = {name for names in mlp_projections(model) for name in names}
+    grown = dict(_grown(model))
+    factors = {layer.growth[layer.active_adapters[0]].k for layer in grown.values()}
+    if len(factors) != 1:
+        raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
+    (k,) = factors
+    grew_mlp = any(name in mlp for name in grown)
+    grew_attention = any(name not in mlp for name in grown)
+    plain: nn.Module = model.merge_and_unload()
+    config = plain.config.get_text_config()  # type: ignore[operator,union-attr]
+    if grew_mlp:
+        _pad(plain, mlp_projections(plain), k, config.intermediate_size)
+        config.intermediate_size *= k
+    if grew_attention:
+        heads = config.num_attention_heads * config.head_dim
+        _pad(plain, attention_projections(plain), k, heads)
+        config.num_attention_heads *= k
+        config.num_key_value_heads *= k
+    return plain
+
+
+def _pad(model: nn.Module, names: tuple[list[str], list[str]], k: int, width: int) -> None:
+    """Pad with zeros every up- and down-projection that is still as it was."""
+    columns, rows = names
+    for up, down in zip(_by_layer(columns), rows, strict=True):
+        row: Any = model.get_submodule(down)
+        if row.in_features != width:
+            continue
+        row.weight = nn.Parameter(_zeros_after(row.weight, 1, k), requires_grad=False)
+        row.in_features *= k
+        for name in up:
+            column: Any = model.get_submodule(name)
+            column.weight = nn.Parameter(_zeros_after(column.weight, 0, k), requires_grad=False)
+            if column.bias is not None:
+                column.bias = nn.Parameter(_zeros_after(column.bias, 0, k), requires_grad=False)
+            column.out_features *= k
+
+
+def _by_layer(columns: list[str]) -> list[list[str]]:
+    """Names grouped by the module that holds them, in order."""
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    return list(groups.values())
+
+
+def _zeros_after(tensor: Tensor, dim: int, k: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[dim] *= k - 1
+    return torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=dim)
+
+
+def fold(model: Any) -> nn.Module:
+    """G-Train at the original size (exact): its copies are equal, so one of them says it all.
+
+    Raises:
+        ValueError: the adapter does not train columns alone, or its copies differ.
+    """
+    for name, layer in _grown(model):
+        adapter = layer.active_adapters[0]
+        if layer.growth[adapter].trainable != "columns":
+            raise ValueError(f"{name}: only G-Train folds; new down-projections would be lost")
+        if isinstance(layer, GrownColumns):
+            _set(layer, *(_one_of_equal(t, layer.out_features, name) for t in _own(layer, adapter)))
+    plain: nn.Module = model.unload()
+    return plain
+
+
+def average(model: Any) -> nn.Module:
+    """G-Freeze at the original size: old and new weights averaged by the share they carry.
+
+    W = (1-s)·W_old + s·W_new is the first-order approximation of the output average
+    (1-s)·MLP_old(x) + s·MLP_new(x) that the grown layer computes. Not exact: measure what it costs.
+
+    Raises:
+        ValueError: the adapter trains columns alone (G-Train folds exactly), or s is 0.
+    """
+    for name, layer in _grown(model):
+        adapter = layer.active_adapters[0]
+        growth = layer.growth[adapter]
+        if growth.trainable == "columns" or not growth.new_share:
+            raise ValueError(f"{name}: there is no average to take; use the form folded or grown")
+        share, base = growth.new_share, layer.get_base_layer()
+        merged: list[Tensor | None] = []
+        for old, new in zip((base.weight, base.bias), _own(layer, adapter), strict=True):
+            if new is None:
+                merged.append(None)
+            elif isinstance(layer, GrownRows):
+                copies = new.split(layer.in_features, dim=1) if new.ndim == 2 else [new]
+                merged.append((1 - share) * old.float() + sum(copies))  # new rows carry s already
+            else:
+                copies = new.split(layer.out_features)
+                merged.append((1 - share) * old.float() + share * sum(copies) / len(copies))
+        _set(layer, *merged)
+    plain: nn.Module = model.unload()
+    return plain
+
+
+def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, GrownLinear))
+
+
+def _own(layer: GrownLinear, adapter: str) -> tuple[Tensor | None, Tensor | None]:
+    """The adapter's weight and bias, fp32, None where it has none."""
+    weight = layer.grow_weight[adapter].detach().float() if adapter in layer.grow_weight else None
+    bias = layer.grow_bias[adapter].detach().float() if adapter in layer.grow_bias else None
+    return weight, bias
+
+
+def _one_of_equal(tensor: Tensor | None, size: int, name: str) -> Tensor | None:
+    if tensor is None:
+        return None
+    first, *others = tensor.split(size)
+    if not all(torch.equal(first, other) for other in others):
+        raise ValueError(f"{name}: the copies differ, so they do not fold; use the form grown")
+    return first
+
+
+def _set(layer: GrownLinear, weight: Tensor | None, bias: Tensor | None) -> None:
+    base = layer.get_base_layer()
+    if weight is not None:
+        base.weight.data = weight
+    if bias is not None:
+        base.bias.data = bias
