@@ -213,6 +213,21 @@ def generate(
 
 
 @app.command()
+def plan(
+    overrides: Overrides = None,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence, padding included.")] = 64,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Parameters, memory, operations and time of every method, without loading weights."""
+    with messages():
+        from gdo_cli.plan import matrix_rate, plan_all
+        from gdo_cli.tables import print_plans
+
+        plans, refused = plan_all(overrides or [], length, config_dir)
+        print_plans(plans, refused, matrix_rate())
+
+
+@app.command()
 def config(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     """Print the composed configuration, checked, as YAML."""
     with messages():

@@ -170,6 +170,8 @@ def _object(line: bytes) -> Row:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
         if b"\\u" in line:  # half of a surrogate pair is JSON, but no text
             json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair") from error
     except UnicodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:

@@ -260,7 +260,9 @@ class Suite:
         for name, items in self.probes.items():
             asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
             asked.append([dict(item.row) for item in items])
-        asked.append([self.config.task.metric, self.config.evaluation.kl_prompts])
+        task = self.config.task
+        asked.append([task.metric, task.multiline, getattr(task, "max_new_tokens", None)])
+        asked.append(self.config.evaluation.kl_prompts)
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
     def check_prompts(self, n: int = 8) -> list[Encoded]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gdo_cli.config import load_experiment, load_grid, options
+from gdo_cli.data import resolve
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
 from gdo_cli.progress import console
 from gdo_cli.results import RunFolder, RunResult
-from gdo_cli.schema import RunConfig
+from gdo_cli.schema import RunConfig, replace_data
 
 
 def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
@@ -48,7 +49,7 @@ def _runs(
     """Finished runs of an experiment's grid, in its order, and the points without one."""
     runs, missing = [], []
     for _, config in load_grid([f"experiment={name}", f"results_dir={results}", *overrides], config_dir):
-        found = RunFolder(config).load()
+        found = RunFolder(replace_data(config, resolve(config.data))).load()
         if found is not None:
             runs.append(found)
         else:

@@ -61,12 +61,14 @@ class AnswerLM(nn.Module):
         """Vocabulary logits in fp32, (N, V)."""
         head = self.model.get_output_embeddings()
         bias = None if head.bias is None else head.bias.to(self.compute_dtype)
-        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self._head(head.weight), bias)
+        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self.head_weight(), bias)
         config = self.model.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None)
         return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
 
-    def _head(self, weight: Tensor) -> Tensor:
+    def head_weight(self) -> Tensor:
+        """The head's weight in the compute dtype, (V, D); a frozen one is copied once."""
+        weight: Tensor = self.model.get_output_embeddings().weight
         if weight.dtype == self.compute_dtype:
             return weight
         if weight.requires_grad:

@@ -16,6 +16,7 @@ from gdo_cli.results import RunResult
 if TYPE_CHECKING:
     from gdo_cli.export import Exported
     from gdo_cli.generate import Completion
+    from gdo_cli.plan import Plan
 
 # Measures with more of it being worse are marked, so that nobody reads a loss as a score.
 LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")
@@ -146,6 +147,37 @@ def print_completions(completions: list[Completion]) -> None:
             rows["tuned"] = completion.tuned.strip()
         console.print(key_values({key: escape(value) for key, value in rows.items()}))
         console.print()
+
+
+def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None:
+    """What every method costs; memory in GiB, time on this machine's CPU."""
+    from gdo_cli.plan import EFFICIENCY
+
+    base = plans[0].counts["base"]
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    table.add_column("method", no_wrap=True)
+    for column in ("added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for item in plans:
+        parts = (item.weights, item.training, item.activations)
+        counts = item.counts
+        table.add_row(
+            item.method,
+            f"{counts['added'] / 1e6:,.1f}M",
+            f"{counts['trainable'] / 1e6:,.1f}M",
+            f"{100 * counts['trainable_share']:.1f}",
+            *(f"{part / 2**30:.2f}" for part in (*parts, sum(parts))),
+            f"{item.flops / 1e12:.2f}",
+            f"{item.flops / (EFFICIENCY * rate):.1f}",
+        )
+    console.print(table)
+    console.print(
+        f"{base:,} parameters in the base. Weights, gradients with Adam, and activations of one step in GiB; "
+        f"time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16.",
+        style="dim",
+    )
+    for name, reason in refused.items():
+        console.print(f"{name}: {reason}", style="dim", markup=False, soft_wrap=True)
 
 
 def _pairs(values: dict[str, Any]) -> str:

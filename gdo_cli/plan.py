@@ -1,0 +1,182 @@
+"""``gdo plan``: what each method would add, train, hold and compute, without loading weights.
+
+Nothing here repeats a formula: the model is built without numbers, the method prepares it as in a run,
+and one training step runs through it while torch counts its floating-point operations and the tensors
+that it keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from gdo_cli.config import load_run, options
+from gdo_cli.device import hold_weights
+from gdo_cli.errors import UserError
+from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.methods import Method, layer_indices
+from gdo_cli.models import HubModel, ModelSource
+from gdo_cli.parameters import count_parameters, text_parameters
+from gdo_cli.scoring import AnswerLM
+
+ARCHITECTURES = Path(__file__).parent / "architectures"
+# Share of the measured matrix rate that a training step reaches; the rest is memory traffic.
+EFFICIENCY = 0.45
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One method on one model. Memory in bytes, for one process.
+
+    Attributes:
+        counts: as :func:`gdo_cli.parameters.count_parameters`.
+        weights: what is held in fp32 and bf16.
+        training: gradients and Adam's two moments, fp32, of what trains.
+        activations: tensors kept for the backward pass of one step, vocabulary logits included.
+        flops: floating-point operations of one step, forward and backward.
+    """
+
+    method: str
+    counts: dict[str, Any]
+    weights: int
+    training: int
+    activations: int
+    flops: int
+
+
+def architecture(name: str, source: ModelSource) -> Callable[[], nn.Module]:
+    """A maker of the model on the meta device: from a bundled file, or a folder's config.json.
+
+    Raises:
+        UserError: the architecture is not known without the network.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(source.path).expanduser() if isinstance(source, HubModel) else Path()
+    file = folder / "config.json" if isinstance(source, HubModel) and folder.is_dir() else None
+    file = file or ARCHITECTURES / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
+        raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
+    content = json.loads(file.read_text("utf-8"))
+
+    def make() -> nn.Module:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+        return model
+
+    return make
+
+
+def plan(label: str, method: Method, make: Callable[[], nn.Module], batch: int, length: int) -> Plan:
+    """Prepare the method on a fresh model and take one step of ``batch`` sequences of ``length``.
+
+    Raises:
+        ValueError: the method cannot be applied to this model.
+    """
+    model: Any = make()
+    n_base = sum(p.numel() for p in text_parameters(model).values())
+    n_layers = len(find_decoder(model))
+    choice = getattr(method, "layers", "all")
+    # Which layers does not matter for what they cost: the last ones stand for any number.
+    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
+    model.requires_grad_(False)
+    model = method.prepare(model, chosen)
+    hold_weights(model, torch.bfloat16)
+    parameters = text_parameters(model).values()
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    activations, flops = _one_step(model, batch, length) if trained else (0, 0)
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    head = model.get_output_embeddings().weight
+    weights += 0 if head.requires_grad else 2 * head.numel()  # AnswerLM's bf16 copy of a frozen head
+    counts = count_parameters(model, n_base)
+    return Plan(label, counts, weights, 3 * 4 * trained, activations, flops)
+
+
+def _one_step(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
+    """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
+    with FakeTensorMode():
+        _pretend(model)
+        lm = AnswerLM(model, torch.bfloat16)  # type: ignore[arg-type]
+        ids = torch.zeros(batch, length, dtype=torch.long)
+        positions = torch.zeros(2 * batch, dtype=torch.long)
+        targets = torch.zeros(2 * batch, dtype=torch.long)
+        head = lm.head_weight()  # the head's copy in bf16, where it has one, is no activation
+        own = {id(p) for p in model.parameters()} | {id(head)}
+        with FlopCounterMode(display=False) as counter, _kept_tensors(own) as kept:
+            F.cross_entropy(lm(ids, positions), targets).backward()
+    return sum(kept.values()), counter.get_total_flops()
+
+
+def _pretend(model: nn.Module) -> None:
+    """Meta tensors become fake ones, which run as if on the CPU (autocast included). Tied stay tied."""
+    fakes: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in fakes:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                fakes[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            module._parameters[name] = fakes[id(parameter)]
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+@contextmanager
+def _kept_tensors(parameters: set[int]) -> Iterator[dict[int, int]]:
+    """Sizes of the tensors that autograd keeps, by identity, parameters apart."""
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # identities are only unique among the living
+
+    def pack(tensor: Tensor) -> Tensor:
+        base = tensor._base if tensor._base is not None else tensor
+        if id(base) not in parameters and id(tensor) not in parameters:
+            alive.append(base)
+            kept[id(base)] = base.numel() * base.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def matrix_rate() -> float:
+    """bf16 matrix products of this machine, in operations a second, measured for half a second."""
+    a, b = torch.randn(1536, 2048, dtype=torch.bfloat16), torch.randn(2048, 2048, dtype=torch.bfloat16)
+    a @ b
+    n, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < 0.5:
+        a @ b
+        n += 1
+    return 2 * 1536 * 2048 * 2048 * n / spent
+
+
+def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tuple[list[Plan], dict[str, str]]:
+    """The plan of every method for the model, layers and batch of the overrides.
+
+    Returns:
+        The plans, and for methods that do not go with the overrides or the model, the reason.
+    """
+    named = [o for o in overrides if o.startswith("method=")]
+    methods = [named[-1].partition("=")[2]] if named else options("method", config_dir)
+    rest = [o for o in overrides if not o.startswith("method=")]
+    plans, refused = [], {}
+    for name in methods:
+        try:
+            config = load_run([*rest, f"method={name}"], config_dir)
+            make = architecture(config.name["model"], config.model)
+            plans.append(plan(name, config.method, make, config.train.batch_size, length))
+        except (UserError, ValueError) as error:
+            refused[name] = str(error)
+    if not plans:
+        raise UserError(next(iter(refused.values())))
+    return plans, refused
