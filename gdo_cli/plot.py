@@ -29,9 +29,12 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         require_one_of("figure", name, known)
     written: list[Path] = []
     for name in names or known:
+        spec = load_experiment(name, config_dir) or {}
         runs, missing = _runs(name, overrides, results, config_dir)
+        if also := spec.get("with"):  # finished runs of another experiment that belong in the figure
+            runs = _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0] + runs
         if runs:
-            written += save(_draw(runs, load_experiment(name, config_dir) or {}), results / "figures" / name)
+            written += save(_draw(runs, spec), results / "figures" / name)
             console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
         if missing:
             command = " ".join(["gdo sweep", f"experiment={name}", *overrides])
