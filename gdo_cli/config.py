@@ -83,7 +83,7 @@ def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tupl
         given = _parse(overrides, config_dir, sweeps=True)
         plain = [o for o, parsed in zip(overrides, given, strict=True) if not parsed.is_sweep_override()]
         named = {parsed.get_key_element().lstrip("+~") for parsed in given}
-        experiment = OmegaConf.select(_raw(plain), "sweep") or {}
+        experiment = OmegaConf.select(_explained(plain, config_dir), "sweep") or {}
         swept = [f"{key}={_alternatives(v)}" for key, v in experiment.items() if key not in named]
         parsed = [*given, *_parse(swept, config_dir, sweeps=True)]
         (points,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
@@ -121,13 +121,17 @@ def options(group: str, config_dir: Path | None = None) -> list[str]:
 def _compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
     with _messages(), _hydra(config_dir):
         _parse(overrides, config_dir)
-        try:
-            config = _raw(overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, overrides, config_dir)) from error
-        OmegaConf.set_struct(config, False)
+        config = _explained(overrides, config_dir)
         OmegaConf.resolve(config)
         return config
+
+
+def _explained(overrides: list[str], config_dir: Path | None) -> DictConfig:
+    """The composition, or what is wrong with it in one line."""
+    try:
+        return _raw(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, overrides, config_dir)) from error
 
 
 def _raw(overrides: list[str]) -> DictConfig:
@@ -173,6 +177,8 @@ def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, swee
             "(quote values with spaces or brackets)"
         ) from error
     group = override.key_or_group
+    if not group:
+        raise UserError(f"{text}: not an override; they are written key=value")
     if override.is_sweep_override():
         if not sweeps:
             raise UserError(f"{text}: several values; 'gdo sweep' takes them, this command takes one")
@@ -259,9 +265,25 @@ def _build(node: Any, where: str, schema: type) -> Any:
         key = str(error.full_key or error.key or "")
         raise UserError(f"{prefix}{key}: no such key; {suggest(key, allowed)}") from error
     except ValidationError as error:
-        raise UserError(f"{prefix}{error.full_key}: {brief(error)}") from error
+        raise UserError(f"{prefix}{_wrong_type(error, content)}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {brief(error)}") from error
+
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:
+    """``lr=abc: must be a number``, from what OmegaConf says of a value."""
+    key, reason = str(error.full_key), brief(error)
+    for name, meaning in _TYPES.items():
+        if reason.endswith(f"could not be converted to {name}"):
+            reason = f"must be {meaning}"
+    if "cannot be assigned None" in reason:
+        reason = "must not be null"
+    value = content.get(key, "")
+    shown = "null" if value is None else str(value)
+    return f"{key}={shown}: {reason}" if key in content else f"{key}: {reason}"
 
 
 def _named(node: Any, where: str, base: type) -> type:

@@ -11,8 +11,9 @@ from gdo_cli.config import load_run, options
 from gdo_cli.data import resolve
 from gdo_cli.device import compute_dtype, hold_weights, pick_device
 from gdo_cli.errors import UserError, require_one_of
-from gdo_cli.evaluation import Suite, read_material
+from gdo_cli.evaluation import Suite
 from gdo_cli.experiment import end_ids
+from gdo_cli.material import read_material
 from gdo_cli.progress import Reporter, warn
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult, find_run

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from gdo_cli.data import Split, convert, load_split
+from gdo_cli.divergence import Reference
 from gdo_cli.errors import UserError
+from gdo_cli.material import Material
 from gdo_cli.probes import Probe
-from gdo_cli.schema import DataConfig, RunConfig
+from gdo_cli.schema import RunConfig
 from gdo_cli.scores import Answer, Outcome, mean
-from gdo_cli.scoring import AnswerLM, Scored, generate, is_exact, pad, score
+from gdo_cli.scoring import AnswerLM, Scored, generate, is_exact, score
 from gdo_cli.tasks import Example, Row
 from gdo_cli.tokens import Encoded, Encoder, Query
 
-# Every run, whatever its seed, is measured on the same items and shown the same examples.
-SUBSET_SEED = 20260309
-KL_POSITIONS = 8
-T = TypeVar("T")
 Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
 
 
@@ -39,68 +32,6 @@ class Evaluation:
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]] = field(default_factory=list)
-
-
-def subset(items: Sequence[T], n: int | None) -> list[T]:
-    """n items, always the same ones; all of them if n is None or too large."""
-    if n is None or n >= len(items):
-        return list(items)
-    return random.Random(SUBSET_SEED).sample(list(items), n)
-
-
-# ------------------------------------------------------------------------------------------ rows
-
-
-@dataclass
-class Material:
-    """The rows of a run, read and checked before anything heavy is loaded."""
-
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
-    provenance: dict[str, Any]
-
-
-def read_material(config: RunConfig) -> Material:
-    """Read every split that the run needs.
-
-    Raises:
-        UserError: missing data, or more unusable rows than allowed.
-    """
-    provenance: dict[str, Any] = {"source": config.data.source}
-    examples: dict[str, list[Example]] = {}
-    for role in ("train", "validation", "test"):
-        split = load_split(config.task.dataset, role, config.data)
-        examples[role] = convert(split, config.task.example, config.data.max_bad_rows)
-        provenance[role] = split.provenance
-    validation = subset(examples["validation"], config.evaluation.items)
-    test = subset(examples["test"], config.evaluation.final_items)
-    probes = {}
-    for name, probe in config.probe.items():
-        rows, shots, record = _probe_rows(probe, config.data)
-        probes[name], provenance[f"probe/{name}"] = (rows, shots), record
-    provenance |= {"validation_items": len(validation), "test_items": len(test)}
-    return Material(examples["train"], validation, test, probes, provenance)
-
-
-def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:
-    shots: list[Row] = []
-    if probe.shots:
-        source = load_split(probe.dataset, "shots", data)
-        shots = subset(_usable(probe, source, data), probe.shots)
-    split = load_split(probe.dataset, "eval", data)
-    rows = subset(_usable(probe, split, data), probe.items)
-    return rows, shots, split.provenance | {"items": len(rows)}
-
-
-def _usable(probe: Probe, split: Split, data: DataConfig) -> list[Row]:
-    """Rows that the probe can read and has something to ask about."""
-    checked = convert(split, lambda row: (row, probe.queries(row, [])), data.max_bad_rows)
-    return [row for row, queries in checked if queries]
-
-
-# ------------------------------------------------------------------------------------------ suite
 
 
 class Suite:
@@ -274,42 +205,6 @@ class Suite:
 class _Item:
     row: Row
     queries: list[Encoded]
-
-
-class Reference:
-    """The base model's next-token distributions on prompts of the new task.
-
-    ``kl/answer`` is KL(base ‖ model) where the answer begins, ``kl/prompt`` its mean over seven
-    places spread over the prompt, which no method trains on when the loss counts answers only.
-    """
-
-    def __init__(self, lm: AnswerLM, prompts: list[list[int]]) -> None:
-        self.prompts = prompts
-        self._logprobs = [self._log_probabilities(lm, prompt) for prompt in prompts]
-
-    @torch.no_grad()
-    def _log_probabilities(self, lm: AnswerLM, prompt: list[int]) -> Tensor:
-        """(KL_POSITIONS, V), the last row where the answer begins."""
-        last = len(prompt) - 1
-        places = [round(last * (i + 1) / KL_POSITIONS) for i in range(KL_POSITIONS)]
-        with lm.autocast():
-            hidden = lm.hidden(pad([prompt]).to(lm.device), torch.tensor(places, device=lm.device))
-        return lm.logits(hidden).log_softmax(-1)
-
-    def divergence(self, lm: AnswerLM) -> dict[str, float]:
-        at_answer, in_prompt = [], []
-        for prompt, base in zip(self.prompts, self._logprobs, strict=True):
-            now = self._log_probabilities(lm, prompt)
-            kl = (base.exp() * (base - now)).sum(-1)
-            at_answer.append(Outcome(float(kl[-1])))
-            in_prompt.append(Outcome(float(kl[:-1].mean())))
-        answer, inside = mean(at_answer), mean(in_prompt)
-        return {
-            "kl/answer": answer.value,
-            "kl/answer_se": answer.se,
-            "kl/prompt": inside.value,
-            "kl/prompt_se": inside.se,
-        }
 
 
 def _told(advance: Advance | None, part: str, total: int) -> Callable[[int], None]:

@@ -24,8 +24,9 @@ from gdo_cli.device import (
     reset_peak_memory,
 )
 from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.evaluation import Evaluation, Material, Suite, read_material
+from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.material import Material, read_material
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
 from gdo_cli.progress import Reporter, note, warn
@@ -167,9 +168,10 @@ class _Run:
         self.mirror.log(step, evaluation.metrics)
 
     def base_facts(self) -> dict[str, Any]:
-        """What decides the base model's numbers beside the items: weights, precision, machine."""
+        """What decides the base model's numbers beside the items: weights, precision, machine, torch."""
         machine = describe_machine(self.device)
-        return {"weights": self.weights["sha256"], "dtype": str(self.dtype), "machine": machine}
+        facts = {"weights": self.weights["sha256"], "dtype": str(self.dtype)}
+        return facts | {"machine": machine, "versions": versions()}
 
     def final(self, lm: AnswerLM) -> Evaluation:
         """The task on test data; the probes are those of the last step, which are the same items."""

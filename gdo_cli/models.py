@@ -81,7 +81,8 @@ class PyPIModel(ModelSource):
         provenance = {"source": "pypi", "requirement": self.requirement, "gguf_sha256": self.sha256}
         provenance["quantisation"] = "GGUF, dequantised to bf16"
         # Noted at the conversion, so that a start need not read the file twice.
-        provenance["sha256"] = (folder / CHECKSUM).read_text().strip()
+        if (folder / CHECKSUM).is_file():
+            provenance["sha256"] = (folder / CHECKSUM).read_text().strip()
         return _load_folder(folder, provenance)
 
     @property
@@ -181,8 +182,10 @@ class HubModel(ModelSource):
     path: str = ""
     revision: str = "main"
 
+    def __post_init__(self) -> None:
+        require(bool(self.path.strip()), "model.path=: name a folder or a hub id")
+
     def load(self) -> Loaded:
-        require(bool(self.path), "model.path: name a folder or a hub id")
         folder = Path(self.path).expanduser()
         if folder.is_dir():
             return _load_folder(folder, {"source": "folder", "path": self.path})

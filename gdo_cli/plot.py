@@ -37,7 +37,9 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
             written += save(_draw(runs, spec), results / "figures" / name)
             console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
         if missing:
-            command = " ".join(["gdo sweep", f"experiment={name}", *overrides])
+            where = [] if str(results) == "results" else [f"results_dir={results}"]
+            own = [f"--config-dir {config_dir}"] if config_dir else []
+            command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
             console.print(
                 f"  {name}: {len(missing)} points missing; to fill them in: {command}", soft_wrap=True
             )
@@ -51,8 +53,10 @@ def _runs(
 ) -> tuple[list[RunResult], list[RunConfig]]:
     """Finished runs of an experiment's grid, in its order, and the points without one."""
     runs, missing = [], []
-    for _, config in load_grid([f"experiment={name}", f"results_dir={results}", *overrides], config_dir):
-        found = RunFolder(replace_data(config, resolve(config.data))).load()
+    points = load_grid([f"experiment={name}", f"results_dir={results}", *overrides], config_dir)
+    sources = {config.data: resolve(config.data) for _, config in points}  # the hub is asked once
+    for _, config in points:
+        found = RunFolder(replace_data(config, sources[config.data])).load()
         if found is not None:
             runs.append(found)
         else:

@@ -23,7 +23,8 @@ def run_points(points: list[Point], dry_run: bool = False) -> bool:
     Args:
         dry_run: only say which points there are and which are done.
     """
-    points = [(overrides, replace_data(config, resolve(config.data))) for overrides, config in points]
+    sources = {config.data: resolve(config.data) for _, config in points}  # the hub is asked once
+    points = [(overrides, replace_data(config, sources[config.data])) for overrides, config in points]
     done = [RunFolder(config).load() is not None for _, config in points]
     console.print(f"{len(points)} points, {sum(done)} of them done already")
     if dry_run:

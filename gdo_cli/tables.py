@@ -59,7 +59,9 @@ def with_error(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
-RUN_COLUMNS = ("run", "model", "data", "lr", "trained %", "task", "winogrande", "minutes")
+RUN_COLUMNS = ("run", "model", "data", "lr", "trained %", "task score", "winogrande", "minutes")
+# The same without the source of the data, and short enough for eighty columns.
+NARROW = ("run", "model", "lr", "train%", "task", "wino", "min")
 
 
 def print_runs(runs: list[RunResult], form: str = "table") -> None:
@@ -74,12 +76,11 @@ def print_runs(runs: list[RunResult], form: str = "table") -> None:
     elif not runs:
         console.print("no finished runs; start one with: gdo train")
     else:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in RUN_COLUMNS:
-            text = column in ("run", "model", "data")
-            table.add_column(column, justify="left" if text else "right", overflow="fold")
+        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+        for column in NARROW:
+            table.add_column(column, justify="left" if column in ("run", "model") else "right", no_wrap=True)
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*line[:2], *line[3:])
         console.print(table)
 
 

@@ -344,8 +344,7 @@ def test_winogrande_sentences_have_one_blank_and_name_both_options() -> None:
 def test_winogrande_options_are_in_either_order_equally_often() -> None:
     for rows in load("winogrande").values():
         firsts = [
-            row["sentence"].index(row["option1"]) < row["sentence"].index(row["option2"])
-            for row in rows
+            row["sentence"].index(row["option1"]) < row["sentence"].index(row["option2"]) for row in rows
         ]
         assert abs(sum(firsts) / len(rows) - 0.5) < 0.02
 

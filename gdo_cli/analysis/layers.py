@@ -57,6 +57,8 @@ def choose_layers(config: RunConfig, n_layers: int, run: Callable[[RunConfig], R
 def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunResult:
     """The SFT run on the same model, task and data, at the model's own rate and for as many steps."""
     train = replace(config.train, lr=config.model.lr, warmup_steps=config.model.warmup_steps)
+    dropped = ("method", "layer", "train.lr=", "train.warmup_steps=")
+    kept = [word for word in config.overrides if not word.startswith(dropped)]
     pilot = replace(
         config,
         method=SFT(),
@@ -65,9 +67,12 @@ def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunRe
         layer_rule="pilot",
         name=config.name | {"method": "sft"},
         overrides=[
-            o for o in config.overrides if not o.startswith(("method", "layer", "train.lr", "experiment"))
-        ]
-        + ["method=sft"],
+            *kept,
+            "method=sft",
+            "layers=all",
+            f"train.lr={train.lr}",
+            f"train.warmup_steps={train.warmup_steps}",
+        ],
     )
     note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
     return run(pilot)

@@ -35,7 +35,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     columns = _in_order(runs, str(spec.get("columns", "task")))
     points: list[dict[str, Any]] = []
     with rc_context(RC):
-        figure = new_figure(max(3.6, 2.7 * len(columns)), 4.6)
+        figure = new_figure(max(3.8, 2.7 * len(columns)), 4.6)
         axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(columns.items()):
             score = task_score(members[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ RC: Any = {
     "pdf.fonttype": 42,
 }
 
+TASK_SCORES = ("task/exact_match", "task/bleu")
 TASKS = {
     "scitail": "Science entailment (SciTail)",
     "qasc": "Science Q&A (QASC)",
@@ -91,7 +93,7 @@ def name_of(metric: str) -> str:
 
 def task_score(run: RunResult) -> str:
     """The metric that scores the run's task."""
-    return next((m for m in ("task/exact_match", "task/bleu") if m in run.final), "task/loss")
+    return next((m for m in TASK_SCORES if m in run.final), "task/loss")
 
 
 def field(run: RunResult, key: str) -> Any:
@@ -121,5 +123,6 @@ def sources(runs: Iterable[RunResult]) -> str:
 
 
 def under(figure: Figure, text: str) -> None:
-    """The line of sources under a figure."""
-    figure.supxlabel(text, fontsize=6.5, color=GREY, x=0.01, ha="left")
+    """The line of sources under a figure, broken to its width."""
+    lines = textwrap.fill(text, width=int(17 * figure.get_figwidth()))
+    figure.supxlabel(lines, fontsize=6.5, color=GREY, x=0.01, ha="left")

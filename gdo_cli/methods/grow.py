@@ -138,27 +138,59 @@ class ZeroInit(Grow):
 
 @dataclass(frozen=True)
 class AttentionGrow(Grow):
-    """Grow the number of attention heads: whole GQA groups, copied, the output halved (C.3).
+    """Grow attention instead of, or besides, the MLP (C.3).
 
-    Copies of q, k and v form new heads behind the old ones, each query head with the copy of its own
-    key-value head; o reads all of them, scaled by 1/k.
+    ``heads``: whole GQA groups are copied; the new heads stand behind the old ones, each query head
+    with the copy of its own key-value head, and o reads all of them, scaled by 1/k (exact at k = 2).
+    ``head_dim``: every head gets k times as wide, interleaved so that rotary positions, norms and
+    scale are kept (up to rounding; :mod:`gdo_cli.growth.head_dim`).
 
     Attributes:
+        grow: ``heads`` or ``head_dim``.
         with_mlp: grow the MLP too.
     """
 
+    grow: str = "heads"
     with_mlp: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("method.grow", self.grow, ("heads", "head_dim"))
 
     @property
     def label(self) -> str:  # type: ignore[override]
-        return "Attention heads + MLP" if self.with_mlp else "Attention heads"
+        what = "Attention heads" if self.grow == "heads" else "Head dimension"
+        return f"{what} + MLP" if self.with_mlp else what
+
+    def exact(self) -> bool:
+        return self.k == 2 and self.grow == "heads"
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        return (
+            self._wider_heads(model, layers) if self.grow == "head_dim" else self._more_heads(model, layers)
+        )
+
+    def _more_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         from gdo_cli.growth.architecture import attention_projections, mlp_projections
 
         columns, rows = attention_projections(model, layers)
         if self.with_mlp:
             more = mlp_projections(model, layers)
             columns, rows = columns + more[0], rows + more[1]
-        grow = _config(None, k=self.k, trainable="new", target_modules=columns + rows, row_modules=rows)
-        return add_adapter(model, grow)
+        return add_adapter(
+            model, _config(None, k=self.k, trainable="new", target_modules=columns + rows, row_modules=rows)
+        )
+
+    def _wider_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        from gdo_cli.growth.architecture import find_decoder
+        from gdo_cli.growth.head_dim import widen_heads
+
+        blocks = find_decoder(model).layers
+        model.requires_grad_(False)
+        chosen = range(len(blocks)) if layers is None else layers
+        new = [p for index in chosen for p in widen_heads(blocks[index].self_attn, self.k)]
+        if self.with_mlp:
+            model = add_adapter(model, _config(layers, k=self.k, trainable="new"))
+        for parameter in new:
+            parameter.requires_grad_(True)
+        return model

@@ -55,10 +55,10 @@ class JSONL(Task):
         return example
 
     def _templates(self, row: Row) -> Example:
-        completion = _fill(self.completion, row).strip()
+        prompt, completion = _fill(self.prompt, row), _fill(self.completion, row).strip()
         if not completion:
             raise RowError("the completion is empty")
-        return Example(_fill(self.prompt, row), f" {completion}")
+        return Example(prompt, f" {completion}")
 
     def _chat(self, row: Row) -> Example:
         turns = row.get(str(self.messages))

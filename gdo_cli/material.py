@@ -1,0 +1,73 @@
+"""The rows of a run: read and checked before anything heavy is loaded, the same ones every time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gdo_cli.data import Split, convert, load_split
+from gdo_cli.probes import Probe
+from gdo_cli.schema import DataConfig, RunConfig
+from gdo_cli.tasks import Example, Row
+
+# Every run, whatever its seed, is measured on the same items and shown the same examples.
+SUBSET_SEED = 20260309
+T = TypeVar("T")
+
+
+def subset(items: Sequence[T], n: int | None) -> list[T]:
+    """n items, always the same ones; all of them if n is None or too large."""
+    if n is None or n >= len(items):
+        return list(items)
+    return random.Random(SUBSET_SEED).sample(list(items), n)
+
+
+@dataclass
+class Material:
+    """The rows of a run, read and checked before anything heavy is loaded."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
+    provenance: dict[str, Any]
+
+
+def read_material(config: RunConfig) -> Material:
+    """Read every split that the run needs.
+
+    Raises:
+        UserError: missing data, or more unusable rows than allowed.
+    """
+    provenance: dict[str, Any] = {"source": config.data.source}
+    examples: dict[str, list[Example]] = {}
+    for role in ("train", "validation", "test"):
+        split = load_split(config.task.dataset, role, config.data)
+        examples[role] = convert(split, config.task.example, config.data.max_bad_rows)
+        provenance[role] = split.provenance
+    validation = subset(examples["validation"], config.evaluation.items)
+    test = subset(examples["test"], config.evaluation.final_items)
+    probes = {}
+    for name, probe in config.probe.items():
+        rows, shots, record = _probe_rows(probe, config.data)
+        probes[name], provenance[f"probe/{name}"] = (rows, shots), record
+    provenance |= {"validation_items": len(validation), "test_items": len(test)}
+    return Material(examples["train"], validation, test, probes, provenance)
+
+
+def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    shots: list[Row] = []
+    if probe.shots:
+        source = load_split(probe.dataset, "shots", data)
+        shots = subset(_usable(probe, source, data), probe.shots)
+    split = load_split(probe.dataset, "eval", data)
+    rows = subset(_usable(probe, split, data), probe.items)
+    return rows, shots, split.provenance | {"items": len(rows)}
+
+
+def _usable(probe: Probe, split: Split, data: DataConfig) -> list[Row]:
+    """Rows that the probe can read and has something to ask about."""
+    checked = convert(split, lambda row: (row, probe.queries(row, [])), data.max_bad_rows)
+    return [row for row, queries in checked if queries]

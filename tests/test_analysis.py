@@ -1,0 +1,377 @@
+"""What is read off weights and runs: norms and ranks of updates, and the layers chosen by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import N_LAYERS, TINY_RUN, RunFactory, perturb, tiny_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gdo_cli import experiment
+from gdo_cli.analysis.layers import choose_layers, pilot_run, ranking
+from gdo_cli.analysis.updates import UpdateTracker, matrix_ranks
+from gdo_cli.config import load_run
+from gdo_cli.device import hold_weights
+from gdo_cli.errors import UserError
+from gdo_cli.methods.grow import GFreeze
+from gdo_cli.methods.sft import SFT
+from gdo_cli.models import TinyModel
+from gdo_cli.results import RunFolder, RunResult
+from gdo_cli.schema import RunConfig
+
+# -------------------------------------------------------------------------------------------- ranks
+
+
+def ranks_by_svd(matrix: Tensor) -> dict[str, float]:
+    """The three ranks from numpy's singular values, written as their definitions."""
+    sigma = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    share = sigma[sigma > 0] / sigma.sum()
+    return {
+        "effective_rank": float(np.exp(-(share * np.log(share)).sum())),
+        "stable_rank": float((sigma**2).sum() / sigma[0] ** 2),
+        "participation_ratio": float((sigma**2).sum() ** 2 / (sigma**4).sum()),
+    }
+
+
+def random_matrix(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (16, 16), (24, 8), (8, 24)])
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4])
+def test_ranks_equal_those_of_the_singular_values(shape: tuple[int, int], scale: float) -> None:
+    matrix = scale * random_matrix(*shape)
+    assert matrix_ranks(matrix) == pytest.approx(ranks_by_svd(matrix), rel=1e-9)
+
+
+def test_a_spectrum_over_several_orders_of_magnitude_is_resolved() -> None:
+    left, _ = torch.linalg.qr(random_matrix(16, 16).double())
+    right, _ = torch.linalg.qr(random_matrix(16, 16, seed=1).double())
+    matrix = left @ torch.diag(torch.logspace(0, -5, 16, dtype=torch.float64)) @ right
+    assert matrix_ranks(matrix) == pytest.approx(ranks_by_svd(matrix), rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_product_of_thin_matrices_has_at_most_their_rank(rank: int) -> None:
+    found = matrix_ranks(random_matrix(20, rank) @ random_matrix(rank, 12, seed=1))
+    # Singular values of the Gram matrix are known to σ₁·1e-8: the nine or more zeros add a little.
+    assert all(1 - 1e-6 <= value <= rank * (1 + 1e-4) for value in found.values())
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_the_identity_has_full_rank(n: int) -> None:
+    assert matrix_ranks(3 * torch.eye(n)) == pytest.approx(
+        {"effective_rank": n, "stable_rank": n, "participation_ratio": n}
+    )
+
+
+def test_what_has_not_moved_has_rank_zero() -> None:
+    assert set(matrix_ranks(torch.zeros(4, 6)).values()) == {0.0}
+
+
+# ------------------------------------------------------------------------------------------ tracking
+
+
+def tracked(model: nn.Module, with_rank: bool = True) -> tuple[UpdateTracker, dict[str, Tensor]]:
+    """A tracker, and the matrices that it follows as they were."""
+    tracker = UpdateTracker(model, with_rank)
+    return tracker, {name: p.detach().clone() for name, p in tracker.matrices.items()}
+
+
+def test_norms_are_those_of_the_difference_since_the_start() -> None:
+    model = SFT().prepare(tiny_model("gemma3"), None)
+    tracker, before = tracked(model, with_rank=False)
+    for seed in (1, 2):  # moved twice: the start counts, not the last look
+        perturb(model, 0.01, seed=seed)
+        rows = tracker.norms()
+    assert len(rows) == len(before) == 7 * N_LAYERS  # four of attention, three of the MLP
+    for row, (name, start) in zip(rows, before.items(), strict=True):
+        moved = np.linalg.norm((model.get_parameter(name).detach() - start).double().numpy())
+        assert f".layers.{row['layer']}." in name
+        assert row["module"] in name
+        assert row["norm"] == pytest.approx(moved, rel=1e-5)
+        assert row["relative"] == pytest.approx(moved / np.linalg.norm(start.double().numpy()), rel=1e-5)
+
+
+def test_what_does_not_move_or_starts_at_zero_has_a_norm_too() -> None:
+    model = SFT().prepare(tiny_model("llama"), None)
+    still, moved = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("up", "down"))
+    with torch.no_grad():
+        model.get_parameter(moved).zero_()
+    tracker, _ = tracked(model, with_rank=False)
+    with torch.no_grad():
+        model.get_parameter(moved).fill_(1.0)
+    rows = dict(zip(tracker.matrices, tracker.norms(), strict=True))
+    assert (rows[still]["norm"], rows[still]["relative"]) == (0.0, 0.0)
+    assert rows[moved]["norm"] == pytest.approx((32 * 64) ** 0.5)
+    assert rows[moved]["relative"] is None
+
+
+@pytest.mark.parametrize("family", ["gemma3", "phi", "gemma3_multimodal"])
+def test_ranks_are_those_of_the_change_since_the_last_look(family: str) -> None:
+    model = GFreeze().prepare(tiny_model(family), None)
+    tracker, before = tracked(model)
+    for seed in (1, 2):
+        perturb(model, 0.01, only="grow_weight", seed=seed)
+        now = {name: p.detach().clone() for name, p in tracker.matrices.items()}
+        rows = tracker.ranks()
+        columns = [n for n in before if any(kind in n for kind in ("gate_proj", "up_proj", "fc1"))]
+        assert len(rows) == len(columns) >= N_LAYERS
+        for row, name in zip(rows, columns, strict=True):
+            expected = ranks_by_svd(now[name] - before[name])
+            assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+        before = now
+    assert {row["effective_rank"] for row in tracker.ranks()} == {0.0}
+
+
+def test_ranks_are_not_computed_unless_asked_for() -> None:
+    tracker, _ = tracked(SFT().prepare(tiny_model("llama"), None), with_rank=False)
+    assert tracker.ranks() == []
+
+
+@pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
+def test_updates_smaller_than_bf16_can_hold_are_seen_in_a_bf16_run(method: Any) -> None:
+    """A step of 2⁻¹² of a weight is lost in bf16 (8 bits): what trains must be held in fp32."""
+    model = method.prepare(tiny_model("gemma3").bfloat16(), None)
+    hold_weights(model, torch.bfloat16)
+    tracker, before = tracked(model)
+    assert {p.dtype for p in (*tracker.matrices.values(), *tracker.start.values())} == {torch.float32}
+    with torch.no_grad():
+        for parameter in tracker.matrices.values():
+            parameter.mul_(1 + 2**-12)
+    for row, start in zip(tracker.norms(), before.values(), strict=True):
+        assert row["relative"] == pytest.approx(2**-12, rel=1e-4)
+        assert float((start.bfloat16() * (1 + 2**-12)).sub(start.bfloat16()).norm()) == 0.0
+    assert all(row["effective_rank"] > 1 for row in tracker.ranks())
+
+
+# ----------------------------------------------------------------------------------- layers, by rule
+
+N_TINY = 4  # layers of model=tiny
+
+
+def updates(*norms: float) -> list[dict[str, Any]]:
+    """Two matrices a layer: the second with a tenth of the first's norm and ten times its share."""
+    return [
+        {"layer": layer, "module": module, "norm": norm * part, "relative": relative}
+        for layer, norm in enumerate(norms)
+        for module, part, relative in (("up_proj", 1.0, 1 / norm), ("q_proj", 0.1, 10 / norm))
+    ]
+
+
+def no_pilot(_: RunConfig) -> RunResult:
+    raise AssertionError("a pilot was run")
+
+
+def stand_in(rows: list[dict[str, Any]]) -> Callable[[RunConfig], RunResult]:
+    """A pilot that ended with the given updates."""
+
+    def run(config: RunConfig) -> RunResult:
+        record = {"id": config.id, "seed": config.seed, "name": config.name}
+        return RunResult(Path("runs/pilot"), record | {"updates": rows, "wall_seconds": 12.5})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("pilot", [1, 3]),
+        ("worst", [0, 2]),
+        ("relative", [0, 2]),
+        ("first", [0, 1]),
+        ("last", [2, 3]),
+        ("spread", [0, 2]),
+    ],
+)
+def test_a_number_of_layers_is_chosen_by_the_rule(
+    tiny_run: RunFactory, rule: str, expected: list[int]
+) -> None:
+    run = stand_in(updates(1, 4, 2, 3)) if rule in ("pilot", "worst", "relative") else no_pilot
+    choice = choose_layers(tiny_run("layers=2", f"layer_rule={rule}"), N_TINY, run)
+    assert choice.layers == choice.record["chosen"] == expected
+    assert (choice.record["asked"], choice.record["rule"]) == (2, rule)
+
+
+@pytest.mark.parametrize("rule", ["first", "last", "spread", "random"])
+@pytest.mark.parametrize("n_layers", [4, 18, 26])
+def test_every_rule_chooses_as_many_layers_as_asked_for(
+    tiny_run: RunFactory, rule: str, n_layers: int
+) -> None:
+    config = tiny_run("layers=1", f"layer_rule={rule}")
+    for n in range(1, n_layers):
+        chosen = choose_layers(_asking(config, n), n_layers, no_pilot).layers
+        assert chosen is not None
+        assert len(set(chosen)) == n
+        assert set(chosen) <= set(range(n_layers))
+        assert chosen == sorted(chosen)
+
+
+def _asking(config: RunConfig, n: int) -> RunConfig:
+    return replace(config, layers=n, method=replace(config.method, layers=n))  # type: ignore[call-arg]
+
+
+def test_spread_layers_lie_apart_evenly(tiny_run: RunFactory) -> None:
+    config = tiny_run("layers=6", "layer_rule=spread")
+    assert choose_layers(config, 18, no_pilot).layers == [1, 4, 7, 10, 13, 16]
+
+
+def test_random_layers_hang_on_the_seed_alone(tiny_run: RunFactory) -> None:
+    def chosen(seed: int) -> list[int] | None:
+        config = tiny_run("layers=5", "layer_rule=random", f"seed={seed}")
+        torch.manual_seed(7 * seed)
+        return choose_layers(config, 18, no_pilot).layers
+
+    assert chosen(0) == chosen(0)
+    assert len({str(chosen(seed)) for seed in range(4)}) > 1
+
+
+def test_the_paper_ranks_by_the_norm_over_all_matrices_of_a_layer() -> None:
+    rows = [
+        {"layer": 0, "norm": 3.0, "relative": 0.1},
+        {"layer": 0, "norm": 4.0, "relative": 0.1},  # together 5
+        {"layer": 1, "norm": 4.9, "relative": 0.3},
+        {"layer": 1, "norm": 0.1, "relative": 0.1},
+    ]
+    pilot = RunResult(Path("runs/pilot"), {"updates": rows})
+    assert ranking(pilot) == [0, 1]
+    assert ranking(pilot, "relative") == [1, 0]
+
+
+def test_layers_that_moved_equally_come_in_their_order() -> None:
+    assert ranking(RunResult(Path("runs/pilot"), {"updates": updates(2, 2, 2)})) == [0, 1, 2]
+
+
+def test_a_pilot_without_norms_is_named_with_the_mend(tiny_run: RunFactory) -> None:
+    with pytest.raises(UserError, match=r"scitail/sft-.* holds no update norms; run it again"):
+        choose_layers(tiny_run("layers=2"), N_TINY, stand_in([]))
+
+
+@pytest.mark.parametrize("n", [4, 5, 99])
+def test_a_number_at_or_above_the_depth_means_all_with_a_notice(
+    tiny_run: RunFactory, capsys: pytest.CaptureFixture[str], n: int
+) -> None:
+    choice = choose_layers(tiny_run(f"layers={n}"), N_TINY, no_pilot)
+    assert choice.layers is None
+    assert (choice.record["asked"], choice.record["chosen"]) == (n, "all")
+    assert f"layers={n}: the model has 4 layers, so all of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "layers"), [("all", None), ("[3,0]", [0, 3])])
+def test_all_layers_and_a_list_need_no_rule(
+    tiny_run: RunFactory, asked: str, layers: list[int] | None
+) -> None:
+    choice = choose_layers(tiny_run(f"layers={asked}"), N_TINY, no_pilot)
+    assert choice.layers == layers
+    assert choice.record["chosen"] == (layers or "all")
+
+
+@pytest.mark.parametrize("asked", ["[4]", "[0,9]"])
+def test_an_index_out_of_range_is_refused_before_anything_is_trained(
+    tiny_run: RunFactory, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def train(*_: Any) -> None:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(experiment, "train", train)
+    config = tiny_run(f"layers={asked}")
+    with pytest.raises(UserError, match="the model has layers 0 to 3"):
+        experiment.run(config)
+    assert not (RunFolder(config).path / "metrics.jsonl").exists()
+
+
+# ---------------------------------------------------------------------------------- the pilot's run
+
+SHORT = ("train.steps=1", "evaluation.every=1", "train.lr=1e-4")
+
+
+@pytest.fixture(scope="module")
+def piloted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """Where a run with two layers of four was made, which had to make its pilot first; and the run."""
+    results = tmp_path_factory.mktemp("results")
+    return results, experiment.run(load_run([*TINY_RUN, *SHORT, f"results_dir={results}", "layers=2"]))
+
+
+def sft(results: Path) -> RunConfig:
+    """The plain SFT run that serves as the pilot: at the model's own rate."""
+    own = [*TINY_RUN, *SHORT[:2], f"results_dir={results}", "method=sft"]
+    return load_run(own)
+
+
+def test_without_a_finished_pilot_it_is_run_first(piloted: tuple[Path, RunResult]) -> None:
+    results, grown = piloted
+    pilot = RunFolder(sft(results)).load()
+    assert pilot is not None
+    record = grown.record["layers"]
+    assert record["pilot"] == pilot.title
+    assert record["pilot_seconds"] == pilot.record["wall_seconds"] > 0
+    assert pilot.record["config"]["train"]["lr"] == 1e-3  # not the 1e-4 of the run
+
+
+def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunResult]) -> None:
+    """Against the kept weights of the pilot and those of the untouched model."""
+    results, grown = piloted
+    config = sft(results)
+    pilot = RunFolder(config).load()
+    assert pilot is not None
+    assert pilot.weights is not None
+    tuned = load_file(pilot.weights / "parameters.safetensors")
+    moved = np.zeros(N_TINY)
+    for name, start in config.model.load().model.named_parameters():
+        if start.ndim == 2 and ".layers." in name:
+            layer = int(name.split(".layers.")[1].split(".")[0])
+            moved[layer] += np.linalg.norm((tuned[name] - start.detach().float()).double().numpy()) ** 2
+    order = np.argsort(-moved).tolist()
+    record = grown.record["layers"]
+    assert record["ranking"] == order
+    assert record["chosen"] == sorted(order[:2])
+    assert {row["layer"] for row in grown.record["updates"]} == set(order[:2])
+
+
+def test_a_finished_pilot_is_not_run_again(
+    piloted: tuple[Path, RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, grown = piloted
+
+    def load(_: TinyModel) -> None:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(TinyModel, "load", load)
+    for rule, chosen in (
+        ("pilot", grown.record["layers"]["ranking"][:3]),
+        ("worst", grown.record["layers"]["ranking"][-3:]),
+    ):
+        words = [
+            *TINY_RUN,
+            *SHORT,
+            f"results_dir={results}",
+            "layers=3",
+            f"layer_rule={rule}",
+            "method=g_train",
+        ]
+        choice = choose_layers(load_run(words), N_TINY, experiment.run)
+        assert choice.layers == sorted(chosen)
+        assert choice.record["pilot_seconds"] == grown.record["layers"]["pilot_seconds"]
+
+
+def test_the_pilot_is_the_plain_sft_run_and_can_be_asked_for_by_its_overrides(tmp_path: Path) -> None:
+    """So that a pilot made for one run serves all others, and `gdo train` finds it done."""
+    words = [*TINY_RUN, f"results_dir={tmp_path}", "layers=2", "layer_rule=worst", "train.lr=1e-4"]
+    asked: list[RunConfig] = []
+
+    def run(config: RunConfig) -> RunResult:
+        asked.append(config)
+        return stand_in(updates(1, 2, 3, 4))(config)
+
+    pilot_run(load_run(words), run)
+    (pilot,) = asked
+    plain = load_run([*TINY_RUN, f"results_dir={tmp_path}", "method=sft"])
+    assert RunFolder(pilot).path == RunFolder(plain).path
+    assert load_run(pilot.overrides).id == plain.id

@@ -1,0 +1,204 @@
+"""The cache of base evaluations: the same numbers without the work, and never another model's numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_RUN, RunFactory
+
+from gdo_cli import basecache, experiment
+from gdo_cli.basecache import base_evaluation
+from gdo_cli.config import load_run
+from gdo_cli.evaluation import Evaluation, Suite
+from gdo_cli.material import read_material
+from gdo_cli.models import Loaded
+from gdo_cli.scoring import AnswerLM
+from gdo_cli.tasks.scitail import SciTail
+from gdo_cli.tokens import Encoded, Encoder
+
+FACTS = {"weights": "a" * 64, "dtype": "torch.float32", "machine": {"cpu": "A processor"}}
+MEASURED = Evaluation(
+    {"task/exact_match": 0.1 + 0.2, "task/loss": float("nan")},
+    [{"part": "task/validation", "item": 0, "answer": "é\u2028", "correct": True}],
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own; returns the folder of the evaluations."""
+    monkeypatch.setenv("GDO_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "evaluations"
+
+
+@pytest.fixture(scope="module")
+def original(tiny_loaded: Loaded) -> Suite:
+    config = load_run([*TINY_RUN])
+    return Suite(config, read_material(config), Encoder.of(tiny_loaded.tokenizer, []))
+
+
+@pytest.fixture
+def suite(original: Suite) -> Suite:
+    """One to change."""
+    own = copy.copy(original)
+    own.splits = copy.deepcopy(original.splits)
+    own.probes = copy.deepcopy(original.probes)
+    return own
+
+
+def measured(suite: Suite, **facts: Any) -> bool:
+    """Whether the evaluation had to be computed; whatever is returned must be what it gave."""
+    calls: list[int] = []
+
+    def evaluate() -> Evaluation:
+        calls.append(1)
+        return MEASURED
+
+    found = base_evaluation(suite, FACTS | facts, evaluate)
+    assert repr(found) == repr(MEASURED)  # NaN is not equal to itself
+    return bool(calls)
+
+
+# ---------------------------------------------------------------------------------------------- hits
+
+
+def test_the_second_time_the_same_numbers_come_without_evaluating(suite: Suite, original: Suite) -> None:
+    assert measured(suite)
+    assert not measured(suite)
+    assert not measured(original)
+
+
+def test_two_methods_on_one_base_measure_it_once(
+    tiny_run: RunFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, calls = Suite.evaluate, []
+
+    def counted(self: Suite, lm: AnswerLM, *rest: Any) -> Evaluation:
+        calls.append(self.config.name["method"])
+        return usual(self, lm, *rest)
+
+    monkeypatch.setattr(Suite, "evaluate", counted)
+    first = experiment.run(tiny_run("train.steps=1"))
+    other = experiment.run(tiny_run("train.steps=1", "method=sft", "seed=1"))
+    assert calls == ["g_freeze", "g_freeze", "sft"]  # after step 1 each measures itself
+    assert other.evaluations[0] == first.evaluations[0]
+
+
+# -------------------------------------------------------------------------------------------- misses
+
+
+def another_answer(suite: Suite) -> None:
+    example, query = suite.splits["validation"][3]
+    suite.splits["validation"][3] = (example, Encoded(query.context, [*query.continuation[::-1], 9]))
+
+
+def another_prompt(suite: Suite) -> None:
+    suite.splits["validation"][0][1].context[-1] += 1
+
+
+def one_item_less(suite: Suite) -> None:
+    suite.splits["validation"].pop()
+
+
+def another_order(suite: Suite) -> None:
+    suite.splits["validation"].reverse()
+
+
+def another_probe_token(suite: Suite) -> None:
+    suite.probes["winogrande"][-1].queries[-1].continuation[0] += 1
+
+
+def another_solution(suite: Suite) -> None:
+    item = suite.probes["winogrande"][0]
+    item.row = {**item.row, "answer": "2" if item.row["answer"] == "1" else "1"}
+
+
+def no_probe(suite: Suite) -> None:
+    suite.probes = {}
+
+
+def fewer_prompts_for_the_divergence(suite: Suite) -> None:
+    suite.config = replace(suite.config, evaluation=replace(suite.config.evaluation, kl_prompts=1))
+
+
+def answers_of_several_lines(suite: Suite) -> None:
+    """The same tokens asked, but other tokens end an answer."""
+    suite.config = replace(suite.config, task=_ManyLines(suite.config.task.dataset))
+
+
+class _ManyLines(SciTail):
+    multiline = True
+
+
+CHANGES: list[Callable[[Suite], None]] = [
+    another_answer,
+    another_prompt,
+    one_item_less,
+    another_order,
+    another_probe_token,
+    another_solution,
+    no_probe,
+    fewer_prompts_for_the_divergence,
+    answers_of_several_lines,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_of_what_is_asked_is_measured_anew(suite: Suite, change: Callable[[Suite], None]) -> None:
+    assert measured(suite)
+    change(suite)
+    assert measured(suite)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"weights": "b" * 64}, {"dtype": "torch.bfloat16"}, {"machine": {"cpu": "Another"}}],
+    ids=lambda facts: next(iter(facts)),
+)
+def test_other_weights_precision_or_machine_are_measured_anew(suite: Suite, facts: dict[str, Any]) -> None:
+    assert measured(suite)
+    assert measured(suite, **facts)
+
+
+def test_other_code_measures_anew(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured(suite)
+    monkeypatch.setattr(basecache, "_code_sha256", lambda: "c" * 64)
+    assert measured(suite)
+
+
+def test_a_run_tells_the_cache_its_weights_and_its_precision() -> None:
+    """What a run hands over changes with the weights' checksum and the dtype it computes in."""
+    run = experiment._Run.__new__(experiment._Run)
+    run.weights, run.dtype, run.device = {"sha256": "a"}, torch.float32, torch.device("cpu")
+    first = run.base_facts()
+    run.weights = {"sha256": "b"}
+    second = run.base_facts()
+    run.dtype = torch.bfloat16
+    assert len({json.dumps(facts, sort_keys=True) for facts in (first, second, run.base_facts())}) == 3
+
+
+# -------------------------------------------------------------------------------------------- broken
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"metrics": {}', b"\xff", b"[]", b"null", b"{}", b'{"other": 1}'], ids=repr
+)
+def test_a_corrupt_file_is_computed_again_and_mended(suite: Suite, cache: Path, content: bytes) -> None:
+    assert measured(suite)
+    (file,) = cache.iterdir()
+    file.write_bytes(content)
+    assert measured(suite)
+    assert not measured(suite)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(suite: Suite, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.touch()  # a file where the folder should be
+    assert measured(suite)
+    assert measured(suite)

@@ -1,0 +1,188 @@
+"""Claims about ``gdo plot``: what is drawn from which runs, the same bytes every time, what is missing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gdo_cli.cli import app
+from gdo_cli.config import load_grid
+from gdo_cli.data import resolve
+from gdo_cli.errors import UserError
+from gdo_cli.plot import plot_all
+from gdo_cli.results import RunFolder
+from gdo_cli.schema import RunConfig, identity, replace_data
+
+HEAD = """# @package _global_
+defaults:
+  - override /model: tiny
+  - override /data: sample
+"""
+CURVES = """sweep: {method: "sft,g_freeze", seed: "0,1"}
+figure: {kind: curves, title: Mine, columns: task, lines: method}
+"""
+RATES = """sweep: {method: sft, train.lr: "1e-3,1e-5"}
+figure: {kind: rates, title: Rates, lines: method}
+"""
+METRICS = ("task/exact_match", "winogrande/exact_match")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own experiments: two with a figure, one without."""
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    for name, text in {"mine": CURVES, "byrate": RATES, "bare": ""}.items():
+        (folder / f"{name}.yaml").write_text(HEAD + text, "utf-8")
+    return tmp_path / "conf"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def value(config: RunConfig, step: int) -> float:
+    """The score that a run is given: it tells method, seed and step."""
+    return 0.25 + 0.125 * (config.name["method"] == "sft") + 0.0625 * config.seed + 0.125 * step
+
+
+def finish(config: RunConfig) -> None:
+    """A finished run with scores of our own."""
+    config = replace_data(config, resolve(config.data))
+    folder = RunFolder(config)
+    with folder.lock():
+        folder.start()
+        for step in (0, 1):
+            scores = dict.fromkeys(METRICS, value(config, step))
+            errors = {f"{metric}_se": 0.03125 for metric in METRICS}
+            folder.log({"kind": "evaluation", "step": step} | scores | errors)
+        folder.seal(
+            {
+                "id": config.id,
+                "seed": config.seed,
+                "name": config.name,
+                "method_label": config.method.label,
+                "config": identity(config),
+                "final": scores | errors,
+                "data": {"source": config.data.source},
+                "weights": {"source": "random"},
+                "machine": {"gpu": None, "cpu": "A processor", "cores": 2},
+            }
+        )
+
+
+def grid(name: str, own: Path, results: Path) -> list[RunConfig]:
+    return [run for _, run in load_grid([f"experiment={name}", f"results_dir={results}"], own)]
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def gdo(*words: str) -> Any:
+    return CliRunner().invoke(app, ["plot", *words], env={"COLUMNS": "400"})
+
+
+# ------------------------------------------------------------------------------------------ the files
+
+
+def test_a_figure_is_a_png_a_pdf_and_the_table_of_its_points(own: Path, results: Path) -> None:
+    for config in grid("mine", own, results):
+        finish(config)
+    files = plot_all(["mine"], results, own)
+    assert files == [results / "figures" / f"mine.{kind}" for kind in ("png", "pdf", "csv")]
+    png, pdf, table = files
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    points = rows(table)
+    assert len(points) == 2 * 2 * 2  # metrics, methods, steps
+    assert {(p["panel"], p["seeds"]) for p in points} == {("scitail", "2")}
+    last = next(p for p in points if (p["line"], p["metric"], p["step"]) == ("SFT", METRICS[0], "1"))
+    # Seeds 0 and 1 score 0.5 and 0.5625: their mean, and the standard deviation with n - 1.
+    assert float(last["value"]) == 0.53125
+    assert float(last["spread"]) == pytest.approx(0.0625 / 2**0.5)
+
+
+def test_with_one_seed_the_spread_is_the_error_over_items(own: Path, results: Path) -> None:
+    for config in grid("mine", own, results):
+        if config.seed == 0:
+            finish(config)
+    *_, table = plot_all(["mine"], results, own)
+    assert {(p["seeds"], float(p["spread"])) for p in rows(table)} == {("1", 0.03125)}
+
+
+def test_rates_are_drawn_in_their_order(own: Path, results: Path) -> None:
+    for config in grid("byrate", own, results):
+        finish(config)
+    *_, table = plot_all(["byrate"], results, own)
+    points = [p for p in rows(table) if p["metric"] == METRICS[0]]
+    assert [(float(p["lr"]), float(p["value"])) for p in points] == [(1e-5, 0.5), (1e-3, 0.5)]
+
+
+@pytest.mark.parametrize("name", ["mine", "byrate"])
+def test_the_same_runs_give_the_same_bytes(own: Path, results: Path, name: str) -> None:
+    for config in grid(name, own, results):
+        finish(config)
+    first = [file.read_bytes() for file in plot_all([name], results, own)]
+    assert [file.read_bytes() for file in plot_all([name], results, own)] == first
+
+
+def test_runs_whose_data_source_was_found_out_are_found_again(
+    own: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``data=auto`` is decided when a run starts, and a run is known by what was decided."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("GDO_DATA_DIR", raising=False)
+    file = own / "experiment" / "mine.yaml"
+    file.write_text(file.read_text("utf-8").replace("/data: sample", "/data: auto"), "utf-8")
+    for config in grid("mine", own, results):
+        finish(config)
+    assert len(plot_all(["mine"], results, own)) == 3
+
+
+# ------------------------------------------------------------------------------------- what is missing
+
+
+def test_missing_points_are_named_with_the_command_that_fills_them_in(own: Path, results: Path) -> None:
+    finish(grid("mine", own, results)[0])
+    result = gdo("mine", "--results", str(results), "--config-dir", str(own))
+    assert result.exit_code == 0, result.exception
+    assert "from 1 runs" in result.stdout
+    assert "mine: 3 points missing" in result.stdout
+    assert "gdo sweep experiment=mine" in result.stdout
+
+
+def test_overrides_choose_among_the_runs_and_stand_in_the_command(own: Path, results: Path) -> None:
+    for config in grid("mine", own, results):
+        finish(config)
+    result = gdo("mine", "seed=1,2", "--results", str(results), "--config-dir", str(own))
+    assert "from 2 runs" in result.stdout
+    assert "gdo sweep experiment=mine seed=1,2" in result.stdout
+
+
+def test_a_figure_without_any_run_is_refused(own: Path, results: Path) -> None:
+    with pytest.raises(UserError, match="mine: no finished run of its 4 points"):
+        plot_all(["mine"], results, own)
+    assert not (results / "figures").exists()
+
+
+@pytest.mark.parametrize("name", ["mien", "bare"])
+def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: Path, name: str) -> None:
+    result = gdo(name, "--results", str(results), "--config-dir", str(own))
+    assert result.exit_code == 2
+    assert f"figure={name}: unknown" in result.stderr
+    assert "byrate" in result.stderr
+    assert "fig2" in result.stderr
+
+
+@pytest.mark.slow
+def test_without_a_name_all_figures_that_have_runs_are_drawn(own: Path, results: Path) -> None:
+    for config in grid("mine", own, results):
+        finish(config)
+    assert {file.stem for file in plot_all([], results, own)} == {"mine"}

@@ -1,0 +1,462 @@
+"""Claims about run folders: whole or absent, one writer each, found by name; and about their mirror."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from gdo_cli.cli import app
+from gdo_cli.config import load_run
+from gdo_cli.errors import UserError
+from gdo_cli.results import (
+    WEIGHTS,
+    Busy,
+    RunFolder,
+    RunResult,
+    find_run,
+    find_runs,
+    read_metrics,
+    read_run,
+    write_atomically,
+)
+from gdo_cli.schema import RunConfig, identity
+from gdo_cli.tracking import Mirror
+
+WORDS = ["model=tiny", "method=sft", "data=sample"]
+
+
+def configure(results: Path, *words: str) -> RunConfig:
+    return load_run([*WORDS, f"results_dir={results}", *words])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return configure(tmp_path)
+
+
+@pytest.fixture
+def folder(config: RunConfig) -> RunFolder:
+    """A run that has been started."""
+    folder = RunFolder(config)
+    with folder.lock():
+        folder.start()
+    return folder
+
+
+def record(config: RunConfig) -> dict[str, Any]:
+    """What a run writes at its end, as far as it is read again."""
+    return {
+        "id": config.id,
+        "seed": config.seed,
+        "method_label": config.method.label,
+        "name": config.name,
+        "overrides": config.overrides,
+        "config": identity(config),
+        "final": {"task/exact_match": 0.75, "task/exact_match_se": 0.125, "winogrande/exact_match": 0.5},
+        "steps": 4,
+        "layers": {"choice": "all"},
+        "parameters": {
+            "base": 1_000,
+            "added": 0,
+            "trainable": 1_000,
+            "trainable_share": 1.0,
+            "trainable_by_module": {"gate_proj": 600, "down_proj": 400},
+        },
+        "data": {"source": "sample", "validation_items": 8, "test_items": 8},
+        "weights": {"source": "random"},
+        "precision": "float32",
+        "wall_seconds": 90.0,
+        "train_seconds": 60.0,
+        "tokens_per_second": 1_234,
+        "peak_memory_bytes": 2**30,
+        "machine": {"gpu": None, "cpu": "A processor", "cores": 2},
+        "versions": {"torch": "2.9"},
+        "code": {"commit": "0123456789abcdef", "dirty": True},
+    }
+
+
+def finish(results: Path, *words: str) -> RunResult:
+    """A finished run under the results folder."""
+    folder = RunFolder(configure(results, *words))
+    with folder.lock():
+        folder.start()
+        folder.log({"kind": "train", "step": 1, "loss": 2.0})
+        folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 0.25})
+        return folder.seal(record(folder.config))
+
+
+# --------------------------------------------------------------------------------------- whole or not
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_atomically(file, "é\n".encode())
+    assert file.read_bytes() == "é\n".encode()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_crash_while_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "a.json"
+    write_atomically(file, b"old")
+    monkeypatch.setattr(os, "fsync", crash) if at == "fsync" else monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, b"new")
+    assert file.read_text() == "old"
+
+
+def test_what_a_crash_leaves_beside_is_no_hindrance(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    (tmp_path / ".a.json.tmp").write_text("half of")
+    write_atomically(file, b"new")
+    assert file.read_text() == "new"
+
+
+def test_a_run_is_complete_when_it_is_sealed_and_not_before(folder: RunFolder) -> None:
+    folder.log({"kind": "train", "step": 1})
+    folder.save_predictions([{"answer": "é"}])
+    assert folder.load() is None
+    folder.seal(record(folder.config))
+    found = folder.load()
+    assert found is not None
+    assert found.record == record(folder.config)
+
+
+def test_equal_predictions_are_equal_bytes_and_come_back(folder: RunFolder) -> None:
+    predictions: list[dict[str, Any]] = [{"answer": "é"}, {"answer": "line\u2028break", "right": True}]
+    kept = []
+    for _ in range(2):
+        folder.save_predictions(predictions)
+        kept.append((folder.path / "predictions.jsonl.gz").read_bytes())
+    assert kept[0] == kept[1]
+    lines = gzip.decompress(kept[0]).decode().split("\n")[:-1]
+    assert [json.loads(line) for line in lines] == predictions
+
+
+def test_a_run_lies_under_its_model_task_method_and_seed(tmp_path: Path) -> None:
+    config = configure(tmp_path, "seed=3")
+    assert RunFolder(config).path == tmp_path / f"runs/tiny/scitail/sft-{config.id}/seed3"
+
+
+def test_the_configuration_is_kept_as_plain_yaml(folder: RunFolder) -> None:
+    kept = yaml.safe_load((folder.path / "config.yaml").read_text("utf-8"))
+    assert kept == {"name": folder.config.name} | identity(folder.config)
+
+
+def test_starting_again_drops_what_was_left_behind(folder: RunFolder) -> None:
+    folder.log({"kind": "train", "step": 1})
+    folder.seal(record(folder.config))
+    (folder.path / "adapter").mkdir()
+    (folder.path / "adapter" / "weights").touch()
+    with folder.lock():
+        folder.start()
+    assert {entry.name for entry in folder.path.iterdir()} == {".lock", "config.yaml"}
+    assert folder.load() is None
+
+
+def test_a_result_tells_what_it_is(tmp_path: Path) -> None:
+    run = finish(tmp_path, "seed=2")
+    assert (run.seed, run.label, run.final["task/exact_match"]) == (2, "SFT", 0.75)
+    assert run.title == f"scitail/sft-{run.id}/seed2"
+    assert [line["step"] for line in run.evaluations] == [0]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_result_knows_where_its_weights_are(tmp_path: Path, name: str) -> None:
+    run = finish(tmp_path)
+    assert run.weights is None
+    (run.path / name).mkdir()
+    assert run.weights == run.path / name
+
+
+# ------------------------------------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3', '{"step": 3, "loss": 1.0}', "{", '{"step": "\ud7ff"'])
+def test_a_line_cut_off_by_a_crash_is_left_out(folder: RunFolder, torn: str) -> None:
+    folder.log({"step": 1})
+    folder.log({"step": 2})
+    with (folder.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(torn)
+    assert read_metrics(folder.path) == [{"step": 1}, {"step": 2}]
+
+
+def test_without_metrics_there_are_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_numbers_come_back_as_they_were(folder: RunFolder) -> None:
+    line = {"loss": 0.1 + 0.2, "lr": 1e-300, "steps": 2**53 + 1, "text": "é\n\u2028"}
+    folder.log(line)
+    assert read_metrics(folder.path) == [line]
+
+
+# ------------------------------------------------------------------------------------------- corrupt
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null"], ids=str)
+def test_a_corrupt_result_is_named_with_the_mend(folder: RunFolder, content: bytes) -> None:
+    (folder.path / "result.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"result\.json: cannot be read .* remove it to run again"):
+        folder.load()
+
+
+def test_a_result_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"result\.json: cannot be read"):
+        read_run(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- lock
+
+
+def test_a_run_has_one_writer(folder: RunFolder) -> None:
+    busy = pytest.raises(Busy, match="another process is working on this run")
+    with folder.lock(), busy, folder.lock():
+        pass
+    with folder.lock():
+        pass
+
+
+def test_another_process_is_kept_out(folder: RunFolder) -> None:
+    code = (
+        "import sys; from gdo_cli.config import load_run; from gdo_cli.results import RunFolder\n"
+        "with RunFolder(load_run(sys.argv[1:])).lock(): pass"
+    )
+    command = [sys.executable, "-c", code, *folder.config.overrides]
+    with folder.lock():
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "another process is working on this run" in done.stderr
+
+
+def test_seeds_do_not_lock_each_other(tmp_path: Path) -> None:
+    with RunFolder(configure(tmp_path)).lock(), RunFolder(configure(tmp_path, "seed=1")).lock():
+        pass
+
+
+def test_the_lock_is_free_after_a_crash(folder: RunFolder) -> None:
+    with pytest.raises(ZeroDivisionError), folder.lock():
+        raise ZeroDivisionError
+    with folder.lock():
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = RunFolder(configure(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written"), folder.lock():
+        pass
+
+
+# ------------------------------------------------------------------------------------------- finding
+
+
+def test_only_finished_runs_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+    done = [
+        finish(tmp_path, f"seed={seed}", f"task={task}") for task in ("scitail", "qasc") for seed in (1, 0)
+    ]
+    unfinished = RunFolder(configure(tmp_path, "seed=7"))
+    with unfinished.lock():
+        unfinished.start()
+    found = find_runs(tmp_path)
+    assert [run.path for run in found] == sorted(run.path for run in done)
+
+
+def test_where_nothing_was_run_nothing_is_found(tmp_path: Path) -> None:
+    assert find_runs(tmp_path / "nowhere") == []
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[RunResult]:
+    """Runs of two tasks, one of them with seeds 1 and 10."""
+    return [finish(tmp_path, *words) for words in (["seed=1"], ["seed=10"], ["task=qasc", "seed=10"])]
+
+
+def test_a_run_is_found_by_its_path(three: list[RunResult], tmp_path: Path) -> None:
+    assert find_run(str(three[0].path), tmp_path / "elsewhere").record == three[0].record
+
+
+@pytest.mark.parametrize("fragment", ["qasc", "qasc/sft", "tiny/qasc"])
+def test_a_run_is_found_by_a_part_of_its_name(three: list[RunResult], tmp_path: Path, fragment: str) -> None:
+    assert find_run(fragment, tmp_path).record == three[2].record
+
+
+def test_a_run_is_found_by_its_id(three: list[RunResult], tmp_path: Path) -> None:
+    assert find_run(three[2].id, tmp_path).record == three[2].record
+
+
+def test_a_run_is_found_by_its_title_even_if_others_begin_with_it(
+    three: list[RunResult], tmp_path: Path
+) -> None:
+    assert find_run(three[0].title, tmp_path).seed == 1
+
+
+def test_a_part_that_several_runs_share_is_refused_with_their_names(
+    three: list[RunResult], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        find_run("seed10", tmp_path)
+    message = str(caught.value)
+    assert message.startswith("'seed10' names 2 runs: ")
+    assert three[1].title in message
+    assert three[2].title in message
+
+
+def test_a_name_that_no_run_has_is_refused_with_the_nearest(three: list[RunResult], tmp_path: Path) -> None:
+    near = three[2].title.replace("qasc", "qsac")
+    with pytest.raises(UserError, match=f"no finished run '{near}' .* did you mean '{three[2].title}'"):
+        find_run(near, tmp_path)
+
+
+def test_without_runs_there_is_nothing_to_suggest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no finished run 'qasc' .*nothing to choose from"):
+        find_run("qasc", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------- listing
+
+
+def gdo(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.usefixtures("three")
+def test_ls_is_a_line_for_each_finished_run(tmp_path: Path) -> None:
+    header, *lines = gdo("ls", "--results", str(tmp_path)).splitlines()
+    assert header.split()[:3] == ["run", "model", "lr"]
+    assert [line.split()[:2] for line in lines] == [[r.title, "tiny"] for r in find_runs(tmp_path)]
+    assert all("0.750" in line for line in lines)
+
+
+def test_ls_without_runs_says_how_to_start_one(tmp_path: Path) -> None:
+    assert "gdo train" in gdo("ls", "--results", str(tmp_path))
+
+
+def test_show_says_what_a_number_hangs_on(three: list[RunResult], tmp_path: Path) -> None:
+    shown = gdo("show", "qasc", "--results", str(tmp_path))
+    for fact in (three[2].title, "SFT", "sample", "0.750 ± 0.125", "0.250", "A processor", "float32", "lr="):
+        assert fact in shown
+    assert "0123456789ab with changes" in shown
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"), [("seed10", "names 2 runs"), ("nosuch", "no finished run 'nosuch'")]
+)
+@pytest.mark.usefixtures("three")
+def test_show_refuses_what_it_cannot_tell(tmp_path: Path, reference: str, message: str) -> None:
+    result = CliRunner().invoke(app, ["show", reference, "--results", str(tmp_path)])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+# --------------------------------------------------------------------------------------------- mirror
+
+Log = list[tuple[Any, ...]]
+
+
+def stand_in(log: Log, failing: str = "") -> SimpleNamespace:
+    """Stands in for wandb: notes what it is asked for; the named part of it fails."""
+
+    def part(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            log.append((name, *args, kwargs))
+            if name == failing:
+                raise RuntimeError(f"no {name}")
+            return run
+
+        return call
+
+    run = SimpleNamespace(log=part("log"), finish=part("finish"))
+    return SimpleNamespace(init=part("init"), Settings=part("settings"))
+
+
+def mirrored(config: RunConfig, folder: Path) -> None:
+    with Mirror(config, folder) as mirror:
+        mirror.log(0, {"task/loss": 2.0})
+        mirror.log(1, {"task/loss": 1.0})
+
+
+@pytest.fixture
+def mirrored_config(tmp_path: Path) -> RunConfig:
+    return configure(tmp_path, "wandb.mode=offline", "wandb.project=mine", "seed=4")
+
+
+def test_the_mirror_gets_the_numbers_by_step(
+    mirrored_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: Log = []
+    monkeypatch.setitem(sys.modules, "wandb", stand_in(log))
+    mirrored(mirrored_config, tmp_path)
+    steps = [(call[1], call[-1]) for call in log if call[0] == "log"]
+    assert steps == [({"task/loss": 2.0}, {"step": 0}), ({"task/loss": 1.0}, {"step": 1})]
+    (start,) = [call[-1] for call in log if call[0] == "init"]
+    assert (start["mode"], start["project"]) == ("offline", "mine")
+    assert start["id"] == f"{mirrored_config.id}-4"
+    assert log[-1][0] == "finish"
+
+
+@pytest.mark.parametrize("failing", ["settings", "init", "log", "finish"])
+def test_a_mirror_that_fails_is_said_once_and_harms_nothing(
+    mirrored_config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    failing: str,
+) -> None:
+    log: Log = []
+    monkeypatch.setitem(sys.modules, "wandb", stand_in(log, failing))
+    mirrored(mirrored_config, tmp_path)
+    assert capfd.readouterr().err.count(f"wandb: RuntimeError: no {failing}") == 1
+    assert [call[0] for call in log].count(failing) == 1
+
+
+def test_a_mirror_that_is_not_installed_harms_nothing(
+    mirrored_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    mirrored(mirrored_config, tmp_path)
+
+
+def test_a_mirror_that_is_off_does_not_import_wandb(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise, and be said
+    mirrored(config, tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_failure_of_the_run_passes_through_the_mirror(
+    mirrored_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: Log = []
+    monkeypatch.setitem(sys.modules, "wandb", stand_in(log))
+    with pytest.raises(ZeroDivisionError), Mirror(mirrored_config, tmp_path):
+        raise ZeroDivisionError
+    assert log[-1][0] == "finish"
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:wandb")
+@pytest.mark.filterwarnings("ignore:.*:pytest.PytestUnraisableExceptionWarning")
+def test_the_real_mirror_works_offline(
+    mirrored_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    mirrored(mirrored_config, tmp_path)
+    assert "warning" not in capfd.readouterr().err
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

@@ -1,0 +1,519 @@
+"""Scorers against brute force: likelihoods, exact match, generation, probes, means and divergence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    BOS,
+    EOS,
+    FIRST_WORD,
+    LINE_BREAKS,
+    PAD,
+    VOCABULARY,
+    RunFactory,
+    logits,
+    perturb,
+    random_ids,
+    random_queries,
+    tiny_model,
+)
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gdo_cli.data import SAMPLE_DIR
+from gdo_cli.divergence import Reference
+from gdo_cli.evaluation import Evaluation, Suite
+from gdo_cli.material import read_material
+from gdo_cli.models import Loaded
+from gdo_cli.schema import RunConfig
+from gdo_cli.scores import Outcome, mean
+from gdo_cli.scoring import (
+    SHARE_ITEMS,
+    SHARE_TOKENS,
+    AnswerLM,
+    by_length,
+    generate,
+    is_exact,
+    score,
+    shared_prefixes,
+)
+from gdo_cli.tasks import Row
+from gdo_cli.tokens import Encoded, Encoder, Query
+
+
+def answering(model: PreTrainedModel) -> AnswerLM:
+    return AnswerLM(model, torch.float32)
+
+
+def decisive(family: str) -> PreTrainedModel:
+    """A tiny model with large weights, so that its answers vary and no two tokens are nearly equal."""
+    model = tiny_model(family)
+    perturb(model, 0.3, seed=1)
+    # Without this a Gemma's residual stream only repeats the last token for ever.
+    perturb(model, 8.0, only="post_")
+    return model
+
+
+@torch.no_grad()
+def log_probabilities(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """(T, V): the model's own forward on one unpadded sequence, softmax over the whole vocabulary."""
+    table: Tensor = logits(model, torch.tensor([ids]))[0].log_softmax(-1)
+    return table
+
+
+# -------------------------------------------------------------------------------------- AnswerLM
+
+
+def test_logits_at_positions_equal_the_models_own(any_model: PreTrainedModel) -> None:
+    ids, places = random_ids(3, 11), torch.tensor([0, 5, 11, 32, 31, 5])
+    with torch.no_grad():
+        chosen = answering(any_model)(ids, places)
+    torch.testing.assert_close(chosen, logits(any_model, ids).flatten(0, 1)[places], rtol=0, atol=1e-6)
+
+
+def test_logits_respect_soft_capping(gemma3: PreTrainedModel) -> None:
+    gemma3.config.final_logit_softcapping = 0.5
+    ids = random_ids(2, 7)
+    own = logits(gemma3, ids).flatten(0, 1)
+    assert 0.3 < own.abs().max() < 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(answering(gemma3)(ids, torch.arange(14)), own, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("filler", [PAD, 50])
+def test_what_stands_behind_a_sequence_does_not_matter(any_model: PreTrainedModel, filler: int) -> None:
+    ids = random_ids(1, 9)
+    padded = torch.cat([ids, torch.full((1, 6), filler)], dim=1)
+    lm, places = answering(any_model), torch.arange(9)
+    with torch.no_grad():
+        torch.testing.assert_close(lm(padded, places), lm(ids, places), rtol=0, atol=1e-6)
+
+
+def test_the_head_trains_where_it_is_not_frozen(llama: PreTrainedModel) -> None:
+    head = llama.get_output_embeddings().requires_grad_(True)
+    answering(llama)(random_ids(1, 4), torch.tensor([3])).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
+# ----------------------------------------------------------------------------------------- score
+
+
+def by_hand(model: PreTrainedModel, query: Encoded) -> tuple[list[float], list[int]]:
+    """Log-probabilities and argmax of one query, by a forward pass of its own."""
+    table = log_probabilities(model, query.context + query.continuation)
+    first = len(query.context) - 1
+    logprobs = [float(table[first + n, token]) for n, token in enumerate(query.continuation)]
+    return logprobs, table[first:].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("token_budget", [1, 60, 100_000])
+def test_scores_equal_a_loop_over_single_sequences(any_model: PreTrainedModel, token_budget: int) -> None:
+    queries = random_queries(40)
+    done: list[int] = []
+    scored = score(answering(any_model), queries, token_budget, done.append)
+    assert sum(done) == len(queries)
+    for query, one in zip(queries, scored, strict=True):
+        logprobs, argmax = by_hand(any_model, query)
+        assert one.logprobs == pytest.approx(logprobs, abs=1e-5)
+        assert one.logprob == pytest.approx(sum(logprobs), abs=1e-5)
+        assert one.argmax == argmax
+
+
+def after(prefix: list[int], queries: list[Encoded]) -> list[Encoded]:
+    return [Encoded(prefix + q.context[1:], q.continuation) for q in queries if len(q.context) > 1]
+
+
+@pytest.mark.parametrize("token_budget", [1, 400, 100_000])
+def test_queries_behind_a_shared_prefix_score_as_if_each_came_alone(
+    any_model: PreTrainedModel, token_budget: int
+) -> None:
+    """Few-shot examples are read once; a sliding window shorter than them must slide all the same."""
+    one, other = ([BOS, *random_ids(SHARE_TOKENS + 10, seed=seed).tolist()] for seed in (500, 501))
+    alone = random_queries(9)
+    queries = [*after(one, random_queries(20, seed=1)), *alone, *after(other, random_queries(20, seed=2))]
+    queries += [Encoded(one, [20]), Encoded(one[:-1], [20, 21]), Encoded(one[:5], [20])]
+    assert len(shared_prefixes([q.context for q in queries])) == 3
+    done: list[int] = []
+    scored = score(answering(any_model), queries, token_budget, done.append)
+    assert sum(done) == len(queries)
+    for query, found in zip(queries, scored, strict=True):
+        logprobs, argmax = by_hand(any_model, query)
+        assert found.logprobs == pytest.approx(logprobs, abs=1e-5)
+        assert found.argmax == argmax
+
+
+def test_contexts_are_grouped_by_what_they_begin_with() -> None:
+    one, other = (random_ids(SHARE_TOKENS + 7, seed=seed).tolist() for seed in (0, 1))
+    endings = [[9], [9, 10], [11, 12], [9, 10, 13]] * SHARE_ITEMS
+    contexts = [prefix + ending for ending in endings for prefix in (one, other)] + [[BOS], one[:3]]
+    groups = shared_prefixes(contexts)
+    assert sorted(i for _, members in groups for i in members) == list(range(len(contexts)))
+    assert sorted(length for length, _ in groups) == [0, SHARE_TOKENS + 7, SHARE_TOKENS + 7]
+    for length, members in groups:
+        assert len({tuple(contexts[i][:length]) for i in members}) == 1
+        assert all(len(contexts[i]) > length for i in members)
+    assert shared_prefixes([]) == []
+    assert shared_prefixes([one] * SHARE_ITEMS) == [(len(one) - 1, list(range(SHARE_ITEMS)))]
+    assert shared_prefixes([one] * (SHARE_ITEMS - 1)) == [(0, list(range(SHARE_ITEMS - 1)))]
+
+
+def test_scores_are_the_same_when_the_head_runs_in_pieces(
+    gemma3: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = random_queries(30)
+    whole = score(answering(gemma3), queries, 1000)
+    monkeypatch.setattr("gdo_cli.scoring.HEAD_ROWS", 7)
+    pieces = score(answering(gemma3), queries, 1000)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.argmax == other.argmax
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+def test_scoring_leaves_no_graph_behind(gemma3: PreTrainedModel) -> None:
+    gemma3.requires_grad_(True)
+    score(answering(gemma3), random_queries(3), 100)
+    assert all(p.grad is None for p in gemma3.parameters())
+
+
+@pytest.mark.parametrize("budget", [1, 50, 10_000])
+def test_batches_of_similar_length_hold_every_index_once_within_the_budget(budget: int) -> None:
+    lengths = [len(q) for q in random_queries(60)]
+    found = list(by_length(lengths, budget))
+    assert sorted(i for batch in found for i in batch) == list(range(60))
+    for batch in found:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+    assert lengths[found[0][0]] == max(lengths)
+    assert list(by_length([], budget)) == []
+
+
+# --------------------------------------------------------------------- exact match and generation
+
+ENDS = frozenset({EOS, *LINE_BREAKS, *range(80, 116)})  # many, so that random models stop by themselves
+ROOM = 6  # new tokens
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, contexts: Tensor, ends: frozenset[int], n: int) -> list[list[int]]:
+    """transformers' own greedy decoding of contexts of one length; no padding is involved."""
+    out = model.generate(
+        input_ids=contexts,
+        attention_mask=torch.ones_like(contexts),
+        max_new_tokens=n,
+        do_sample=False,
+        eos_token_id=sorted(ends),
+        pad_token_id=PAD,
+    )
+    return [row[contexts.shape[1] :] for row in out.tolist()]
+
+
+def answered(generated: list[int], ends: frozenset[int]) -> tuple[list[int], int | None]:
+    """The answer in generated tokens and the token that ended it, if one did."""
+    stop = next((n for n, token in enumerate(generated) if token in ends), None)
+    return (generated, None) if stop is None else (generated[:stop], generated[stop])
+
+
+def candidate(own: list[int], index: int) -> list[int]:
+    """For half of the prompts the model's own answer, else one that is wrong in one of four ways."""
+    wrong = [FIRST_WORD + index % 60]
+    return [own, own[:-1], own, own + wrong, own, wrong + own[1:], own, wrong * 3][index % 8]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama", "phi", "opt"])
+def test_exact_match_in_one_pass_equals_greedy_generation(family: str) -> None:
+    model, lm = decisive(family), answering(decisive(family))
+    rights: list[bool] = []
+    stops: set[int | None] = set()
+    for length in (3, 8, 14):
+        contexts = random_ids(80, length, seed=length)
+        for index, generated in enumerate(greedy(model, contexts, ENDS, ROOM)):
+            own, stop = answered(generated, ENDS)
+            # Two tokens short of the room, so that what comes after any candidate is known.
+            query = Encoded(contexts[index].tolist(), candidate(own[: ROOM - 2], index))
+            (scored,) = score(lm, [query], 1000)
+            expected = own == query.continuation and stop is not None
+            assert is_exact(query, scored, ENDS) == expected
+            rights.append(expected)
+            stops.add(stop if expected else None)
+    assert len(rights) == 240
+    assert 0.2 < sum(rights) / len(rights) < 0.8
+    assert len(stops) > 2
+
+
+def fixed_answer(family: str, tokens: list[int]) -> PreTrainedModel:
+    """A model that says the given tokens in turn, whatever it is asked: each one follows the last."""
+    model = tiny_model(family)
+    head = nn.Linear(VOCABULARY, VOCABULARY, bias=False)
+    with torch.no_grad():
+        head.weight.zero_()
+        for before, after in zip([BOS, *tokens], tokens, strict=False):
+            head.weight[after, before] = 10.0
+    model.get_decoder = _one_hot
+    model.set_output_embeddings(head)
+    return model
+
+
+def _one_hot() -> Callable[..., tuple[Tensor]]:
+    return lambda input_ids, **_: (nn.functional.one_hot(input_ids, VOCABULARY).float(),)
+
+
+@pytest.mark.parametrize("end", [EOS, *LINE_BREAKS])
+def test_an_answer_may_end_with_eos_or_any_line_break(word_encoder: Encoder, end: int) -> None:
+    lm = answering(fixed_answer("llama", [20, 21, end]))
+    whole, part, more = (Encoded([BOS], answer) for answer in ([20, 21], [20], [20, 21, 22]))
+    exact = [is_exact(q, s, word_encoder.answer_ends) for q, s in
+             zip((whole, part, more), score(lm, [whole, part, more], 100), strict=True)]  # fmt: skip
+    assert exact == [True, False, False]
+
+
+def test_an_answer_that_goes_on_is_not_exact(word_encoder: Encoder) -> None:
+    query = Encoded([BOS], [20, 21])
+    (scored,) = score(answering(fixed_answer("llama", [20, 21, 22])), [query], 100)
+    assert not is_exact(query, scored, word_encoder.answer_ends)
+
+
+def test_what_ends_an_answer_is_every_eos_and_every_token_that_begins_a_line(word_encoder: Encoder) -> None:
+    assert word_encoder.answer_ends == {EOS, *LINE_BREAKS}
+    assert Encoder.of(word_encoder.tokenizer, [99]).answer_ends == {EOS, 99, *LINE_BREAKS}
+
+
+def greedy_text(model: PreTrainedModel, encoder: Encoder, context: list[int], n: int) -> str:
+    """Greedy decoding written out: one unpadded sequence, no cache, one token at a time."""
+    ids: list[int] = []
+    while len(ids) < n:
+        token = int(log_probabilities(model, context + ids)[-1].argmax())
+        if token in encoder.answer_ends:
+            break
+        ids.append(token)
+    return str(encoder.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("token_budget", [1, 150])
+@pytest.mark.parametrize("family", ["gemma3", "llama", "opt", "gemma3_multimodal"])
+def test_generation_equals_greedy_decoding_one_by_one(
+    family: str, token_budget: int, word_encoder: Encoder
+) -> None:
+    model = decisive(family)
+    encoder = Encoder(word_encoder.tokenizer, ENDS)
+    contexts = [q.context for q in random_queries(30)]
+    done: list[int] = []
+    texts = generate(
+        answering(model), encoder, contexts, encoder.answer_ends, ROOM, token_budget, done.append
+    )
+    assert texts == [greedy_text(model, encoder, context, ROOM) for context in contexts]
+    assert sum(done) == len(contexts)
+    assert len(set(texts)) > 10
+
+
+# ---------------------------------------------------------------------------------------- probes
+
+
+@pytest.fixture(scope="module")
+def sharp(tiny_loaded: Loaded) -> Loaded:
+    """The bundled tiny model, moved far from its initial state."""
+    model = copy.deepcopy(tiny_loaded.model).float()
+    perturb(model, 0.1)
+    return Loaded(model, tiny_loaded.tokenizer, {})
+
+
+def measured(config: RunConfig, loaded: Loaded, name: str) -> tuple[Evaluation, list[Row]]:
+    """A probe's evaluation, and the rows it asked."""
+    material = read_material(config)
+    suite = Suite(config, material, Encoder.of(loaded.tokenizer, []))
+    return suite.evaluate_probe(answering(loaded.model), name), material.probes[name][0]
+
+
+def sample_rows(dataset: str, split: str) -> list[Row]:
+    text = (SAMPLE_DIR / dataset / f"{split}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def harness_loglikelihood(loaded: Loaded, context: str, continuation: str) -> tuple[float, int, bool]:
+    """As lm-evaluation-harness does it: Σ log-probability, tokens, and whether greedy agrees.
+
+    Spaces at the end of the context belong to the continuation, and the pair is encoded as a whole.
+    """
+    tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
+    kept = context.rstrip()
+    continuation = context[len(kept) :] + continuation
+    whole = tokenizer.encode(kept + continuation, add_special_tokens=False)
+    before = len(tokenizer.encode(kept, add_special_tokens=False))
+    table = log_probabilities(loaded.model, [int(tokenizer.bos_token_id), *whole])
+    tokens = whole[before:]
+    at = [table[before + n, token] for n, token in enumerate(tokens)]
+    agree = [int(table[before + n].argmax()) == token for n, token in enumerate(tokens)]
+    return float(sum(at)), len(tokens), all(agree)
+
+
+def test_winogrande_equals_partial_evaluation_in_a_loop(tiny_run: RunFactory, sharp: Loaded) -> None:
+    found, rows = measured(tiny_run("probe.winogrande.items=40"), sharp, "winogrande")
+    right = []
+    for row in rows:
+        blank = row["sentence"].index("_")
+        ending = " " + row["sentence"][blank + 1 :].strip()
+        begun = [row["sentence"][:blank] + row[f"option{n}"] for n in (1, 2)]
+        likelihoods = [harness_loglikelihood(sharp, context, ending)[0] for context in begun]
+        right.append(int(np.argmax(likelihoods)) == int(row["answer"]) - 1)
+    assert len(rows) == 40
+    assert 0 < sum(right) < 40
+    assert found.metrics["winogrande/likelihood"] == pytest.approx(np.mean(right))
+    assert [p["likelihood"] for p in found.predictions] == right
+
+
+def test_winogrande_shows_the_same_solved_examples_before_each_question(tiny_run: RunFactory) -> None:
+    config = tiny_run("probe.winogrande.shots=2")
+    material = read_material(config)
+    rows, shots = material.probes["winogrande"]
+    assert len(shots) == 2
+    assert all(shot in sample_rows("winogrande", "train_s") for shot in shots)
+    prompts = [config.probe["winogrande"].queries(row, shots)[0] for row in rows]
+    for row, query in zip(rows, prompts, strict=True):
+        *solved, question = query.context.split("\n\n")
+        assert [s.rpartition("Answer: ")[2] for s in solved] == [s[f"option{s['answer']}"] for s in shots]
+        assert row["sentence"] in question
+        assert query.continuation == f" {row['option' + row['answer']]}"
+
+
+def test_arc_easy_equals_the_likeliest_option_in_a_loop(tiny_run: RunFactory, sharp: Loaded) -> None:
+    found, rows = measured(
+        tiny_run("probe=[winogrande,arc_easy]", "probe.arc_easy.items=30"), sharp, "arc_easy"
+    )
+    right, right_per_byte = [], []
+    for row in rows:
+        choices = row["choices"]["text"]
+        context = f"Question: {row['question']}\nAnswer:"
+        sums = np.array([harness_loglikelihood(sharp, context, " " + choice)[0] for choice in choices])
+        answer = row["choices"]["label"].index(row["answerKey"])
+        right.append(int(sums.argmax()) == answer)
+        right_per_byte.append(int((sums / [len(c.encode()) for c in choices]).argmax()) == answer)
+    assert found.metrics["arc_easy/likelihood"] == pytest.approx(np.mean(right))
+    assert found.metrics["arc_easy/likelihood_norm"] == pytest.approx(np.mean(right_per_byte))
+    assert 0 < sum(right) < 30
+
+
+def test_lambada_equals_a_loop(tiny_run: RunFactory, sharp: Loaded) -> None:
+    found, rows = measured(tiny_run("probe=[winogrande,lambada]", "probe.lambada.items=30"), sharp, "lambada")
+    pairs = []
+    for row in rows:
+        text = row["text"] if "text" in row else f"{row['context']} {row['target']}"
+        context, _, word = text.strip().rpartition(" ")
+        pairs.append(harness_loglikelihood(sharp, context, " " + word))
+    assert found.metrics["lambada/loss"] == pytest.approx(
+        -np.mean([total for total, _, _ in pairs]), rel=1e-5
+    )
+    assert found.metrics["lambada/last_word"] == np.mean([agree for _, _, agree in pairs])
+
+
+def test_lambada_counts_a_word_only_if_all_its_tokens_are_greedy(tiny_run: RunFactory) -> None:
+    probe = tiny_run("probe=[winogrande,lambada]").probe["lambada"]
+    assert probe.queries({"text": "they were signs"}, []) == [Query("they were", " signs")]
+    assert probe.queries({"context": "they were", "target": "signs"}, []) == [Query("they were", " signs")]
+    lm = answering(fixed_answer("llama", [20, 21, 22]))
+    greedy_agrees = []
+    for answer in ([20, 21], [20, 23], [23, 21]):
+        (scored,) = score(lm, [Encoded([BOS], answer)], 100)
+        greedy_agrees.append(scored.argmax[:2] == answer)
+    assert greedy_agrees == [True, False, False]
+
+
+def test_perplexity_equals_the_loss_over_all_tokens_together(tiny_run: RunFactory, sharp: Loaded) -> None:
+    config = tiny_run(
+        "probe=[winogrande,perplexity]", "probe.perplexity.items=10", "probe.perplexity.min_characters=60"
+    )
+    found, rows = measured(config, sharp, "perplexity")
+    total, tokens = 0.0, 0
+    for row in rows:
+        text = row["text"].strip()[:1200]
+        assert len(text) >= 60
+        ids = [int(sharp.tokenizer.bos_token_id), *sharp.tokenizer.encode(text, add_special_tokens=False)]
+        table = log_probabilities(sharp.model, ids)
+        losses = nn.functional.nll_loss(table[:-1], torch.tensor(ids[1:]), reduction="none")
+        total, tokens = total + float(losses.sum()), tokens + len(losses)
+    assert len(rows) == 10
+    assert found.metrics["perplexity/loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_a_probe_asks_the_same_rows_whatever_the_seed(tiny_run: RunFactory) -> None:
+    one, other = (read_material(tiny_run(f"seed={seed}")).probes["winogrande"] for seed in (0, 1))
+    assert one == other
+
+
+# ----------------------------------------------------------------------------------------- means
+
+
+def test_the_mean_of_hits_has_the_binomial_standard_error() -> None:
+    hits = [1.0] * 7 + [0.0] * 13
+    found = mean([Outcome(hit) for hit in hits])
+    assert found.value == pytest.approx(0.35)
+    assert found.n == 20
+    assert found.se == pytest.approx(math.sqrt(0.35 * 0.65 / 19))
+    assert found.se == pytest.approx(np.std(hits, ddof=1) / math.sqrt(20))
+
+
+def test_a_weighted_mean_has_the_standard_error_of_a_ratio() -> None:
+    generator = np.random.default_rng(0)
+    values, weights = generator.normal(size=50), generator.integers(1, 30, size=50)
+    found = mean([Outcome(float(v), float(w)) for v, w in zip(values, weights, strict=True)])
+    centre = np.average(values, weights=weights)
+    residuals = weights * (values - centre)
+    assert found.value == pytest.approx(centre)
+    assert found.se == pytest.approx(np.sqrt(residuals.var() * 50 / 49 / 50) / weights.mean())
+
+
+def test_the_standard_error_of_a_ratio_is_the_spread_of_repeated_draws() -> None:
+    generator = np.random.default_rng(1)
+
+    def draw() -> Any:
+        weights = generator.integers(1, 10, size=200).astype(float)
+        values = generator.normal(size=200) + 0.2 * weights
+        return mean([Outcome(float(v), float(w)) for v, w in zip(values, weights, strict=True)])
+
+    drawn = [draw() for _ in range(400)]
+    spread = float(np.std([d.value for d in drawn], ddof=1))
+    assert float(np.mean([d.se for d in drawn])) == pytest.approx(spread, rel=0.1)  # ±3.5 % at 400 draws
+
+
+def test_means_of_nothing_and_of_one_item_claim_no_precision() -> None:
+    nothing, one = mean([]), mean([Outcome(0.5)])
+    assert (math.isnan(nothing.value), math.isnan(nothing.se), nothing.n) == (True, True, 0)
+    assert (one.value, math.isnan(one.se), one.n) == (0.5, True, 1)
+
+
+# ------------------------------------------------------------------------------------ divergence
+
+PROMPTS = [random_ids(17, seed=seed).tolist() for seed in range(5)]
+PLACES = [2, 4, 6, 8, 10, 12, 14, 16]  # eight places spread over seventeen tokens, the last included
+
+
+def test_a_model_does_not_diverge_from_itself(any_model: PreTrainedModel) -> None:
+    lm = answering(any_model)
+    assert set(Reference(lm, PROMPTS).divergence(lm).values()) == {0.0}
+
+
+def test_the_divergence_equals_torchs_kl_div(any_model: PreTrainedModel) -> None:
+    base, moved = copy.deepcopy(any_model), any_model
+    perturb(moved, 0.05, seed=1)
+    found = Reference(answering(base), PROMPTS).divergence(answering(moved))
+    rows = []
+    for prompt in PROMPTS:
+        now, before = log_probabilities(moved, prompt), log_probabilities(base, prompt)
+        rows.append(nn.functional.kl_div(now, before, reduction="none", log_target=True).sum(-1)[PLACES])
+    kl = torch.stack(rows).double().numpy()
+    at_answer, in_prompt = kl[:, -1], kl[:, :-1].mean(-1)
+    assert found["kl/answer"] == pytest.approx(at_answer.mean(), rel=1e-4)
+    assert found["kl/prompt"] == pytest.approx(in_prompt.mean(), rel=1e-4)
+    assert found["kl/answer_se"] == pytest.approx(at_answer.std(ddof=1) / math.sqrt(5), rel=1e-4)
+    assert found["kl/prompt_se"] == pytest.approx(in_prompt.std(ddof=1) / math.sqrt(5), rel=1e-4)
+    assert found["kl/answer"] > 1e-3
+
+
+def test_the_divergence_of_a_prompt_of_one_token_is_defined(gemma3: PreTrainedModel) -> None:
+    lm = answering(gemma3)
+    assert Reference(lm, [[BOS], [BOS]]).divergence(lm)["kl/prompt"] == 0.0
