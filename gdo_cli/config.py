@@ -279,7 +279,7 @@ def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:
     for name, meaning in _TYPES.items():
         if reason.endswith(f"could not be converted to {name}"):
             reason = f"must be {meaning}"
-    if "cannot be assigned None" in reason:
+    if reason.startswith("Incompatible value 'None'"):
         reason = "must not be null"
     value = content.get(key, "")
     shown = "null" if value is None else str(value)
