@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import sys
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from gdo_cli.errors import UserError
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def pick_device() -> torch.device:
@@ -59,14 +62,21 @@ def hold_weights(model: nn.Module, compute: torch.dtype) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far: a sweep runs many runs in one process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        with contextlib.suppress(OSError):  # not everywhere allowed; the peak is then the process's
+            _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, or of this process where there is none."""
+    """Bytes since the reset: of the GPU's allocator, or of this process where there is none."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if _CLEAR_REFS.exists():
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from gdo_cli import experiment
 from gdo_cli.config import load_run
 from gdo_cli.data import resolve
-from gdo_cli.device import hold_weights
+from gdo_cli.device import hold_weights, peak_memory, reset_peak_memory
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.evaluation import Suite
 from gdo_cli.experiment import end_ids
@@ -290,3 +290,13 @@ def test_the_configuration_of_the_run_stands_beside_its_result(
     written = (result.path / "config.yaml").read_text("utf-8")
     assert "gdo_cli.methods.grow.GFreeze" in written
     assert resolve(config.data).source == "sample"
+
+
+def test_the_peak_of_memory_is_that_of_the_run_and_not_of_the_process() -> None:
+    cpu = torch.device("cpu")
+    large = torch.ones(64_000_000)  # 256 MB, touched
+    reset_peak_memory(cpu)
+    with_it = peak_memory(cpu)
+    del large
+    reset_peak_memory(cpu)
+    assert peak_memory(cpu) < with_it - 200_000_000
