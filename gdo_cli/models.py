@@ -5,7 +5,9 @@ To add a model: a YAML under conf/model that names one of the sources below.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sys
@@ -158,12 +160,13 @@ def _convert_gguf(folder: Path, file: str, target: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=file,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=file,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
     # What is saved is an ordinary bf16 model; the note on its quantisation would be wrong.
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(target)

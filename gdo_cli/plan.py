@@ -108,7 +108,7 @@ def _one_step(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
     """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
     with FakeTensorMode():
         _pretend(model)
-        lm = AnswerLM(model, torch.bfloat16)  # type: ignore[arg-type]
+        lm = AnswerLM(model, torch.bfloat16)
         ids = torch.zeros(batch, length, dtype=torch.long)
         positions = torch.zeros(2 * batch, dtype=torch.long)
         targets = torch.zeros(2 * batch, dtype=torch.long)

@@ -86,7 +86,7 @@ def widen_heads(attention: Any, k: int) -> list[nn.Parameter]:
 def _repeated_norm(norm: nn.Module, k: int) -> nn.Module:
     """The norm of a k-fold head: its weights repeated by halves."""
     wide = copy.deepcopy(norm)
-    weight: Tensor = norm.weight.detach()  # type: ignore[assignment]
+    weight = norm.get_parameter("weight").detach()
     wide.weight = nn.Parameter(repeat_halves(weight, k), requires_grad=False)
     return wide
 
