@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,9 +117,12 @@ def sources(runs: Iterable[RunResult]) -> str:
     quantised = any("quantisation" in run.record["weights"] for run in runs)
     return (
         f"{', '.join(models)}{' (Q4_K_M weights, dequantised)' if quantised else ''} · {shown} · "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} · {len(runs)} runs on "
-        f"{', '.join(machines)}"
+        f"seed{_s(seeds)} {', '.join(map(str, seeds))} · {len(runs)} run{_s(runs)} on {', '.join(machines)}"
     )
+
+
+def _s(items: Sized) -> str:
+    return "" if len(items) == 1 else "s"
 
 
 def under(figure: Figure, text: str) -> None:
