@@ -28,6 +28,7 @@ from gdo_cli.errors import UserError, suggest
 from gdo_cli.schema import RunConfig, identity
 
 WEIGHTS = ("adapter", "trained")
+TASK_SCORES = ("task/exact_match", "task/bleu")
 
 
 class Busy(UserError):
@@ -62,6 +63,11 @@ class RunResult:
     def final(self) -> dict[str, float]:
         """Metrics of the final evaluation, on test data."""
         return dict(self.record["final"])
+
+    @property
+    def task_score(self) -> str:
+        """The metric that scores the run's task."""
+        return next((m for m in TASK_SCORES if m in self.final), "task/loss")
 
     @property
     def title(self) -> str:

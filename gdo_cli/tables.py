@@ -86,14 +86,13 @@ def print_runs(runs: list[RunResult], form: str = "table") -> None:
 
 def _line(run: RunResult) -> list[str]:
     record, final = run.record, run.final
-    score = next((k for k in ("task/exact_match", "task/bleu") if k in final), "task/loss")
     return [
         run.title,
         run.name["model"],
         str(record["data"]["source"]),
         f"{record['config']['train']['lr']:g}",
         f"{100 * record['parameters']['trainable_share']:.1f}",
-        _number(final.get(score)),
+        _number(final.get(run.task_score)),
         _number(final.get("winogrande/exact_match")),
         f"{record['wall_seconds'] / 60:.1f}",
     ]

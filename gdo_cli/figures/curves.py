@@ -19,7 +19,6 @@ from gdo_cli.figures.style import (
     name_of,
     new_figure,
     sources,
-    task_score,
     under,
 )
 from gdo_cli.results import RunResult
@@ -38,7 +37,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         figure = new_figure(max(3.8, 2.7 * len(columns)), 4.6)
         axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(columns.items()):
-            score = task_score(members[0])
+            score = members[0].task_score
             lines = _in_order(members, str(spec.get("lines", "method")))
             for row, metric in enumerate((retention, score)):
                 _panel(axes[row, column], lines, metric, points, str(value))

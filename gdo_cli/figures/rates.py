@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, task_score, under
+from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, under
 from gdo_cli.results import RunResult
 
 PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
@@ -17,7 +17,7 @@ PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """A panel per measure; the dashed line is the untouched model, bars are standard errors."""
-    score = task_score(runs[0])
+    score = runs[0].task_score
     metrics = [score, *(m for m in PROBES if m in runs[0].final)]
     by_method: dict[str, list[RunResult]] = {}
     for run in sorted(runs, key=lambda r: r.record["config"]["train"]["lr"]):

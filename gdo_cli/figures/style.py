@@ -43,7 +43,6 @@ RC: Any = {
     "pdf.fonttype": 42,
 }
 
-TASK_SCORES = ("task/exact_match", "task/bleu")
 TASKS = {
     "scitail": "Science entailment (SciTail)",
     "qasc": "Science Q&A (QASC)",
@@ -89,11 +88,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def name_of(metric: str) -> str:
     return METRICS.get(metric, metric)
-
-
-def task_score(run: RunResult) -> str:
-    """The metric that scores the run's task."""
-    return next((m for m in TASK_SCORES if m in run.final), "task/loss")
 
 
 def field(run: RunResult, key: str) -> Any:
