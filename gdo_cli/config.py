@@ -216,6 +216,7 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
     name = cast(dict[str, str], OmegaConf.to_container(config.name))
     run = RunConfig(name=name, overrides=overrides, probe=probes, **parts, **vars(top))
     _check_layers(run)
+    run.method.check(run)
     return run
 
 

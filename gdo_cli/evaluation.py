@@ -42,6 +42,8 @@ class Suite:
         self.encoder = encoder
         self.provenance = material.provenance
         self.train = self._within_length("train", self._encode(material.train))
+        self.replay = encoder.many([Query("", text) for text in material.replay])
+        self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in material.shots)
         self.splits = {
             "validation": self._pairs("validation", material.validation),
             "test": self._pairs("test", material.test),
@@ -70,7 +72,11 @@ class Suite:
         pairs = list(zip(examples, self._encode(examples), strict=True))
         longest = self.config.train.max_length - 1
         self.provenance[f"{role}_too_long"] = sum(len(q) > longest for _, q in pairs)
-        return [(e, q) for e, q in pairs if len(q) <= longest]
+        pairs = [(e, q) for e, q in pairs if len(q) <= longest]
+        if not self.shown:
+            return pairs
+        shown = self.encoder.many([Query(self.shown + e.prompt, e.answer) for e, _ in pairs])
+        return [(e, q) for (e, _), q in zip(pairs, shown, strict=True)]
 
     def _probe_queries(self, probe: Probe, rows: list[Row], shots: list[Row]) -> list[_Item]:
         return [_Item(row, [self.encoder(q) for q in probe.queries(row, shots)]) for row in rows]

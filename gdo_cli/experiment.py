@@ -25,7 +25,6 @@ from gdo_cli.device import (
 )
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.evaluation import Evaluation, Suite
-from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.material import Material, read_material
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
@@ -67,7 +66,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
             return finished  # another process finished it while this one waited
         material = read_material(config)
         loaded = config.model.load()
-        choice = choose_layers(config, len(find_decoder(loaded.model)), run)
+        choice = choose_layers(config, loaded.model, run)
         folder.start()
         return _Run(config, folder, material, loaded, choice).complete()
 
@@ -117,7 +116,9 @@ class _Run:
     def steps(self, lm: AnswerLM) -> Iterator[Step]:
         if not self.config.method.trains:
             return iter(())
-        return train(lm, self.suite.train, self.config.train, self.config.seed, self.encoder.eos_id)
+        config, suite = self.config, self.suite
+        penalty = config.method.penalty(lm, suite.replay, config.seed)
+        return train(lm, suite.train, config.train, config.seed, self.encoder.eos_id, penalty)
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""
@@ -148,6 +149,7 @@ class _Run:
         self.reporter.step(step.step, step.loss, step.tokens / step.seconds)
         line = {"kind": "train", "step": step.step, "loss": step.loss, "lr": step.lr}
         line |= {"grad_norm": step.grad_norm, "tokens": step.tokens, "seconds": round(step.seconds, 4)}
+        line |= {"penalty": step.penalty} if step.penalty else {}
         self.folder.log(line)
         self.mirror.log(step.step, {"train/loss": step.loss, "train/lr": step.lr})
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gdo_cli.data import Split, convert, load_split
+from gdo_cli.errors import UserError
 from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, RunConfig
 from gdo_cli.tasks import Example, Row
@@ -32,6 +33,8 @@ class Material:
     validation: list[Example]
     test: list[Example]
     probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
+    replay: list[str]  # texts that the method rehearses
+    shots: list[Example]  # solved examples in front of every task prompt
     provenance: dict[str, Any]
 
 
@@ -53,8 +56,24 @@ def read_material(config: RunConfig) -> Material:
     for name, probe in config.probe.items():
         rows, shots, record = _probe_rows(probe, config.data)
         probes[name], provenance[f"probe/{name}"] = (rows, shots), record
-    provenance |= {"validation_items": len(validation), "test_items": len(test)}
-    return Material(examples["train"], validation, test, probes, provenance)
+    replay, record = _replay_texts(config)
+    provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
+    solved = subset(examples["train"], config.method.shots)
+    return Material(examples["train"], validation, test, probes, replay, solved, provenance)
+
+
+def _replay_texts(config: RunConfig) -> tuple[list[str], dict[str, Any]]:
+    """What the method rehearses, and where it is from; nothing for a method that does not."""
+    dataset, shortest = getattr(config.method, "dataset", None), getattr(config.method, "min_characters", 1)
+    if dataset is None:
+        return [], {}
+    split = load_split(dataset, "replay", config.data)
+    texts = [t for t in (str(row.get("text") or "").strip() for row in split.rows) if len(t) >= shortest]
+    if not texts:
+        raise UserError(
+            f"method.dataset={dataset.name}: no 'text' of {shortest} characters or more to replay"
+        )
+    return texts, {"replay": split.provenance | {"texts": len(texts)}}
 
 
 def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:

@@ -22,7 +22,8 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
     other_probes = any(word.startswith("probe=") for word in extra)
     recorded = [str(word) for word in run.record["overrides"]]
     kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
-    config = load_run([*kept, *extra], config_dir)
+    where = str(run.path.resolve().parents[4]).replace("\\", "\\\\").replace("'", "\\'")
+    config = load_run([*kept, f"results_dir='{where}'", *extra], config_dir)
     for part in ("model", "method"):
         if identity(getattr(config, part)) != run.record["config"][part]:
             raise UserError(f"{run.title}: conf/{part} has changed since; the run cannot be rebuilt from it")

@@ -1,6 +1,6 @@
 """What a run is made of: plain, checked dataclasses. No Hydra, no torch.
 
-Fields marked ``identity: False`` do not change what a run computes and stay out of its hash.
+Fields marked NOT_IDENTITY do not change what a run computes and stay out of its hash.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from gdo_cli.tasks import Task
 
 PILOT_RULES = ("pilot", "relative", "worst")
-LAYER_RULES = (*PILOT_RULES, "first", "last", "spread", "random")
+LAYER_RULES = (*PILOT_RULES, "snr", "first", "last", "spread", "random")
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
+IF_SET: dict[str, Any] = {"identity": "if set"}  # for options that came later: old runs keep their names
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ class RunConfig:
         overrides: the words that it was composed from.
         layers: ``all``, a number of layers, or a list of layer indices.
         layer_rule: which ones, where a number is given: the ``pilot`` run's largest updates (the
-            paper's rule), the largest ``relative`` ones, its ``worst``, or ``first``, ``last``,
-            ``spread``, ``random``.
+            paper's rule), the largest ``relative`` ones, its ``worst``, the weights with most signal over
+            noise (``snr``), or ``first``, ``last``, ``spread``, ``random``.
         results_dir: folder that holds ``runs/`` and ``figures/``.
         save_weights: whether the trained weights are kept in the run folder.
     """
@@ -210,7 +211,7 @@ def replace_data(config: RunConfig, data: DataConfig) -> RunConfig:
 def identity(value: Any) -> Any:
     """A dataclass as plain data, without the fields that do not change what is computed."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = (f for f in dataclasses.fields(value) if f.metadata.get("identity", True))
+        kept = (f for f in dataclasses.fields(value) if _counts(f, getattr(value, f.name)))
         content = {f.name: identity(getattr(value, f.name)) for f in kept}
         return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}"} | content
     if isinstance(value, dict):
@@ -218,3 +219,8 @@ def identity(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [identity(item) for item in value]
     return value
+
+
+def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
+    counts = field.metadata.get("identity", True)
+    return bool(counts) if counts != "if set" else value != field.default

@@ -128,6 +128,23 @@ def print_run(run: RunResult) -> None:
     console.print(key_values(facts))
     console.print()
     print_metrics(run.final, run.evaluations[0] if run.evaluations else None)
+    _print_ranking(run)
+
+
+def _print_ranking(run: RunResult) -> None:
+    """How far each layer has moved, the furthest first: what ``layers=N`` chooses by."""
+    from gdo_cli.analysis.layers import layer_updates, ranking
+
+    moved = layer_updates(run)
+    if not moved:
+        return
+    console.print("\nHow far the layers moved (Frobenius norms; relative: each matrix by its own norm, mean)")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("rank", "layer", *next(iter(moved.values()))):
+        table.add_column(column, justify="right")
+    for place, layer in enumerate(ranking(run), 1):
+        table.add_row(str(place), str(layer), *(f"{value:.4f}" for value in moved[layer].values()))
+    console.print(table)
 
 
 def print_exported(exported: Exported) -> None:

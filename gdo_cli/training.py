@@ -27,30 +27,50 @@ class Batch:
         input_ids_BT: right-padded sequences.
         positions_N: flat indices b·T + t whose prediction counts.
         targets_N: the token that comes after each.
+        prompt_lengths: tokens of each sequence before its answer.
     """
 
     input_ids_BT: Tensor
     positions_N: Tensor
     targets_N: Tensor
+    prompt_lengths: list[int]
     n_tokens: int
 
 
 @dataclass(frozen=True)
 class Step:
     """One optimizer step, numbered from 1. ``loss`` is the mean over its target tokens, in nats;
-    ``grad_norm`` the global gradient norm before clipping."""
+    ``penalty`` what the method added to it; ``grad_norm`` the global gradient norm before clipping."""
 
     step: int
     loss: float
+    penalty: float
     lr: float
     grad_norm: float
     tokens: int
     seconds: float
 
 
-def collate(examples: list[Encoded], eos_id: int, loss_on: str) -> Batch:
-    """Sequences of prompt, answer and end; the loss counts the last two, or all of it."""
-    rows = [e.context + e.continuation + [eos_id] for e in examples]
+class Penalty:
+    """Something that a method adds to the loss of every batch."""
+
+    def positions(self, batch: Batch) -> Tensor:
+        """Flat positions of the batch whose logits the penalty wants to see, (P,)."""
+        return torch.empty(0, dtype=torch.long)
+
+    def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
+        """The penalty, a scalar; gradients flow through it."""
+        raise NotImplementedError
+
+
+def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
+    """Sequences of prompt, answer and end; the loss counts the last two, or all of it.
+
+    Args:
+        eos_id: None for texts that go on where they are cut.
+    """
+    end = [] if eos_id is None else [eos_id]
+    rows = [e.context + e.continuation + end for e in examples]
     input_ids_BT = pad(rows)
     width = input_ids_BT.shape[1]
     positions, targets = [], []
@@ -59,7 +79,8 @@ def collate(examples: list[Encoded], eos_id: int, loss_on: str) -> Batch:
         for t in range(first, len(row)):
             positions.append(b * width + t - 1)
             targets.append(row[t])
-    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), sum(map(len, rows)))
+    prompts = [len(e.context) for e in examples]
+    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), prompts, sum(map(len, rows)))
 
 
 def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:
@@ -80,10 +101,17 @@ def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0)
 
 
 def train(
-    lm: AnswerLM, examples: list[Encoded], config: TrainConfig, seed: int, eos_id: int
+    lm: AnswerLM,
+    examples: list[Encoded],
+    config: TrainConfig,
+    seed: int,
+    eos_id: int,
+    penalty: Penalty | None = None,
 ) -> Iterator[Step]:
     """Train in place and yield after every optimizer step.
 
+    Args:
+        penalty: what the method adds to the loss.
     Raises:
         RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
     """
@@ -105,8 +133,8 @@ def train(
         micro = [
             collate(next(stream), eos_id, config.loss_on) for _ in range(config.gradient_accumulation_steps)
         ]
-        loss = _backward(lm, micro)
-        if not math.isfinite(loss):
+        loss, added = _backward(lm, micro, penalty)
+        if not math.isfinite(loss + added):
             raise RunFailed(
                 f"step {number}: the loss is {loss}; lower train.lr={config.lr} or set train.max_grad_norm"
             )
@@ -122,16 +150,23 @@ def train(
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(b.n_tokens for b in micro)
-        yield Step(number, loss, rate, float(norm), tokens, time.perf_counter() - began)
+        yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
 
 
-def _backward(lm: AnswerLM, micro: list[Batch]) -> float:
-    """Gradients of the mean loss over all target tokens of the step; returns that loss."""
+def _backward(lm: AnswerLM, micro: list[Batch], penalty: Penalty | None) -> tuple[float, float]:
+    """Gradients of the mean loss over all target tokens of the step, and of the penalty's mean over its
+    batches; returns both."""
     n_targets = sum(len(b.targets_N) for b in micro)
-    total = 0.0
+    total, added = 0.0, 0.0
     for batch in micro:
-        logits_NV = lm(batch.input_ids_BT.to(lm.device), batch.positions_N.to(lm.device))
-        loss = F.cross_entropy(logits_NV, batch.targets_N.to(lm.device), reduction="sum") / n_targets
-        loss.backward()
+        n = len(batch.targets_N)
+        extra = penalty.positions(batch) if penalty else batch.positions_N[:0]
+        logits_NV = lm(batch.input_ids_BT.to(lm.device), torch.cat([batch.positions_N, extra]).to(lm.device))
+        loss = F.cross_entropy(logits_NV[:n], batch.targets_N.to(lm.device), reduction="sum") / n_targets
         total += loss.item()
-    return total
+        if penalty:
+            value = penalty.value(lm, batch, logits_NV[n:]) / len(micro)
+            added += value.item()
+            loss = loss + value
+        loss.backward()
+    return total, added

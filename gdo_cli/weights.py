@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gdo_cli.errors import UserError
-from gdo_cli.methods import Method, load_adapter
+from gdo_cli.methods import Method
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,26 +32,45 @@ def save_trained(model: Any, folder: Path) -> None:
         save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)
 
 
-def load_trained(base: PreTrainedModel, method: Method, run: RunResult) -> PreTrainedModel:
+def load_trained(
+    base: PreTrainedModel, method: Method, run: RunResult, alpha: float = 1.0
+) -> PreTrainedModel:
     """The model as it was at the end of the run, on the base that it started from.
 
+    Args:
+        alpha: how far on the straight way there from where its training began, 1 being all of it.
     Raises:
         UserError: the weights were not kept, or are not those of this method.
     """
+    chosen = run.record["layers"]["chosen"]
+    model = method.prepare(base, None if chosen == "all" else chosen)
     if not method.trains:
-        return method.prepare(base, None)
+        return model
     folder = run.weights
     if folder is None:
         raise UserError(f"{run.title}: its weights were not kept; run it again: gdo train --force …")
-    if folder.name == "adapter":
-        import gdo_cli.growth  # noqa: F401  (PEFT learns what a grown adapter is)
+    trains = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trains:
+        parameter.data = parameter.data.float()  # as it was trained, whatever the base is held in
+    start = [p.detach().clone() for p in trains] if alpha != 1 else []
+    _restore(model, folder)
+    with torch.no_grad():
+        for parameter, before in zip(trains, start, strict=False):
+            parameter.copy_(before.lerp(parameter, alpha))
+    return model
 
-        return load_adapter(base, folder)
+
+def _restore(model: Any, folder: Path) -> None:
+    """Put saved weights in the place of those that the method has just prepared."""
+    from peft import load_peft_weights, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    chosen = run.record["layers"]["chosen"]
-    model = method.prepare(base, None if chosen == "all" else chosen)
-    report = model.load_state_dict(load_file(folder / FILE), strict=False)
-    if report.unexpected_keys:
-        raise UserError(f"{folder / FILE}: not the weights of this method: {report.unexpected_keys[:3]}")
-    return model
+    if folder.name == "adapter":
+        report = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    else:
+        report = model.load_state_dict(load_file(folder / FILE), strict=False)
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    missing = trains.intersection(report.missing_keys)
+    if report.unexpected_keys or missing:
+        strange = [*report.unexpected_keys, *sorted(missing)][:3]
+        raise UserError(f"{folder}: not the weights of this method: {', '.join(strange)}")

@@ -23,6 +23,7 @@ from gdo_cli import config
 from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_grid, load_run, options
 from gdo_cli.errors import UserError
 from gdo_cli.methods import Method
+from gdo_cli.methods.interpolation import WiSEFT
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, EvaluationConfig, RunConfig, TrainConfig, WandbConfig, identity
@@ -30,7 +31,11 @@ from gdo_cli.tasks import Task
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Options that mean nothing until a value is given.
-NEEDED = {"custom": ["model.path=somewhere"], "jsonl": ["task.path=rows.jsonl"]}
+NEEDED = {
+    "custom": ["model.path=somewhere"],
+    "jsonl": ["task.path=rows.jsonl"],
+    "wise_ft": ["method.run=some"],
+}
 SMALL = ["model=tiny", "method=sft"]
 
 
@@ -55,6 +60,7 @@ def _frozen_heap() -> Iterator[None]:
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GDO_DATA_DIR", "GDO_RESULTS_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(WiSEFT, "check", Method.check)  # what looks for the run is tested where it is made
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,7 @@ def test_every_folder_of_conf_is_a_group() -> None:
 
 
 def assert_composes(method: str, task: str, model: str) -> None:
-    run = load_run([f"method={method}", f"task={task}", f"model={model}", *needed(task, model)])
+    run = load_run([f"method={method}", f"task={task}", f"model={model}", *needed(method, task, model)])
     assert run.name == {"method": method, "task": task, "model": model, "data": "auto", "train": "default"}
     assert isinstance(run.method, Method)
     assert isinstance(run.task, Task)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
+from torch import nn
+
+from gdo_cli.analysis.spectrum import layer_signal
 from gdo_cli.errors import UserError
+from gdo_cli.growth.architecture import (
+    ATTENTION_COLUMN_NAMES,
+    ATTENTION_ROW_NAMES,
+    COLUMN_NAMES,
+    ROW_NAMES,
+    find_decoder,
+)
 from gdo_cli.methods import layer_indices
 from gdo_cli.methods.sft import SFT
 from gdo_cli.progress import note
@@ -28,15 +40,17 @@ class Choice:
     record: dict[str, Any]
 
 
-def choose_layers(config: RunConfig, n_layers: int, run: Callable[[RunConfig], RunResult]) -> Choice:
+def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig], RunResult]) -> Choice:
     """The layers that a run's ``layers`` and ``layer_rule`` stand for.
 
     Args:
+        model: the base model; ``snr`` reads its weights, the other rules only count its layers.
         run: called for the pilot, which returns at once if it is among the finished runs.
     Raises:
         UserError: an index out of range.
     """
     asked = getattr(config.method, "layers", "all")
+    n_layers = len(find_decoder(model))
     if not isinstance(asked, int):
         layers = layer_indices(asked, n_layers)
         return Choice(layers, {"asked": asked, "chosen": layers or "all"})
@@ -49,6 +63,11 @@ def choose_layers(config: RunConfig, n_layers: int, run: Callable[[RunConfig], R
         order = ranking(pilot, "relative" if config.layer_rule == "relative" else "norm")
         record |= {"pilot": pilot.title, "pilot_seconds": pilot.record["wall_seconds"], "ranking": order}
         chosen = order[-asked:] if config.layer_rule == "worst" else order[:asked]
+    elif config.layer_rule == "snr":
+        values = layer_signal(model)
+        order = sorted(range(n_layers), key=lambda layer: (-values[layer], layer))
+        record |= {"snr": [float(f"{value:.6g}") for value in values], "ranking": order}
+        chosen = order[:asked]
     else:
         chosen = _without_pilot(config.layer_rule, asked, n_layers, config.seed)
     return Choice(sorted(chosen), record | {"chosen": sorted(chosen)})
@@ -85,14 +104,38 @@ def ranking(pilot: RunResult, by: str = "norm") -> list[int]:
         by: ``norm`` (the paper's "magnitude": Frobenius, over all matrices of the layer) or
             ``relative`` (each matrix's update by its own norm, mean over the matrices).
     """
-    rows = pilot.record.get("updates") or []
-    if not rows:
+    moved = layer_updates(pilot)
+    if not moved:
         raise UserError(f"{pilot.title} holds no update norms; run it again: gdo train --force …")
-    totals: dict[int, float] = {}
-    for row in rows:
-        value = row[by] ** 2 if by == "norm" else row[by]
-        totals[row["layer"]] = totals.get(row["layer"], 0.0) + value
-    return sorted(totals, key=lambda layer: (-totals[layer], layer))
+    return sorted(moved, key=lambda layer: (-moved[layer][by], layer))
+
+
+def layer_updates(run: RunResult) -> dict[int, dict[str, float]]:
+    """How far each layer's matrices have moved during a run.
+
+    Returns:
+        By layer: ``norm``, Frobenius over all of its matrices; ``relative``, the mean over them of each
+        one's update by its own norm; ``mlp`` and ``attention``, the norms over those matrices alone.
+    """
+    layers: dict[int, list[dict[str, Any]]] = {}
+    for row in run.record.get("updates") or []:
+        layers.setdefault(row["layer"], []).append(row)
+    return {layer: _summary(rows) for layer, rows in sorted(layers.items())}
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    def norm(kept: list[dict[str, Any]]) -> float:
+        return math.sqrt(sum(row["norm"] ** 2 for row in kept))
+
+    relative = [row["relative"] for row in rows if row["relative"] is not None]
+    attention = [row for row in rows if row["module"] in (*ATTENTION_COLUMN_NAMES, *ATTENTION_ROW_NAMES)]
+    mlp = [row for row in rows if row["module"] in (*COLUMN_NAMES, *ROW_NAMES)]
+    return {
+        "norm": norm(rows),
+        "relative": mean(relative) if relative else 0.0,
+        "mlp": norm(mlp),
+        "attention": norm(attention),
+    }
 
 
 def _without_pilot(rule: str, n: int, n_layers: int, seed: int) -> list[int]:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError
@@ -17,6 +16,11 @@ from gdo_cli.errors import UserError
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
+
+    from gdo_cli.schema import RunConfig
+    from gdo_cli.scoring import AnswerLM
+    from gdo_cli.tokens import Encoded
+    from gdo_cli.training import Penalty
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Method:
         label: the name in figures and tables.
         preserves: whether the prepared model must compute exactly what the base computes.
         trains: whether there is anything to train.
+        shots: solved examples in front of every prompt of the task.
     """
 
     label: ClassVar[str]
     preserves: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    shots: ClassVar[int] = 0
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         """Add what the method adds and leave ``requires_grad`` on exactly what trains.
@@ -46,6 +52,21 @@ class Method:
         """Whether the preserved function must be equal bit for bit, not only up to rounding."""
         return True
 
+    def check(self, run: RunConfig) -> None:
+        """Refuse, before anything is loaded, a run that this method cannot be part of.
+
+        Raises:
+            UserError: with the reason.
+        """
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty | None:
+        """What is added to the loss, called on the prepared model before its first step.
+
+        Args:
+            replay: texts of the method's ``dataset``, if it has one.
+        """
+        return None
+
 
 def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
     """The model with a PEFT adapter, which alone trains."""
@@ -53,14 +74,6 @@ def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
 
     with _quiet_peft():
         return get_peft_model(model, adapter)
-
-
-def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The model with a saved adapter, frozen."""
-    from peft import PeftModel
-
-    with _quiet_peft():
-        return PeftModel.from_pretrained(model, folder)
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import require_one_of
+from gdo_cli.errors import UserError, require, require_one_of
 from gdo_cli.methods import Method
+from gdo_cli.schema import IF_SET
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from gdo_cli.schema import RunConfig
 
 _LABELS = {"mlp": "MLP only", "up": "Gate and up only", "attention": "Attention only"}
 
@@ -48,10 +51,26 @@ class Partial(Method):
 
 @dataclass(frozen=True)
 class Frozen(Method):
-    """The untouched model: nothing is trained, it is only measured."""
+    """The untouched model: nothing is trained, it is only measured.
 
-    label: ClassVar[str] = "Untouched"
+    Attributes:
+        shots: solved training examples in front of every prompt of the task, always the same ones.
+    """
+
+    shots: int = field(default=0, metadata=IF_SET)  # type: ignore[misc]
     trains: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"Untouched, {self.shots}-shot" if self.shots else "Untouched"
+
+    def check(self, run: RunConfig) -> None:
+        require(self.shots >= 0, f"method.shots={self.shots}: must not be negative")
+        if self.shots and run.task.multiline:
+            raise UserError(
+                f"method.shots={self.shots}: task={run.name['task']} has answers of several "
+                "lines, whose end few examples do not teach; use method.shots=0"
+            )
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         return model.requires_grad_(False)

@@ -1,0 +1,97 @@
+"""Full fine-tuning that is held back: by a penalty on what changes, or by rehearsing what came before.
+
+The two families that the paper sets growth against (sections 1 and 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from gdo_cli.errors import require, require_one_of
+from gdo_cli.methods.sft import SFT
+from gdo_cli.tasks import Dataset
+
+if TYPE_CHECKING:
+    from gdo_cli.scoring import AnswerLM
+    from gdo_cli.tokens import Encoded
+    from gdo_cli.training import Penalty
+
+
+@dataclass(frozen=True)
+class L2SP(SFT):
+    """Full fine-tuning with ½·α·‖θ - θ₀‖² added to the loss (L2-SP; Xuhong Li et al., 2018).
+
+    Attributes:
+        alpha: weight of the penalty.
+    """
+
+    alpha: float = 0.1
+    label: ClassVar[str] = "L2-SP"
+
+    def __post_init__(self) -> None:
+        require(self.alpha > 0, f"method.alpha={self.alpha}: must be positive; without a penalty it is sft")
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
+        from gdo_cli.penalties import SquaredDistance
+
+        return SquaredDistance(lm, self.alpha)
+
+
+@dataclass(frozen=True)
+class KLToBase(SFT):
+    """Full fine-tuning with β·KL(base ‖ model) on the new task's own texts added to the loss.
+
+    On prompts it is learning without forgetting (Li & Hoiem, 2017) with the base's own predictions of
+    running text; on answers it is the penalty of reinforcement learning from human feedback.
+
+    Attributes:
+        beta: weight of the penalty, a mean over places in nats.
+        at: ``prompt`` or ``answer``.
+    """
+
+    beta: float = 1.0
+    at: str = "prompt"
+    label: ClassVar[str] = "KL to base"
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"method.beta={self.beta}: must be positive; without a penalty it is sft")
+        require_one_of("method.at", self.at, ("prompt", "answer"))
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
+        from gdo_cli.penalties import Divergence
+
+        return Divergence(lm, self.beta, self.at)
+
+
+@dataclass(frozen=True)
+class Replay(SFT):
+    """Full fine-tuning with general text beside every batch, standing in for the pre-training data.
+
+    The loss is the task's plus ``weight`` times the text's, each a mean over its own tokens.
+
+    Attributes:
+        dataset: rows with a field ``text``, in the role ``replay``.
+        items: texts beside every batch.
+        min_characters: shorter rows (headings, blank lines) are left out.
+        max_tokens: where a text is cut.
+        weight: of the text's loss.
+    """
+
+    dataset: Dataset = field(default_factory=lambda: Dataset("wikitext2"))
+    items: int = 4
+    min_characters: int = 200
+    max_tokens: int = 96
+    weight: float = 1.0
+    label: ClassVar[str] = "Replay"
+
+    def __post_init__(self) -> None:
+        for name in ("items", "min_characters", "max_tokens", "weight"):
+            value = getattr(self, name)
+            require(value > 0, f"method.{name}={value}: must be positive")
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
+        from gdo_cli.penalties import Rehearsal
+
+        cut = [type(t)(t.context, t.continuation[: self.max_tokens]) for t in replay]
+        return Rehearsal(cut, self.weight, self.items, seed)
