@@ -77,17 +77,36 @@ def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tupl
     """Every point of a sweep, as its overrides and its run, in Hydra's order, all checked.
 
     The grid is the product of the overrides given as Hydra sweeps (``seed=0,1``, ``range(3)``,
-    ``glob(*)``) and of ``sweep`` in the chosen experiment, where the former does not mention it.
+    ``glob(*)``) and of ``sweep`` in the chosen experiment, where the former does not mention it. A list
+    of sweeps in the experiment is one grid after another, of which the overrides choose: a grid keeps
+    the values that both name, and falls away where there are none.
     """
     with _messages(), _hydra(config_dir):
-        given = _parse(overrides, config_dir, sweeps=True)
-        plain = [o for o, parsed in zip(overrides, given, strict=True) if not parsed.is_sweep_override()]
-        named = {parsed.get_key_element().lstrip("+~") for parsed in given}
+        given = {o: parsed for o, parsed in zip(overrides, _parse(overrides, config_dir, True), strict=True)}
+        plain = [override for override, parsed in given.items() if not parsed.is_sweep_override()]
         experiment = OmegaConf.select(_explained(plain, config_dir), "sweep") or {}
-        swept = [f"{key}={_alternatives(v)}" for key, v in experiment.items() if key not in named]
-        parsed = [*given, *_parse(swept, config_dir, sweeps=True)]
-        (points,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        named = {parsed.get_key_element().lstrip("+~"): o.partition("=")[2] for o, parsed in given.items()}
+        points: list[list[str]] = []
+        for grid in _grids(experiment, named):
+            words = [o for o, parsed in given.items() if parsed.get_key_element().lstrip("+~") not in grid]
+            words += [f"{key}={value}" for key, value in grid.items()]
+            (found,) = BasicSweeper.split_arguments(_parse(words, config_dir, True), max_batch_size=None)
+            points += [point for point in found if point not in points]
     return [(point, load_run(point, config_dir)) for point in points]
+
+
+def _grids(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
+    """What an experiment sweeps beside the overrides that are named already, as key → alternatives."""
+    if not OmegaConf.is_list(experiment):
+        return [{str(k): _alternatives(v) for k, v in experiment.items() if k not in named}]
+    narrowed = []
+    for grid in experiment:
+        choices = {str(key): _alternatives(value).split(",") for key, value in grid.items()}
+        for key in choices.keys() & named.keys():
+            choices[key] = [value for value in choices[key] if value in named[key].split(",")]
+        if all(choices.values()):
+            narrowed.append({key: ",".join(values) for key, values in choices.items()})
+    return narrowed or [{}]
 
 
 def _alternatives(value: Any) -> str:
@@ -216,7 +235,6 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
     name = cast(dict[str, str], OmegaConf.to_container(config.name))
     run = RunConfig(name=name, overrides=overrides, probe=probes, **parts, **vars(top))
     _check_layers(run)
-    run.method.check(run)
     return run
 
 

@@ -51,7 +51,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     """Everything that happens in a run, in order; returns at once if it is done already.
 
     Raises:
-        UserError: data or weights that cannot be had, or an impossible choice of layers.
+        UserError: data or weights that cannot be had, or an impossible choice of method or layers.
         RunFailed: growth changed the function, or training diverged.
     """
     config = replace(config, data=resolve(config.data))
@@ -59,6 +59,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     if not force and (finished := folder.load()) is not None:
         note(f"already done: {finished.path}")
         return finished
+    config.method.check(config)
     if config.data.source == "sample":
         warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
     with folder.lock():

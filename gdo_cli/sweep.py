@@ -35,6 +35,8 @@ def run_points(points: list[Point], dry_run: bool = False) -> bool:
             )
         return True
     waiting = [point for point, finished in zip(points, done, strict=True) if not finished]
+    for _, config in waiting:
+        config.method.check(config)
     failed: list[tuple[list[str], Exception]] = []
     while waiting:
         waiting, busy = _pass(waiting, failed), len(waiting)

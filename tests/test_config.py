@@ -23,7 +23,6 @@ from gdo_cli import config
 from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_grid, load_run, options
 from gdo_cli.errors import UserError
 from gdo_cli.methods import Method
-from gdo_cli.methods.interpolation import WiSEFT
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, EvaluationConfig, RunConfig, TrainConfig, WandbConfig, identity
@@ -60,7 +59,6 @@ def _frozen_heap() -> Iterator[None]:
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GDO_DATA_DIR", "GDO_RESULTS_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(WiSEFT, "check", Method.check)  # what looks for the run is tested where it is made
 
 
 @pytest.fixture(scope="module")
