@@ -82,7 +82,7 @@ def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tupl
     the values that both name, and falls away where there are none.
     """
     with _messages(), _hydra(config_dir):
-        given = {o: parsed for o, parsed in zip(overrides, _parse(overrides, config_dir, True), strict=True)}
+        given = dict(zip(overrides, _parse(overrides, config_dir, True), strict=True))
         plain = [override for override, parsed in given.items() if not parsed.is_sweep_override()]
         experiment = OmegaConf.select(_explained(plain, config_dir), "sweep") or {}
         named = {parsed.get_key_element().lstrip("+~"): o.partition("=")[2] for o, parsed in given.items()}

@@ -220,7 +220,8 @@ def _logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
     rows = [p.context + p.continuation for p in prompts]
     width = max(map(len, rows))
     places = [b * width + t for b, p in enumerate(prompts) for t in range(len(p.context) - 1, len(p))]
-    return lm(pad(rows).to(lm.device), torch.tensor(places, device=lm.device))
+    lengths = [len(row) for row in rows]
+    return lm(pad(rows).to(lm.device), torch.tensor(places, device=lm.device), lengths)
 
 
 @torch.no_grad()

@@ -61,7 +61,8 @@ class Divergence(Penalty):
         if not len(logits_PV):
             return logits_PV.sum()  # prompts of one token: nothing to compare
         with torch.no_grad():
-            base_PV = self.base(batch.input_ids_BT.to(lm.device), self.positions(batch).to(lm.device))
+            places = self.positions(batch).to(lm.device)
+            base_PV = self.base(batch.input_ids_BT.to(lm.device), places, batch.lengths)
         model, base = logits_PV.log_softmax(-1), base_PV.log_softmax(-1)
         return self.beta * F.kl_div(model, base, reduction="batchmean", log_target=True)
 
@@ -80,5 +81,5 @@ class Rehearsal(Penalty):
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
         old = collate(next(self.stream), eos_id=None, loss_on="sequence")
-        logits_NV = lm(old.input_ids_BT.to(lm.device), old.positions_N.to(lm.device))
+        logits_NV = lm(old.input_ids_BT.to(lm.device), old.positions_N.to(lm.device), old.lengths)
         return self.weight * F.cross_entropy(logits_NV, old.targets_N.to(lm.device))

@@ -71,7 +71,7 @@ def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
 
 def save(drawing: Drawing, stem: Path) -> list[Path]:
-    """Write PNG, PDF and CSV; the same runs always give the same bytes."""
+    """Write PNG, PDF, CSV and a table if there is one; the same runs always give the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, table = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
     drawing.figure.savefig(png, metadata={"Software": None})
@@ -80,4 +80,9 @@ def save(drawing: Drawing, stem: Path) -> list[Path]:
         writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(drawing.points)
+    if drawing.table:
+        heading, *rows = drawing.table
+        lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+        text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        stem.with_suffix(".md").write_text(text, "utf-8")
     return [png, pdf, table]

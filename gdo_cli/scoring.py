@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from gdo_cli.packing import can_pack, packed_places, run_packed
 from gdo_cli.tokens import Encoded, Encoder
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
@@ -44,13 +45,23 @@ class AnswerLM(nn.Module):
         mixed = self.compute_dtype != torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
 
-    def hidden(self, input_ids_BT: Tensor, positions_N: Tensor, past: Cache | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids_BT: Tensor,
+        positions_N: Tensor,
+        past: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         """Last hidden states at flat positions b·T + t of the batch, (N, D).
 
         Args:
             past: keys and values of what comes before every sequence of the batch.
+            lengths: tokens of each sequence without its padding; saves computing the latter.
         """
         decoder = self.model.get_decoder()
+        if lengths is not None and past is None and len(lengths) > 1 and can_pack(self.model):
+            places = packed_places(positions_N, input_ids_BT.shape[1], lengths)
+            return run_packed(decoder, input_ids_BT, lengths)[places]
         hidden_BTD: Tensor = decoder(
             input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None
         )[0]
@@ -77,10 +88,12 @@ class AnswerLM(nn.Module):
             self._head_copy = weight.detach().to(self.compute_dtype)
         return self._head_copy
 
-    def forward(self, input_ids_BT: Tensor, positions_N: Tensor) -> Tensor:
+    def forward(
+        self, input_ids_BT: Tensor, positions_N: Tensor, lengths: Sequence[int] | None = None
+    ) -> Tensor:
         """Logits at the given flat positions, (N, V)."""
         with self.autocast():
-            hidden_ND = self.hidden(input_ids_BT, positions_N)
+            hidden_ND = self.hidden(input_ids_BT, positions_N, lengths=lengths)
         with torch.autocast(self.device.type, enabled=False):
             return self.logits(hidden_ND)
 
@@ -151,7 +164,8 @@ def _score_batch(lm: AnswerLM, queries: list[Encoded], past: Cache | None) -> li
         past = copy.deepcopy(past)
         past.batch_repeat_interleave(len(queries))
     with lm.autocast():
-        hidden_ND = lm.hidden(input_ids_BT, torch.tensor(positions, device=lm.device), past)
+        places = torch.tensor(positions, device=lm.device)
+        hidden_ND = lm.hidden(input_ids_BT, places, past, [len(q) for q in queries])
     logprobs, argmax = _read_logits(lm, hidden_ND, targets)
     scored, start = [], 0
     for q in queries:

@@ -27,14 +27,15 @@ class Batch:
         input_ids_BT: right-padded sequences.
         positions_N: flat indices b·T + t whose prediction counts.
         targets_N: the token that comes after each.
+        lengths: tokens of each sequence.
         prompt_lengths: tokens of each sequence before its answer.
     """
 
     input_ids_BT: Tensor
     positions_N: Tensor
     targets_N: Tensor
+    lengths: list[int]
     prompt_lengths: list[int]
-    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
         for t in range(first, len(row)):
             positions.append(b * width + t - 1)
             targets.append(row[t])
-    prompts = [len(e.context) for e in examples]
-    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), prompts, sum(map(len, rows)))
+    lengths, prompts = [len(row) for row in rows], [len(e.context) for e in examples]
+    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
 
 
 def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:
@@ -149,7 +150,7 @@ def train(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens = sum(b.n_tokens for b in micro)
+        tokens = sum(sum(b.lengths) for b in micro)
         yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
 
 
@@ -161,7 +162,8 @@ def _backward(lm: AnswerLM, micro: list[Batch], penalty: Penalty | None) -> tupl
     for batch in micro:
         n = len(batch.targets_N)
         extra = penalty.positions(batch) if penalty else batch.positions_N[:0]
-        logits_NV = lm(batch.input_ids_BT.to(lm.device), torch.cat([batch.positions_N, extra]).to(lm.device))
+        places = torch.cat([batch.positions_N, extra])
+        logits_NV = lm(batch.input_ids_BT.to(lm.device), places.to(lm.device), batch.lengths)
         loss = F.cross_entropy(logits_NV[:n], batch.targets_N.to(lm.device), reduction="sum") / n_targets
         total += loss.item()
         if penalty:

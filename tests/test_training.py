@@ -63,7 +63,8 @@ def test_collating_names_the_places_before_each_answer_token_and_the_end() -> No
     assert batch.input_ids_BT.tolist() == [[BOS, 10, 11, 20, 21, EOS], [BOS, 30, EOS, 0, 0, 0]]
     assert batch.positions_N.tolist() == [2, 3, 4, 6, 7]
     assert batch.targets_N.tolist() == [20, 21, EOS, 30, EOS]
-    assert batch.n_tokens == 9
+    assert batch.lengths == [6, 3]
+    assert batch.prompt_lengths == [3, 1]
 
 
 def test_loss_on_the_sequence_counts_all_but_the_first_token() -> None:

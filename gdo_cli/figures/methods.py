@@ -1,0 +1,124 @@
+"""Methods one below the other: task score and retention at the end of training, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from statistics import mean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from gdo_cli.figures import Drawing
+from gdo_cli.figures.rates import PROBES
+from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, under
+from gdo_cli.results import RunResult
+
+
+def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+    """A line per method (mean over seeds), the best task score on top; a panel per measure.
+
+    Bars are standard errors over items; the dotted line is the untouched model. The methods named in
+    ``spec["marked"]`` have a colour of their own.
+    """
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault(run.id, []).append(run)
+    score = runs[0].task_score
+    metrics = [score, *(m for m in PROBES if m in runs[0].final)]
+    names = distinct_names([members[0] for members in groups.values()])
+    order = sorted(groups, key=lambda key: _mean(groups[key], score))
+    with rc_context(RC):
+        figure = new_figure(2.2 * len(metrics) + 1.8, 0.23 * len(order) + 1.0)
+        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for ax, metric in zip(axes, metrics, strict=True):
+            _panel(ax, [groups[key] for key in order], metric, spec.get("marked", ()))
+            ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
+        axes[0].set_yticks(range(len(order)), [names[key] for key in order])
+        under(figure, sources(runs))
+    best_first = [groups[key] for key in reversed(order)]
+    points = [_point(names[members[0].id], members, metrics) for members in best_first]
+    return Drawing(figure, points, _table(points, metrics))
+
+
+def distinct_names(runs: list[RunResult]) -> dict[str, str]:
+    """A name for each run's id: its method's, with the settings in which namesakes differ."""
+    by_label: dict[str, list[RunResult]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, []).append(run)
+    names = {}
+    for label, namesakes in by_label.items():
+        settings = {run.id: _settings(run) for run in namesakes}
+        for run in namesakes:
+            own = settings[run.id]
+            differing = [
+                f"{key}={value}"
+                for key, value in own.items()
+                if any(other.get(key) != value for other in settings.values())
+            ]
+            names[run.id] = ", ".join([label, *differing])
+    return names
+
+
+def _settings(run: RunResult) -> dict[str, str]:
+    config = run.record["config"]
+    own = {k: v for k, v in config["method"].items() if k not in ("_target_", "name", "options")}
+    return {key: str(value) for key, value in (own | {"lr": config["train"]["lr"]}).items()}
+
+
+def _mean(runs: list[RunResult], metric: str) -> float:
+    return mean(run.final.get(metric, 0.0) for run in runs)
+
+
+def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collection[str]) -> None:
+    for row, members in enumerate(groups):
+        if metric in members[0].final:
+            own = members[0].name["method"] in marked
+            ax.errorbar(
+                _mean(members, metric),
+                row,
+                xerr=_mean(members, f"{metric}_se"),
+                color=ORANGE if own else BLUE,
+                marker="s" if own else "o",
+                elinewidth=0.8,
+            )
+    starts = [m[0].evaluations[0] for m in groups if m[0].record["steps"] and m[0].evaluations]
+    known = [start[metric] for start in starts if metric in start]
+    if known:
+        ax.axvline(mean(known), color=GREY, linestyle=":", linewidth=1)
+    ax.set_xlim(left=0)
+
+
+def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, Any]:
+    record = runs[0].record
+    point: dict[str, Any] = {
+        "method": name,
+        "lr": record["config"]["train"]["lr"] if record["steps"] else None,
+        "steps": record["steps"],
+        "added": record["parameters"]["added"],
+        "trainable": record["parameters"]["trainable"],
+        "trainable_share": record["parameters"]["trainable_share"],
+        "seeds": len(runs),
+    }
+    for metric in metrics:
+        point |= {metric: _mean(runs, metric), f"{metric}_se": _mean(runs, f"{metric}_se")}
+    return point
+
+
+def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
+    heading = ["method", "rate", "added", "trained", *map(name_of, metrics)]
+    rows = [
+        [
+            p["method"],
+            "–" if p["lr"] is None else f"{p['lr']:g}",
+            _millions(p["added"]),
+            f"{_millions(p['trainable'])} ({100 * p['trainable_share']:.1f} %)",
+            *(f"{p[m]:.3f} ± {p[f'{m}_se']:.3f}" for m in metrics),
+        ]
+        for p in points
+    ]
+    return [heading, *rows]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
