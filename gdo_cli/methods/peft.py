@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gdo_cli.errors import UserError, require_one_of
+from gdo_cli.errors import UserError, brief, require_one_of
 from gdo_cli.methods import Method, add_adapter
 
 if TYPE_CHECKING:
@@ -14,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PEFTAdapter(Method):
-    """A tuner of the PEFT library.
+    """A tuner of the PEFT library that changes weights; those that learn a prompt are refused.
 
     Attributes:
         name: its name in figures.
         peft_type: PEFT's own name for it: LORA, OFT, IA3, LN_TUNING, …
-        options: fields of its configuration class.
+        options: fields of its configuration class. A list of target_modules means modules of the text
+            decoder.
         layers: ``all``, a number, or a list of indices.
-        bitwise: whether its start is exactly the base (LoRA adds zeros; a rotation rounds).
+        bitwise: whether its start is exactly the base (LoRA adds zeros; DoRA divides by a norm).
     """
 
     name: str = "LoRA"
@@ -38,15 +41,40 @@ class PEFTAdapter(Method):
         return self.bitwise
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from peft import PeftType
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        require_one_of("method.peft_type", self.peft_type, [str(t.value) for t in PeftType])
-        options = dict(self.options)
-        if layers is not None:
-            options["layers_to_transform"] = layers
+        configs = {str(kind.value): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        require_one_of("method.peft_type", self.peft_type, configs)
+        targets = self.options.get("target_modules")
         try:
-            adapter = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)](task_type="CAUSAL_LM", **options)
-            return add_adapter(model, adapter)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"method={self.name}: PEFT refuses its options: {error}") from error
+            adapter = configs[self.peft_type](task_type="CAUSAL_LM", **self.options)
+            if adapter.is_prompt_learning:
+                raise ValueError(f"{self.peft_type} learns a prompt; gdo trains weights")
+            if getattr(adapter, "layers_to_transform", None) is not None:
+                raise ValueError("layers_to_transform: write layers=… instead")
+            if isinstance(targets, list):
+                adapter.target_modules = _in_decoder(model, layers, targets)
+            elif layers is not None:
+                raise ValueError(f"layers={layers} needs a list of names as target_modules")
+            with warnings.catch_warnings():
+                # PEFT asks norms for their in_features, which it does not use.
+                warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
+                return add_adapter(model, adapter)
+        except (ImportError, TypeError, ValueError) as error:
+            raise UserError(f"method={self.name}: its options do not work: {brief(error)}") from error
+
+
+def _in_decoder(model: PreTrainedModel, layers: list[int] | None, names: list[Any]) -> str:
+    """One pattern for the modules of these names in the chosen layers, or in all of the text decoder.
+
+    PEFT's own layers_to_transform is unknown to some tuners, and counts a vision tower's layers too.
+    """
+    from gdo_cli.growth.architecture import find_decoder
+
+    stack = find_decoder(model).name
+    where = [stack.rpartition(".")[0]] if layers is None else [f"{stack}.{index}" for index in layers]
+    return rf"({_any_of(where)})\.(.*\.)?({_any_of(names)})"
+
+
+def _any_of(words: list[Any]) -> str:
+    return "|".join(re.escape(str(word)) for word in words)
