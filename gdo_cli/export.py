@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gdo_cli.errors import RunFailed, UserError, brief, require_one_of
-from gdo_cli.growth.folding import FORMS, average, fold, widen
+from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models import HubModel
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
@@ -54,7 +54,7 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     config = rebuild(run, config_dir)
     loaded = config.model.load()
     tokens = [loaded.tokenizer(text, return_tensors="pt")["input_ids"] for text in _PROMPTS]
-    model = load_trained(loaded.model, config.method, run).float().eval()
+    model = in_fp32(load_trained(loaded.model, config.method, run))
     before = _logits(model, tokens)
     form = _choose(model, form, run)
     try:
@@ -82,16 +82,26 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     return Exported(target, form, difference, exact)
 
 
-def _choose(model: Any, form: str | None, run: RunResult) -> str:
-    from gdo_cli.growth.layer import GrownLinear
+def in_fp32(model: Any) -> Any:
+    """The model as transformers makes it in fp32, for comparison.
 
-    grown = [m for m in model.modules() if isinstance(m, GrownLinear)]
-    if not grown:
+    Gemma's scale of the embeddings is the square root of their width; loading in bf16 rounds it (640:
+    25.25, not 25.30), loading in fp32 does not, and no checkpoint holds it.
+    """
+    for module in model.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale)
+    return model.float().eval()
+
+
+def _choose(model: Any, form: str | None, run: RunResult) -> str:
+    natural = natural_form(model)
+    if natural is None:
         if form is not None:
             raise UserError(f"{run.title}: nothing has grown, so there is one form only; leave --form out")
         return "plain"
     if form is None:
-        return "folded" if grown[0].growth[grown[0].active_adapters[0]].trainable == "columns" else "grown"
+        return natural
     require_one_of("--form", form, FORMS)
     return form
 
@@ -112,9 +122,12 @@ def _logits(model: Any, tokens: list[Tensor]) -> list[Tensor]:
 def _reloaded_logits(folder: Path, tokens: list[Tensor]) -> list[Tensor]:
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # whatever it is, such a checkpoint is of no use
+        raise RunFailed(f"the exported checkpoint does not load ({brief(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             raise RunFailed(f"the exported checkpoint has {kind.replace('_', ' ')}: {report[kind]}")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import perturb, tiny_model
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gdo_cli.cli import app
 from gdo_cli.config import load_run
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.experiment import run
-from gdo_cli.export import Exported, export, model_card
+from gdo_cli.export import _FORM, Exported, cost, export, in_fp32, model_card
 from gdo_cli.growth import folding
+from gdo_cli.models import Loaded
+from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
+from gdo_cli.weights import load_trained
 
 SHORT = (
     "model=tiny",
@@ -32,14 +41,17 @@ SHORT = (
 
 # Run without this package on the path: the checkpoint must stand on its own.
 FRESH = """
-import sys, torch
+import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
-ids = AutoTokenizer.from_pretrained(sys.argv[1])("Water boils", return_tensors="pt")["input_ids"]
-with torch.no_grad():
-    logits = model(input_ids=ids).logits[0, -1]
+prompt, *checkpoints = sys.argv[1:]
+for path in checkpoints:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(path)(prompt, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, -1].tolist()
+        text = model.generate(ids, max_new_tokens=12, do_sample=False)[0].tolist()
+    print(json.dumps({"ids": ids.tolist(), "logits": logits, "text": text}))
 assert "gdo_cli" not in sys.modules
-print(model.config.intermediate_size, model.config.num_attention_heads, *logits[:4].tolist())
 """
 
 
@@ -65,6 +77,11 @@ CASES = [
     ("grown", "grown", ["method=g_freeze", "method.k=3", "layers=[0]"], 384, 4),
     ("grown", "grown", ["method=attention_grow", "layers=[2]"], 128, 8),
     ("grown", "grown", ["method=attention_grow", "method.with_mlp=true"], 256, 8),
+    (None, "grown", ["method=attention_grow", "method.grow=head_dim"], 128, 4),
+    ("grown", "grown", ["method=attention_grow", "method.grow=head_dim", "layers=[1]"], 128, 4),
+    (None, "grown", ["method=attention_grow", "method.grow=head_dim", "method.with_mlp=true"], 256, 4),
+    (None, "grown", ["method=zero_init", "method.train=all"], 256, 4),
+    (None, "plain", ["method=zero_block"], 128, 4),
     (None, "plain", ["method=sft"], 128, 4),
     (None, "plain", ["method=lora"], 128, 4),
     (None, "plain", ["method=mlp_only"], 128, 4),
@@ -78,27 +95,98 @@ def test_an_exported_model_computes_what_the_run_computes(
     done = exported(results, tmp_path, form, *overrides)
     assert (done.form, done.exact) == (chosen, True)
     assert done.difference <= 1e-4  # the command itself compares the reloaded model's logits
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(done.path)
     assert (config.intermediate_size, config.num_attention_heads) == (width, heads)
 
 
-@pytest.mark.parametrize("method", ["g_train", "g_freeze"])
-def test_an_exported_model_loads_where_gdo_is_not_imported(
-    method: str, results: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory, tiny_loaded: Loaded) -> Path:
+    """Folders of models with what the bundled one lacks: a scaled kind of rotary positions, sliding and
+    full attention in turn with a window shorter than the prompts, a width whose square root is not a
+    bf16 number (gemma3); biases (llama)."""
+    root = tmp_path_factory.mktemp("models")
+    for family in ("gemma3", "llama"):
+        config = copy.deepcopy(tiny_model(family).config)
+        config.vocab_size, config.max_position_embeddings = len(tiny_loaded.tokenizer), 1024
+        parameters: Any = config.rope_parameters
+        parameters.get("full_attention", parameters).update(rope_type="linear", factor=8.0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: Any = AutoModelForCausalLM.from_config(config)
+        perturb(model, 0.05)
+        model.save_pretrained(root / family)
+        tiny_loaded.tokenizer.save_pretrained(root / family)
+    return root
+
+
+STRUCTURES = [
+    ["method=g_freeze"],
+    ["method=attention_grow", "method.grow=head_dim"],
+    ["method=attention_grow", "method.grow=head_dim", "method.with_mlp=true", "layers=[1]"],
+    ["method=zero_block", "layers=[1]"],
+]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_where_gdo_is_not_imported_a_checkpoint_computes_and_generates_what_the_run_does(
+    family: str, families: Path, results: Path, tmp_path: Path
 ) -> None:
-    done = exported(results, tmp_path, None, f"method={method}")
-    out = subprocess.run(
-        [sys.executable, "-c", FRESH, str(done.path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=True,
-    )
-    width, heads, *logits = out.stdout.split()
-    assert (width, heads) == ("128" if method == "g_train" else "256", "4")
-    assert all(torch.isfinite(torch.tensor(float(value))) for value in logits)
+    custom = ["model=custom", f"model.path={families / family}", "train.lr=1e-3"]
+    runs = [trained(results, *custom, *structure) for structure in STRUCTURES]
+    paths = [export(r, tmp_path / str(i), None, "fp32", None).path for i, r in enumerate(runs)]
+    answers = in_a_fresh_process(paths, "Water boils at one hundred degrees. Ice is frozen water.")
+    for finished, fresh in zip(runs, answers, strict=True):
+        model, ids = model_of(finished), torch.tensor(fresh["ids"])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, -1]
+        torch.testing.assert_close(torch.tensor(fresh["logits"]), logits, rtol=1e-4, atol=1e-4)
+        for cached in (True, False):
+            text = model.generate(ids, max_new_tokens=12, do_sample=False, use_cache=cached)[0]
+            assert text.tolist() == fresh["text"], finished.title
+
+
+def in_a_fresh_process(checkpoints: list[Path], prompt: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-c", FRESH, prompt, *map(str, checkpoints)]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=checkpoints[0].parent, check=True)
+    return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+def model_of(finished: RunResult) -> Any:
+    config = rebuild(finished, None)
+    return in_fp32(load_trained(config.model.load().model, config.method, finished))
+
+
+def test_added_blocks_are_of_the_type_of_the_layer_before_them(
+    families: Path, results: Path, tmp_path: Path
+) -> None:
+    custom = ["model=custom", f"model.path={families / 'gemma3'}", "train.lr=1e-3"]
+    done = exported(results, tmp_path, None, *custom, "method=zero_block", "layers=[1]")
+    config = AutoConfig.from_pretrained(done.path)
+    sliding, full = "sliding_attention", "full_attention"
+    assert config.layer_types == [sliding, full, full, sliding]
+    assert (config.num_hidden_layers, config.sliding_window) == (4, 6)
+
+
+def test_a_run_with_wider_heads_and_mlp_keeps_the_weights_of_both(results: Path, tmp_path: Path) -> None:
+    """PEFT's adapter would hold the MLP's alone."""
+    finished = trained(results, "method=attention_grow", "method.grow=head_dim", "method.with_mlp=true")
+    assert finished.weights is not None
+    (file,) = finished.weights.glob("*.safetensors")
+    kept = {name.rpartition("_proj.")[2].partition(".")[0] for name in load_file(file)}
+    assert kept == {"grow_weight", "wider_weight"}
+    done = export(finished, tmp_path / "out", None, "fp32", None)
+    measured = cost(finished, done.path, None)["task/loss"]
+    assert measured == pytest.approx(finished.final["task/loss"], abs=0.01)  # it is loaded in bf16
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_wider_heads_in_bf16_are_within_its_tolerance(
+    family: str, families: Path, results: Path, tmp_path: Path
+) -> None:
+    """Llama's scale puts a factor of sqrt(1/2), which rounds, into the queries."""
+    custom = ["model=custom", f"model.path={families / family}", "train.lr=1e-3"]
+    finished = trained(results, *custom, *STRUCTURES[1])
+    assert export(finished, tmp_path / "out", None, "bf16", None).difference <= 0.05
 
 
 def test_averaging_is_first_order_close_and_said_to_be_no_equality(results: Path, tmp_path: Path) -> None:
@@ -114,6 +202,7 @@ def test_averaging_is_first_order_close_and_said_to_be_no_equality(results: Path
         ("averaged", "g_train", "no average"),
         ("averaged", "zero_init", "no average"),
         ("grown", "sft", "nothing has grown"),
+        ("plain", "zero_block", "nothing has grown"),
         ("wide", "g_freeze", "choose from: averaged, folded, grown"),
     ],
 )
@@ -122,6 +211,32 @@ def test_forms_that_a_run_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         exported(results, tmp_path, form, f"method={method}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["folded", "averaged"])
+def test_wider_heads_are_exported_as_wide_as_they_are(form: str, results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="use the form grown"):
+        exported(results, tmp_path, form, "method=attention_grow", "method.grow=head_dim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_heads_than_the_architecture_allows_are_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a multiple of the number of attention heads"):
+        exported(results, tmp_path, None, "method=attention_grow", "method.k=3")
+
+
+def test_a_checkpoint_that_does_not_load_is_not_left_behind(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_wrongly(model: Any) -> Any:
+        model.config.intermediate_size *= 2
+        return model
+
+    finished = trained(results, "method=sft")
+    monkeypatch.setitem(_FORM, "plain", told_wrongly)
+    with pytest.raises(RunFailed, match="does not load"):
+        export(finished, tmp_path / "out", None, "fp32", None)
     assert not list(tmp_path.iterdir())
 
 

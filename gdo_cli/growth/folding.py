@@ -2,6 +2,7 @@
 
 A stock checkpoint has one MLP width (and one number of heads) for all layers, so layers that did not
 grow are padded with zeros where others did: units whose inputs and outputs are zero add nothing.
+Wider heads have a module of their own, :mod:`gdo_cli.growth.stock_heads`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdo_cli.growth.architecture import attention_projections, mlp_projections
+from gdo_cli.growth.architecture import attention_projections, find_decoder, mlp_projections
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 
 FORMS = ("grown", "folded", "averaged")
+
+
+def natural_form(model: Any) -> str | None:
+    """The smallest form that is exact: folded for G-Train, else grown; None where nothing has grown."""
+    if has_wider_heads(model):
+        return "grown"
+    grown = [layer.growth[layer.active_adapters[0]] for _, layer in _grown(model)]
+    if not grown:
+        return None
+    return "folded" if all(growth.trainable == "columns" for growth in grown) else "grown"
 
 
 def widen(model: Any) -> nn.Module:
     """The base architecture with every MLP (and attention) as wide as the grown ones (exact).
 
     Args:
-        model: a PEFT model with one active growth adapter; it is used up.
+        model: a PEFT model with one active growth adapter, a model with wider heads, or one with
+            both; it is used up.
     Raises:
-        ValueError: some MLPs have grown by other factors than others.
+        ValueError: no configuration of the base architecture says what has grown.
     """
+    if has_wider_heads(model):
+        to_stock_heads(model)
+    plain: nn.Module = _widen_layers(model) if any(True for _ in _grown(model)) else model
+    return plain
+
+
+def _widen_layers(model: Any) -> nn.Module:
     mlp = {name for names in mlp_projections(model) for name in names}
     grown = dict(_grown(model))
     factors = {layer.growth[layer.active_adapters[0]].k for layer in grown.values()}
@@ -40,10 +60,12 @@ def widen(model: Any) -> nn.Module:
         _pad(plain, mlp_projections(plain), k, config.intermediate_size)
         config.intermediate_size *= k
     if grew_attention:
-        heads = config.num_attention_heads * config.head_dim
-        _pad(plain, attention_projections(plain), k, heads)
+        attention: Any = find_decoder(plain).layers[0].self_attn
+        config.head_dim = attention.head_dim  # some derive it from the number of heads
+        _pad(plain, attention_projections(plain), k, config.num_attention_heads * config.head_dim)
         config.num_attention_heads *= k
         config.num_key_value_heads *= k
+        config.validate_architecture()  # some want a hidden size that the number of heads divides
     return plain
 
 
@@ -84,6 +106,7 @@ def fold(model: Any) -> nn.Module:
     Raises:
         ValueError: the adapter does not train columns alone, or its copies differ.
     """
+    _refuse_wider_heads(model)
     for name, layer in _grown(model):
         adapter = layer.active_adapters[0]
         if layer.growth[adapter].trainable != "columns":
@@ -101,8 +124,9 @@ def average(model: Any) -> nn.Module:
     (1-s)·MLP_old(x) + s·MLP_new(x) that the grown layer computes. Not exact: measure what it costs.
 
     Raises:
-        ValueError: the adapter trains columns alone (G-Train folds exactly), or s is 0.
+        ValueError: the adapter trains columns alone (G-Train folds exactly), s is 0, or heads are wider.
     """
+    _refuse_wider_heads(model)
     for name, layer in _grown(model):
         adapter = layer.active_adapters[0]
         growth = layer.growth[adapter]
@@ -122,6 +146,14 @@ def average(model: Any) -> nn.Module:
         _set(layer, *merged)
     plain: nn.Module = model.unload()
     return plain
+
+
+def _refuse_wider_heads(model: Any) -> None:
+    if has_wider_heads(model):
+        raise ValueError(
+            "its heads are wider, and old and new parts of a head meet in one softmax, so they neither "
+            "fold nor average; use the form grown"
+        )
 
 
 def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:

@@ -12,30 +12,47 @@ Shapes: H heads, d their width, k copies.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gdo_cli.growth.layer import plain_linear
+
 
 class HeadColumns(nn.Module):
-    """q, k or v with k copies of every head, interleaved by halves: (..., in) → (..., H·k·d)."""
+    """q, k or v with k copies of every head, interleaved by halves: (..., in) → (..., H·k·d).
+
+    The new parameters are not called ``grow_…``: by that prefix PEFT knows, and saves, its own.
+    """
 
     def __init__(self, base: nn.Linear, head_dim: int, k: int) -> None:
         super().__init__()
         self.base_layer, self.head_dim, self.k = base, head_dim, k
-        self.grow_weight = nn.Parameter(_master(base.weight).repeat(k - 1, 1))
+        self.wider_weight = nn.Parameter(_master(base.weight).repeat(k - 1, 1))
         bias = None if base.bias is None else _master(base.bias).repeat(k - 1)
-        self.grow_bias = None if bias is None else nn.Parameter(bias)
+        self.wider_bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.base_layer.out_features
-        biases = [None] * (self.k - 1) if self.grow_bias is None else self.grow_bias.split(size)
-        weights = self.grow_weight.split(size)
-        new = [F.linear(x, w.to(x.dtype), b) for w, b in zip(weights, biases, strict=True)]
-        halves = [y.unflatten(-1, (-1, 2, self.head_dim // 2)) for y in (self.base_layer(x), *new)]
-        return torch.stack(halves, dim=-2).flatten(-4)  # (..., H, 2, k, d/2) → (..., H·k·d)
+        bias = self.wider_bias
+        biases = [None] * (self.k - 1) if bias is None else bias.to(x.dtype).split(size)
+        weights = self.wider_weight.to(x.dtype).split(size)
+        new = [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+        return interleave([self.base_layer(x), *new], self.head_dim)
+
+    def plain(self) -> nn.Linear:
+        """The one linear layer that equals this one."""
+        base = self.base_layer
+        weight = self._side_by_side(base.weight.T, self.wider_weight.T).T.contiguous()
+        bias = None if self.wider_bias is None else self._side_by_side(base.bias, self.wider_bias)
+        return plain_linear(weight, bias)
+
+    def _side_by_side(self, old: Tensor, new: Tensor) -> Tensor:
+        copies = new.detach().to(old).split(old.shape[-1], dim=-1)
+        return interleave([old.detach(), *copies], self.head_dim)
 
 
 class HeadRows(nn.Module):
@@ -44,7 +61,7 @@ class HeadRows(nn.Module):
     def __init__(self, base: nn.Linear, head_dim: int, k: int) -> None:
         super().__init__()
         self.base_layer, self.head_dim, self.k = base, head_dim, k
-        self.grow_weight = nn.Parameter((_master(base.weight) / k).repeat(1, k - 1))
+        self.wider_weight = nn.Parameter((_master(base.weight) / k).repeat(1, k - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         copies = x.unflatten(-1, (-1, 2, self.k, self.head_dim // 2)).unbind(-2)
@@ -52,8 +69,21 @@ class HeadRows(nn.Module):
         bias = self.base_layer.bias
         # The bias is added once, outside the 1/k.
         out = F.linear(old, self.base_layer.weight) / self.k
-        out = out + F.linear(torch.cat(new, dim=-1), self.grow_weight.to(x.dtype))
+        out = out + F.linear(torch.cat(new, dim=-1), self.wider_weight.to(x.dtype))
         return out if bias is None else out + bias
+
+    def plain(self) -> nn.Linear:
+        """The one linear layer that equals this one."""
+        base = self.base_layer
+        new = self.wider_weight.detach().to(base.weight).split(base.in_features, dim=1)
+        weight = interleave([base.weight.detach() / self.k, *new], self.head_dim)
+        return plain_linear(weight, None if base.bias is None else base.bias.detach())
+
+
+def interleave(copies: Sequence[Tensor], head_dim: int) -> Tensor:
+    """The copies of every head side by side, by halves: k of (..., H·d) → (..., H·k·d)."""
+    halves = [x.unflatten(-1, (-1, 2, head_dim // 2)) for x in copies]
+    return torch.stack(halves, dim=-2).flatten(-4)  # (..., H, 2, k, d/2) → (..., H·k·d)
 
 
 def _master(weight: Tensor) -> Tensor:
@@ -76,17 +106,19 @@ def widen_heads(attention: Any, k: int) -> list[nn.Parameter]:
     attention.o_proj = HeadRows(attention.o_proj, head_dim, k)
     for name in ("q_norm", "k_norm"):
         if hasattr(attention, name):
-            setattr(attention, name, _repeated_norm(getattr(attention, name), k))
+            setattr(attention, name, _repeated_norm(getattr(attention, name), head_dim, k))
     attention.head_dim, attention.scaling = head_dim * k, attention.scaling / k
     attention.register_forward_pre_hook(_RepeatRotary(k), with_kwargs=True)
     new = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-    return [p for module in new for name, p in module.named_parameters() if name.startswith("grow_")]
+    return [p for module in new for name, p in module.named_parameters() if name.startswith("wider_")]
 
 
-def _repeated_norm(norm: nn.Module, k: int) -> nn.Module:
+def _repeated_norm(norm: nn.Module, head_dim: int, k: int) -> nn.Module:
     """The norm of a k-fold head: its weights repeated by halves."""
     wide = copy.deepcopy(norm)
     weight = norm.get_parameter("weight").detach()
+    if weight.shape != (head_dim,):
+        raise ValueError(f"{type(norm).__name__} spans all heads at once: they cannot be widened")
     wide.weight = nn.Parameter(repeat_halves(weight, k), requires_grad=False)
     return wide
 

@@ -100,7 +100,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         weight, bias = self.wide(names[0])
         if safe_merge and not torch.isfinite(weight).all():
             raise ValueError(f"adapter {names[0]!r} holds NaN or infinite weights")
-        self._narrow_layer, self.base_layer = self.base_layer, _linear(weight, bias)
+        self._narrow_layer, self.base_layer = self.base_layer, plain_linear(weight, bias)
         self.merged_adapters.append(names[0])
 
     def unmerge(self) -> None:
@@ -215,7 +215,7 @@ class GrownRows(GrownLinear):
         return grown
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A frozen nn.Linear around the given tensors, without allocating others."""
     out_features, in_features = weight.shape
     with torch.device("meta"):

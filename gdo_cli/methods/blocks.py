@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# What configurations list layer by layer.
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+
+
 @dataclass(frozen=True)
 class ZeroBlock(Method):
     """After each chosen layer, a copy of it with zeroed output projections; only the copies train.
@@ -63,9 +67,11 @@ def _identity_block(layer: nn.Module, outputs: set[str]) -> nn.Module:
 def _renumber(model: PreTrainedModel, blocks: list[nn.Module], chosen: set[int]) -> None:
     """Tell the configuration and the attention modules (their place in the cache) of the new depth."""
     config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        config.layer_types = [t for i, t in enumerate(types) for t in ([t, t] if i in chosen else [t])]
+    for name in _PER_LAYER:
+        each = getattr(config, name, None)
+        if each is not None:
+            repeated = [t for i, t in enumerate(each) for t in ([t, t] if i in chosen else [t])]
+            setattr(config, name, repeated)
     config.num_hidden_layers = len(blocks)
     for index, block in enumerate(blocks):
         attention: Any = getattr(block, "self_attn", None)
