@@ -11,7 +11,7 @@ from gdo_cli.data import Split, convert, load_split
 from gdo_cli.errors import UserError
 from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, RunConfig
-from gdo_cli.tasks import Example, Row
+from gdo_cli.tasks import Example, Row, RowError
 
 # Every run, whatever its seed, is measured on the same items and shown the same examples.
 SUBSET_SEED = 20260309
@@ -68,12 +68,19 @@ def _replay_texts(config: RunConfig) -> tuple[list[str], dict[str, Any]]:
     if dataset is None:
         return [], {}
     split = load_split(dataset, "replay", config.data)
-    texts = [t for t in (str(row.get("text") or "").strip() for row in split.rows) if len(t) >= shortest]
+    texts = [t for t in convert(split, _stripped, config.data.max_bad_rows) if len(t) >= shortest]
     if not texts:
         raise UserError(
             f"method.dataset={dataset.name}: no 'text' of {shortest} characters or more to replay"
         )
     return texts, {"replay": split.provenance | {"texts": len(texts)}}
+
+
+def _stripped(row: Row) -> str:
+    content = row.get("text")
+    if not isinstance(content, str):
+        raise RowError("field 'text' is missing or no text")
+    return content.strip()
 
 
 def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,14 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
     other_probes = any(word.startswith("probe=") for word in extra)
     recorded = [str(word) for word in run.record["overrides"]]
     kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
-    where = str(run.path.resolve().parents[4]).replace("\\", "\\\\").replace("'", "\\'")
-    config = load_run([*kept, f"results_dir='{where}'", *extra], config_dir)
+    *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
+    config = load_run([*kept, f"results_dir={_quoted(str(results))}", *extra], config_dir)
     for part in ("model", "method"):
         if identity(getattr(config, part)) != run.record["config"][part]:
             raise UserError(f"{run.title}: conf/{part} has changed since; the run cannot be rebuilt from it")
     return replace(config, data=resolve(config.data))
+
+
+def _quoted(text: str) -> str:
+    """Text as Hydra's overrides quote it: backslashes count double before a quote and at the end alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"

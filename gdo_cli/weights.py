@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
 from gdo_cli.methods import Method
 
@@ -25,9 +26,11 @@ def save_trained(model: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        return  # interpolated weights are those of the run they come from
     if isinstance(model, PeftModel) and all(model.base_model.prefix in name for name in trained):
         model.save_pretrained(folder / "adapter")
-    elif trained:
+    else:
         (folder / "trained").mkdir(exist_ok=True)
         save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)
 
@@ -43,6 +46,8 @@ def load_trained(
         UserError: the weights were not kept, or are not those of this method.
     """
     chosen = run.record["layers"]["chosen"]
+    hold_weights(base.requires_grad_(False), getattr(torch, run.record["precision"]))
+    torch.manual_seed(run.seed)  # what started at random starts at the same numbers
     model = method.prepare(base, None if chosen == "all" else chosen)
     if not method.trains:
         return model

@@ -13,17 +13,21 @@ import torch
 from conftest import N_LAYERS, TINY_RUN, RunFactory, perturb, tiny_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from typer.testing import CliRunner
 
 from gdo_cli import experiment
-from gdo_cli.analysis.layers import choose_layers, pilot_run, ranking
+from gdo_cli.analysis.layers import choose_layers, layer_updates, pilot_run, ranking
+from gdo_cli.analysis.spectrum import layer_signal, signal_to_noise
 from gdo_cli.analysis.updates import UpdateTracker, matrix_ranks
+from gdo_cli.cli import app
 from gdo_cli.config import load_run
 from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
 from gdo_cli.models import TinyModel
-from gdo_cli.results import RunFolder, RunResult
+from gdo_cli.results import RunFolder, RunResult, find_run
 from gdo_cli.schema import RunConfig
 
 # -------------------------------------------------------------------------------------------- ranks
@@ -152,6 +156,85 @@ def test_updates_smaller_than_bf16_can_hold_are_seen_in_a_bf16_run(method: Any) 
     assert all(row["effective_rank"] > 1 for row in tracker.ranks())
 
 
+# ----------------------------------------------------------------------------------- signal and noise
+
+
+def spectrum_ratio(weight: Tensor) -> float:
+    """Spectrum's formula from numpy's singular values: Hartford et al., 2024, and their program."""
+    matrix = weight.detach().double().numpy()
+    sigma = np.linalg.svd(matrix, compute_uv=False)
+    low, high = np.percentile(sigma, [25, 75])
+    beta = min(matrix.shape) / max(matrix.shape)
+    edge = (high - low) / 1.349 * np.sqrt((1 + np.sqrt(beta)) ** 2)
+    return float(sigma[sigma > edge].sum() / sigma[sigma <= edge].sum() / sigma.max())
+
+
+def with_spectrum(*sigma: float) -> Tensor:
+    """A square matrix of these singular values."""
+    n = len(sigma)
+    left, right = (torch.linalg.qr(random_matrix(n, n, seed=seed).double())[0] for seed in (0, 1))
+    matrix: Tensor = left @ torch.diag(torch.tensor(sigma, dtype=torch.float64)) @ right
+    return matrix
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 64), (64, 32), (40, 48)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_signal_to_noise_is_spectrums_ratio(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    matrix = random_matrix(*shape).to(dtype)
+    assert signal_to_noise(matrix) == pytest.approx(spectrum_ratio(matrix), rel=1e-9)
+
+
+def test_a_matrix_of_twice_the_size_has_half_the_ratio() -> None:
+    """Signal / noise does not hang on the scale; dividing by the largest singular value does."""
+    matrix = random_matrix(24, 32)
+    assert signal_to_noise(2 * matrix) == pytest.approx(signal_to_noise(matrix) / 2)
+    assert signal_to_noise(matrix.T) == pytest.approx(signal_to_noise(matrix))
+
+
+def test_a_direction_planted_in_noise_is_the_signal() -> None:
+    noise = [0.01] * 8 + [1.0] * 8  # quartiles that put the edge at 2 · 0.99 / 1.349 = 1.47
+    assert signal_to_noise(with_spectrum(*noise)) == 0.0
+    assert signal_to_noise(with_spectrum(*noise, 1.4)) == 0.0
+    for planted in (1.5, 3.0, 100.0):
+        assert signal_to_noise(with_spectrum(*noise, planted)) == pytest.approx(1 / sum(noise))
+    both = signal_to_noise(with_spectrum(*noise, 3.0, 2.0))
+    assert both == pytest.approx((3 + 2) / sum(noise) / 3)
+
+
+def test_without_noise_the_ratio_is_infinite_and_of_nothing_it_is_zero() -> None:
+    assert signal_to_noise(torch.eye(8)) == float("inf")
+    assert signal_to_noise(torch.zeros(4, 8)) == 0.0
+
+
+def test_a_layers_signal_is_the_mean_over_the_matrices_of_its_mlp(any_model: PreTrainedModel) -> None:
+    values = layer_signal(any_model)
+    assert len(values) == N_LAYERS
+    for layer, value in enumerate(values):
+        mlp = [
+            spectrum_ratio(parameter)
+            for name, parameter in any_model.named_parameters()
+            if f".layers.{layer}." in name and parameter.ndim == 2 and "vision" not in name
+            if any(part in name for part in ("gate_proj", "up_proj", "down_proj", "fc1", "fc2"))
+        ]
+        assert len(mlp) in (2, 3)
+        assert value == pytest.approx(np.mean(mlp), rel=1e-6)
+
+
+def test_the_layers_with_most_signal_are_chosen_without_a_pilot(tiny_run: RunFactory) -> None:
+    config = tiny_run("layers=2", "layer_rule=snr")
+    model = config.model.load().model
+    with torch.no_grad():
+        for layer, size in enumerate((1.0, 0.25, 2.0, 0.5)):  # the smaller, the larger the ratio
+            for name in ("gate", "up", "down"):
+                model.get_parameter(f"model.layers.{layer}.mlp.{name}_proj.weight").mul_(size)
+    choice = choose_layers(config, model, no_pilot)
+    assert choice.layers == choice.record["chosen"] == [1, 3]
+    assert choice.record["ranking"] == [1, 3, 0, 2]
+    assert choice.record["snr"] == pytest.approx(layer_signal(model), rel=1e-5)
+    assert (choice.record["asked"], choice.record["rule"]) == (2, "snr")
+    assert "pilot" not in choice.record
+
+
 # ----------------------------------------------------------------------------------- layers, by rule
 
 N_TINY = 4  # layers of model=tiny
@@ -164,6 +247,13 @@ def updates(*norms: float) -> list[dict[str, Any]]:
         for layer, norm in enumerate(norms)
         for module, part, relative in (("up_proj", 1.0, 1 / norm), ("q_proj", 0.1, 10 / norm))
     ]
+
+
+def decoder(n_layers: int) -> nn.Module:
+    """A model of which only the number of layers is of interest."""
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Identity() for _ in range(n_layers))
+    return model
 
 
 def no_pilot(_: RunConfig) -> RunResult:
@@ -195,7 +285,7 @@ def test_a_number_of_layers_is_chosen_by_the_rule(
     tiny_run: RunFactory, rule: str, expected: list[int]
 ) -> None:
     run = stand_in(updates(1, 4, 2, 3)) if rule in ("pilot", "worst", "relative") else no_pilot
-    choice = choose_layers(tiny_run("layers=2", f"layer_rule={rule}"), N_TINY, run)
+    choice = choose_layers(tiny_run("layers=2", f"layer_rule={rule}"), decoder(N_TINY), run)
     assert choice.layers == choice.record["chosen"] == expected
     assert (choice.record["asked"], choice.record["rule"]) == (2, rule)
 
@@ -207,7 +297,7 @@ def test_every_rule_chooses_as_many_layers_as_asked_for(
 ) -> None:
     config = tiny_run("layers=1", f"layer_rule={rule}")
     for n in range(1, n_layers):
-        chosen = choose_layers(_asking(config, n), n_layers, no_pilot).layers
+        chosen = choose_layers(_asking(config, n), decoder(n_layers), no_pilot).layers
         assert chosen is not None
         assert len(set(chosen)) == n
         assert set(chosen) <= set(range(n_layers))
@@ -220,14 +310,14 @@ def _asking(config: RunConfig, n: int) -> RunConfig:
 
 def test_spread_layers_lie_apart_evenly(tiny_run: RunFactory) -> None:
     config = tiny_run("layers=6", "layer_rule=spread")
-    assert choose_layers(config, 18, no_pilot).layers == [1, 4, 7, 10, 13, 16]
+    assert choose_layers(config, decoder(18), no_pilot).layers == [1, 4, 7, 10, 13, 16]
 
 
 def test_random_layers_hang_on_the_seed_alone(tiny_run: RunFactory) -> None:
     def chosen(seed: int) -> list[int] | None:
         config = tiny_run("layers=5", "layer_rule=random", f"seed={seed}")
         torch.manual_seed(7 * seed)
-        return choose_layers(config, 18, no_pilot).layers
+        return choose_layers(config, decoder(18), no_pilot).layers
 
     assert chosen(0) == chosen(0)
     assert len({str(chosen(seed)) for seed in range(4)}) > 1
@@ -235,14 +325,29 @@ def test_random_layers_hang_on_the_seed_alone(tiny_run: RunFactory) -> None:
 
 def test_the_paper_ranks_by_the_norm_over_all_matrices_of_a_layer() -> None:
     rows = [
-        {"layer": 0, "norm": 3.0, "relative": 0.1},
-        {"layer": 0, "norm": 4.0, "relative": 0.1},  # together 5
-        {"layer": 1, "norm": 4.9, "relative": 0.3},
-        {"layer": 1, "norm": 0.1, "relative": 0.1},
+        {"layer": 0, "module": "up_proj", "norm": 3.0, "relative": 0.1},
+        {"layer": 0, "module": "q_proj", "norm": 4.0, "relative": 0.1},  # together 5
+        {"layer": 1, "module": "up_proj", "norm": 4.9, "relative": 0.3},
+        {"layer": 1, "module": "q_proj", "norm": 0.1, "relative": 0.1},
     ]
     pilot = RunResult(Path("runs/pilot"), {"updates": rows})
     assert ranking(pilot) == [0, 1]
     assert ranking(pilot, "relative") == [1, 0]
+
+
+def test_how_far_a_layer_moved_is_summed_over_all_of_it_its_mlp_and_its_attention() -> None:
+    rows = [
+        {"layer": 1, "module": "gate_proj", "norm": 2.0, "relative": 0.5},
+        {"layer": 1, "module": "down_proj", "norm": 3.0, "relative": None},  # it started at zero
+        {"layer": 1, "module": "o_proj", "norm": 6.0, "relative": 0.1},
+        {"layer": 0, "module": "fc2", "norm": 1.0, "relative": None},
+        {"layer": 0, "module": "other", "norm": 2.0, "relative": None},
+    ]
+    found = layer_updates(RunResult(Path("runs/any"), {"updates": rows}))
+    assert list(found) == [0, 1]
+    assert found[0] == pytest.approx({"norm": 5**0.5, "relative": 0.0, "mlp": 1.0, "attention": 0.0})
+    assert found[1] == pytest.approx({"norm": 7.0, "relative": 0.3, "mlp": 13**0.5, "attention": 6.0})
+    assert layer_updates(RunResult(Path("runs/any"), {"updates": None})) == {}
 
 
 def test_layers_that_moved_equally_come_in_their_order() -> None:
@@ -251,14 +356,14 @@ def test_layers_that_moved_equally_come_in_their_order() -> None:
 
 def test_a_pilot_without_norms_is_named_with_the_mend(tiny_run: RunFactory) -> None:
     with pytest.raises(UserError, match=r"scitail/sft-.* holds no update norms; run it again"):
-        choose_layers(tiny_run("layers=2"), N_TINY, stand_in([]))
+        choose_layers(tiny_run("layers=2"), decoder(N_TINY), stand_in([]))
 
 
 @pytest.mark.parametrize("n", [4, 5, 99])
 def test_a_number_at_or_above_the_depth_means_all_with_a_notice(
     tiny_run: RunFactory, capsys: pytest.CaptureFixture[str], n: int
 ) -> None:
-    choice = choose_layers(tiny_run(f"layers={n}"), N_TINY, no_pilot)
+    choice = choose_layers(tiny_run(f"layers={n}"), decoder(N_TINY), no_pilot)
     assert choice.layers is None
     assert (choice.record["asked"], choice.record["chosen"]) == (n, "all")
     assert f"layers={n}: the model has 4 layers, so all of them" in capsys.readouterr().err
@@ -268,7 +373,7 @@ def test_a_number_at_or_above_the_depth_means_all_with_a_notice(
 def test_all_layers_and_a_list_need_no_rule(
     tiny_run: RunFactory, asked: str, layers: list[int] | None
 ) -> None:
-    choice = choose_layers(tiny_run(f"layers={asked}"), N_TINY, no_pilot)
+    choice = choose_layers(tiny_run(f"layers={asked}"), decoder(N_TINY), no_pilot)
     assert choice.layers == layers
     assert choice.record["chosen"] == (layers or "all")
 
@@ -335,6 +440,34 @@ def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunR
     assert {row["layer"] for row in grown.record["updates"]} == set(order[:2])
 
 
+def test_a_run_is_shown_with_its_layers_the_furthest_first(piloted: tuple[Path, RunResult]) -> None:
+    results, grown = piloted
+    for reference, n in ((grown.record["layers"]["pilot"], N_TINY), (grown.title, 2)):
+        shown = CliRunner().invoke(app, ["show", reference, "--results", str(results)])
+        assert shown.exit_code == 0, shown.output
+        _, _, table = shown.stdout.partition("How far the layers moved")
+        words = [line.split() for line in table.splitlines()]
+        header = words.index(["rank", "layer", "norm", "relative", "mlp", "attention"])
+        rows = [[float(word) for word in line] for line in words[header + 1 :]]
+        assert [row[0] for row in rows] == list(range(1, n + 1))
+        assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
+        updates = find_run(reference, results).record["updates"]
+        for _, layer, norm, _, mlp, attention in rows:
+            squares = {True: 0.0, False: 0.0}
+            for row in updates:
+                if row["layer"] == layer:
+                    squares[row["module"] in ("gate_proj", "up_proj", "down_proj")] += row["norm"] ** 2
+            expected = [sum(squares.values()) ** 0.5, squares[True] ** 0.5, squares[False] ** 0.5]
+            assert [norm, mlp, attention] == pytest.approx(expected, abs=6e-5)
+
+
+def test_a_run_that_trained_nothing_is_shown_without_a_ranking(tmp_path: Path) -> None:
+    run = experiment.run(load_run([*TINY_RUN, f"results_dir={tmp_path}", "method=frozen"]))
+    shown = CliRunner().invoke(app, ["show", run.title, "--results", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "How far" not in shown.stdout
+
+
 def test_a_finished_pilot_is_not_run_again(
     piloted: tuple[Path, RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +489,7 @@ def test_a_finished_pilot_is_not_run_again(
             f"layer_rule={rule}",
             "method=g_train",
         ]
-        choice = choose_layers(load_run(words), N_TINY, experiment.run)
+        choice = choose_layers(load_run(words), decoder(N_TINY), experiment.run)
         assert choice.layers == sorted(chosen)
         assert choice.record["pilot_seconds"] == grown.record["layers"]["pilot_seconds"]
 

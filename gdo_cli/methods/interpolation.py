@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from gdo_cli.errors import UserError, require
 from gdo_cli.methods import Method
-from gdo_cli.schema import NOT_IDENTITY
+from gdo_cli.schema import NOT_IDENTITY, identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +47,19 @@ class WiSEFT(Method):
 
     def check(self, run: RunConfig) -> None:
         source = self.source()
+        if not source.record["steps"]:
+            raise UserError(f"method.run={self.run}: {source.title} trained nothing; name a run that did")
         if source.weights is None:
             raise UserError(
                 f"method.run={self.run}: its weights were not kept; run it again: gdo train --force "
-                f"{' '.join(source.record['overrides'])}"
+                f"{shlex.join(source.record['overrides'])}"
             )
         if source.name["model"] != run.name["model"]:
             raise UserError(
                 f"method.run={self.run}: a run of model={source.name['model']}, not of {run.name['model']}"
             )
+        if source.record["config"]["model"] != identity(run.model):
+            raise UserError(f"method.run={self.run}: its model={run.name['model']} had other settings")
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         from gdo_cli.rebuild import rebuild
