@@ -188,7 +188,10 @@ def export(
 
 @app.command()
 def generate(
-    target: Annotated[str, typer.Argument(help="A run, or overrides of a base model (model=…).")],
+    target: Annotated[
+        str,
+        typer.Argument(help="A run, or a base model: model=smollm2_135m, 'model=custom model.path=DIR'."),
+    ],
     prompt: Annotated[
         list[str] | None, typer.Argument(help="Prompts; none: lines of standard input.")
     ] = None,
@@ -208,7 +211,7 @@ def generate(
         prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         require(bool(prompts), "no prompt: give one, or lines on standard input")
         run = None if "=" in target else find_run(target, results)
-        overrides = [target] if run is None else []
+        overrides = target.split() if run is None else []
         print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
 
 

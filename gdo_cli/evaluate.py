@@ -59,10 +59,10 @@ def measure(config: RunConfig, run: RunResult | None) -> dict[str, float]:
     material = read_material(config)
     loaded = config.model.load()
     model = load_trained(loaded.model, config.method, run) if run else loaded.model
-    model.requires_grad_(False)
     device = pick_device()
     dtype = compute_dtype(config.train.precision, device)
-    hold_weights(model, dtype)
+    hold_weights(model, dtype)  # before freezing: what was trained stays in fp32, as it was measured
+    model.requires_grad_(False)
     with torch.no_grad(), Reporter("evaluate", 1) as reporter:
         suite = Suite(config, material, Encoder.of(loaded.tokenizer, end_ids(loaded.model)))
         lm = AnswerLM(model.to(device), dtype)

@@ -45,8 +45,8 @@ def complete(
     contexts = [encoder(Query(prompt, "")).context for prompt in prompts]
 
     def answers(model: torch.nn.Module) -> list[str]:
+        hold_weights(model, dtype)  # before freezing: what was trained stays in fp32, as it was measured
         model.requires_grad_(False)
-        hold_weights(model, dtype)
         lm = AnswerLM(model.to(device), dtype)
         return generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)
 

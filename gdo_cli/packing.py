@@ -76,30 +76,20 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each sequence on itself: (1, H, ΣT, d) → (1, ΣT, H, d)."""
-    parts = zip(*(x.split(sequence_lengths, dim=2) for x in (query, key, value)), strict=True)
-    outputs = [
-        F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=_window(q.shape[2], sliding_window, q.device),
-            is_causal=not _cuts(q.shape[2], sliding_window),
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=True,
+    outputs = []
+    for q, k, v in zip(*(x.split(sequence_lengths, dim=2) for x in (query, key, value)), strict=True):
+        mask = _window(q.shape[2], sliding_window, q.device)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=mask is None, dropout_p=dropout, scale=scaling, enable_gqa=True
+            )
         )
-        for q, k, v in parts
-    ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _cuts(length: int, sliding_window: int | None) -> bool:
-    return sliding_window is not None and length > sliding_window
 
 
 def _window(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
     """What each token may see where the window is shorter than the sequence; None for all before it."""
-    if not _cuts(length, sliding_window):
+    if sliding_window is None or length <= sliding_window:
         return None
     place = torch.arange(length, device=device)
     back = place[:, None] - place[None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,24 @@ class SquaredDistance(Penalty):
         self.pairs = [(p, p.detach().clone()) for p in lm.parameters() if p.requires_grad]
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
-        return self.alpha / 2 * torch.stack([(p - start).square().sum() for p, start in self.pairs]).sum()
+        apply: Any = _HalfSquaredDistance.apply
+        terms = [apply(p, start) for p, start in self.pairs]
+        return self.alpha * torch.stack(terms).sum()
+
+
+class _HalfSquaredDistance(torch.autograd.Function):
+    """½·‖x - y‖² with the gradient x - y, which is made when it is asked for: autograd would keep a
+    copy of every weight for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return torch.dist(x, y).square() / 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, y = ctx.saved_tensors
+        return gradient * (x - y), None
 
 
 class Divergence(Penalty):

@@ -66,7 +66,8 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
     elif config.layer_rule == "snr":
         values = layer_signal(model)
         order = sorted(range(n_layers), key=lambda layer: (-values[layer], layer))
-        record |= {"snr": [float(f"{value:.6g}") for value in values], "ranking": order}
+        known = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+        record |= {"snr": known, "ranking": order}
         chosen = order[:asked]
     else:
         chosen = _without_pilot(config.layer_rule, asked, n_layers, config.seed)

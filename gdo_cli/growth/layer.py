@@ -209,7 +209,8 @@ class GrownRows(GrownLinear):
             return mean
         # Contiguous, so that the old product is the very one that the base runs: on a strided view a
         # library may take another kernel and round differently.
-        old_x, new_x = (part.contiguous() for part in x.tensor_split([self.in_features], dim=-1))
+        parts = x.split([self.in_features, (k - 1) * self.in_features], dim=-1)
+        old_x, new_x = (part.contiguous() for part in parts)
         old = self.base_layer(old_x, *args, **kwargs) * (1 - self.growth[name].new_share)
         grown: Tensor = old + F.linear(new_x, *self.own_parameters(x, name))
         return grown
