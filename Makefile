@@ -4,13 +4,15 @@ VENV ?= .venv
 # Extra words for pip, e.g. PIP_ARGS="--index-url https://…" for another build of torch.
 PIP_ARGS ?=
 RESULTS ?= results
+# Tests at a time: as many as there are cores.
+JOBS ?= auto
 DEMO := build/demo
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-weights test-gpu lint types ci sample figures clean
+.PHONY: help demo test test-slow test-weights test-gpu lint types ci bench sample figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,10 +34,10 @@ demo: $(VENV)/.weights  ## Set up, fine-tune the real Gemma 3 270M on bundled da
 	$(BIN)/gdo ls --results $(DEMO)
 
 test: $(VENV)/.dev  ## Set up and run the tests (no network, no weights)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS)
 
 test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of options
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
 
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights
@@ -51,6 +53,10 @@ types: $(VENV)/.dev  ## Types, strictly
 	$(BIN)/mypy
 
 ci: lint types test  ## What .ci/run runs
+
+bench: $(VENV)/.weights  ## Time gdo and its peers on the real Gemma 3 270M (half an hour; a quiet machine)
+	PYTHONPATH=scripts $(BIN)/python -m bench methods
+	PYTHONPATH=scripts $(BIN)/python -m bench peers
 
 sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 	$(BIN)/python scripts/make_sample.py

@@ -24,7 +24,7 @@ from gdo_cli.device import (
     pick_device,
     reset_peak_memory,
 )
-from gdo_cli.errors import RunFailed, UserError
+from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.material import Material, read_material
 from gdo_cli.models import Loaded
@@ -143,7 +143,14 @@ class _Run:
         self.parameters = count_parameters(model, n_base)
         lm = AnswerLM(model, self.dtype)
         if self.config.method.preserves:
-            check_preserved(before, _logits(lm, prompts), self.config.method.exact(), self.dtype)
+            try:
+                after = _logits(lm, prompts)
+            except RuntimeError as error:  # e.g. attention that does not read its heads off the widths
+                kind = type(self.base).__name__
+                raise UserError(
+                    f"method={self.config.name['method']}: {kind} cannot run so changed ({brief(error)})"
+                ) from error
+            check_preserved(before, after, self.config.method.exact(), self.dtype)
         return lm
 
     def log(self, step: Step) -> None:

@@ -1,9 +1,9 @@
 """Claims about the command line: it answers fast, and a mistake is one line that names it and the mend."""
 
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -389,13 +389,15 @@ def test_help_imports_nothing_but_the_command_line() -> None:
 
 
 def seconds(*command: str) -> float:
-    began = time.perf_counter()
+    """Of processor time, which other work on the machine does not lengthen much."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_comes_at_once() -> None:
     code = "from gdo_cli.cli import app; app()"
     help_ = min(seconds(sys.executable, "-c", code, "--help") for _ in range(5))
     bare = min(seconds(sys.executable, "-c", "pass") for _ in range(5))
-    assert help_ < max(0.3, 12 * bare)  # the latter on a slow or busy machine
+    assert help_ < max(0.3, 16 * bare)  # the latter on a slow machine

@@ -14,6 +14,7 @@ from conftest import TINY_RUN, RunFactory
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from gdo_cli import experiment
 from gdo_cli.config import load_run
@@ -300,3 +301,25 @@ def test_the_peak_of_memory_is_that_of_the_run_and_not_of_the_process() -> None:
     del large
     reset_peak_memory(cpu)
     assert peak_memory(cpu) < with_it - 200_000_000
+
+
+def test_a_model_that_cannot_run_so_changed_is_refused_in_a_line(
+    tmp_path: Path, tiny_run: RunFactory
+) -> None:
+    """OLMo 2 normalises the queries of all heads together: more heads do not fit its norm."""
+    loaded = load_run(["model=tiny"]).model.load()
+    config = Olmo2Config(
+        vocab_size=loaded.model.config.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=loaded.tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+    folder = tmp_path / "olmo2"
+    Olmo2ForCausalLM(config).save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    words = ["model=custom", f"model.path={folder}", "method=attention_grow"]
+    with pytest.raises(UserError, match="method=attention_grow: Olmo2ForCausalLM cannot run so changed"):
+        experiment.run(tiny_run(*words))

@@ -1,0 +1,1 @@
+"""``make bench``: gdo and its peers, alternately, on the same model, batches and precision."""
