@@ -10,10 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gdo_cli.batches import Batch, batches, collate
 from gdo_cli.device import hold_weights
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoded
-from gdo_cli.training import Batch, Penalty, batches, collate
+
+
+class Penalty:
+    """Something that a method adds to the loss of every batch."""
+
+    def positions(self, batch: Batch) -> Tensor:
+        """Flat positions of the batch whose logits the penalty wants to see, (P,)."""
+        return torch.empty(0, dtype=torch.long)
+
+    def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
+        """The penalty, a scalar; gradients flow through it."""
+        raise NotImplementedError
 
 
 class SquaredDistance(Penalty):

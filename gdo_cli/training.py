@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from transformers import get_scheduler
 
+from gdo_cli.batches import Batch, batches, collate
 from gdo_cli.errors import RunFailed
+from gdo_cli.penalties import Penalty
 from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM, pad
+from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoded
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples in tokens, and the places whose next token is learnt.
-
-    Attributes:
-        input_ids_BT: right-padded sequences.
-        positions_N: flat indices b·T + t whose prediction counts.
-        targets_N: the token that comes after each.
-        lengths: tokens of each sequence.
-        prompt_lengths: tokens of each sequence before its answer.
-    """
-
-    input_ids_BT: Tensor
-    positions_N: Tensor
-    targets_N: Tensor
-    lengths: list[int]
-    prompt_lengths: list[int]
 
 
 @dataclass(frozen=True)
@@ -50,55 +31,6 @@ class Step:
     grad_norm: float
     tokens: int
     seconds: float
-
-
-class Penalty:
-    """Something that a method adds to the loss of every batch."""
-
-    def positions(self, batch: Batch) -> Tensor:
-        """Flat positions of the batch whose logits the penalty wants to see, (P,)."""
-        return torch.empty(0, dtype=torch.long)
-
-    def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
-        """The penalty, a scalar; gradients flow through it."""
-        raise NotImplementedError
-
-
-def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
-    """Sequences of prompt, answer and end; the loss counts the last two, or all of it.
-
-    Args:
-        eos_id: None for texts that go on where they are cut.
-    """
-    end = [] if eos_id is None else [eos_id]
-    rows = [e.context + e.continuation + end for e in examples]
-    input_ids_BT = pad(rows)
-    width = input_ids_BT.shape[1]
-    positions, targets = [], []
-    for b, (example, row) in enumerate(zip(examples, rows, strict=True)):
-        first = len(example.context) if loss_on == "answer" else 1
-        for t in range(first, len(row)):
-            positions.append(b * width + t - 1)
-            targets.append(row[t])
-    lengths, prompts = [len(row) for row in rows], [len(e.context) for e in examples]
-    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
-
-
-def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:
-    """Endless batches: a new order every epoch, a pure function of the seed and the batch's number."""
-    n, number = len(examples), start
-    orders: dict[int, list[int]] = {}
-
-    def at(place: int) -> Encoded:
-        epoch, within = divmod(place, n)
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = random.Random(f"{seed}/{epoch}").sample(range(n), n)
-        return examples[orders[epoch][within]]
-
-    while True:
-        yield [at(place) for place in range(number * batch_size, (number + 1) * batch_size)]
-        number += 1
 
 
 def train(

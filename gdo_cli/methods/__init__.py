@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
+    from gdo_cli.penalties import Penalty
     from gdo_cli.schema import RunConfig
     from gdo_cli.scoring import AnswerLM
     from gdo_cli.tokens import Encoded
-    from gdo_cli.training import Penalty
 
 
 @dataclass(frozen=True)

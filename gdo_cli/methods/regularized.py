@@ -13,9 +13,9 @@ from gdo_cli.methods.sft import SFT
 from gdo_cli.tasks import Dataset
 
 if TYPE_CHECKING:
+    from gdo_cli.penalties import Penalty
     from gdo_cli.scoring import AnswerLM
     from gdo_cli.tokens import Encoded
-    from gdo_cli.training import Penalty
 
 
 @dataclass(frozen=True)

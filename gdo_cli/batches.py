@@ -1,0 +1,69 @@
+"""Examples in tokens, as batches: which come together, and what is learnt in them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gdo_cli.scoring import pad
+from gdo_cli.tokens import Encoded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples in tokens, and the places whose next token is learnt.
+
+    Attributes:
+        input_ids_BT: right-padded sequences.
+        positions_N: flat indices b·T + t whose prediction counts.
+        targets_N: the token that comes after each.
+        lengths: tokens of each sequence.
+        prompt_lengths: tokens of each sequence before its answer.
+    """
+
+    input_ids_BT: Tensor
+    positions_N: Tensor
+    targets_N: Tensor
+    lengths: list[int]
+    prompt_lengths: list[int]
+
+
+def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
+    """Sequences of prompt, answer and end; the loss counts the last two, or all of it.
+
+    Args:
+        eos_id: None for texts that go on where they are cut.
+    """
+    end = [] if eos_id is None else [eos_id]
+    rows = [e.context + e.continuation + end for e in examples]
+    input_ids_BT = pad(rows)
+    width = input_ids_BT.shape[1]
+    positions, targets = [], []
+    for b, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        first = len(example.context) if loss_on == "answer" else 1
+        for t in range(first, len(row)):
+            positions.append(b * width + t - 1)
+            targets.append(row[t])
+    lengths, prompts = [len(row) for row in rows], [len(e.context) for e in examples]
+    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
+
+
+def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:
+    """Endless batches: a new order every epoch, a pure function of the seed and the batch's number."""
+    n, number = len(examples), start
+    orders: dict[int, list[int]] = {}
+
+    def at(place: int) -> Encoded:
+        epoch, within = divmod(place, n)
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = random.Random(f"{seed}/{epoch}").sample(range(n), n)
+        return examples[orders[epoch][within]]
+
+    while True:
+        yield [at(place) for place in range(number * batch_size, (number + 1) * batch_size)]
+        number += 1
