@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from gdo_cli.analysis.layers import Choice, choose_layers
 from gdo_cli.analysis.updates import UpdateTracker
 from gdo_cli.basecache import base_evaluation
+from gdo_cli.compiling import compiled
 from gdo_cli.data import resolve
 from gdo_cli.device import (
     compute_dtype,
@@ -117,11 +118,12 @@ class _Run:
             return self.folder.seal(self.record(final))
 
     def steps(self, lm: AnswerLM) -> Iterator[Step]:
-        if not self.config.method.trains:
-            return iter(())
         config, suite = self.config, self.suite
+        if not config.method.trains:
+            return
         penalty = config.method.penalty(lm, suite.replay, config.seed)
-        return train(lm, suite.train, config.train, config.seed, self.encoder.eos_id, penalty)
+        with compiled(lm.model, config.train.compile, self.total_steps):
+            yield from train(lm, suite.train, config.train, config.seed, self.encoder.eos_id, penalty)
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""

@@ -63,6 +63,8 @@ class TrainConfig:
         loss_on: ``answer`` (answer and end of sequence only) or ``sequence`` (prompt too).
         max_length: longest example in tokens; longer ones are left out and counted, never cut.
         precision: ``bf16`` computes in bf16 on fp32 masters; ``auto`` does where the machine can.
+        compile: whether torch.compile fuses elementwise work in training steps: ``auto`` (where a
+            compiler is and it pays), ``always`` or ``never``.
     """
 
     lr: float = 2e-5
@@ -80,12 +82,14 @@ class TrainConfig:
     loss_on: str = "answer"
     max_length: int = 512
     precision: str = "auto"
+    compile: str = field(default="auto", metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         require_one_of("train.loss_on", self.loss_on, ("answer", "sequence"))
         if self.precision == "fp16":
             raise UserError("train.precision=fp16: Gemma 3's activations overflow in fp16; use bf16 or fp32")
         require_one_of("train.precision", self.precision, ("auto", "bf16", "fp32"))
+        require_one_of("train.compile", self.compile, ("auto", "always", "never"))
         require_one_of("train.lr_scheduler", self.lr_scheduler, SCHEDULERS)
         require(0 < self.lr < math.inf, f"train.lr={self.lr}: must be positive and finite")
         if (self.steps is None) == (self.epochs is None):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from gdo_cli.compiling import compiled
 from gdo_cli.config import load_run
 from gdo_cli.device import compute_dtype, hold_weights, keep_freed_memory, peak_memory, reset_peak_memory
 from gdo_cli.evaluation import Suite
@@ -62,8 +63,9 @@ def gdo(overrides: list[str]) -> Iterator[float]:
     lm = AnswerLM(model, dtype)
     penalty = config.method.penalty(lm, suite.replay, config.seed)
     yield 0.0
-    for step in train(lm, suite.train, config.train, config.seed, encoder.eos_id, penalty):
-        yield step.seconds
+    with compiled(lm.model, config.train.compile, config.train.total_steps(len(suite.train))):
+        for step in train(lm, suite.train, config.train, config.seed, encoder.eos_id, penalty):
+            yield step.seconds
 
 
 def trl(overrides: list[str], lora: bool = False) -> Iterator[float]:

@@ -1,0 +1,102 @@
+"""Claims about compiled training: the same steps up to rounding, and nothing compiled outside of them."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import bits, random_queries, tiny_model
+
+from gdo_cli.compiling import WORTH_STEPS, compiled
+from gdo_cli.methods import Method
+from gdo_cli.methods.grow import GFreeze
+from gdo_cli.methods.sft import SFT
+from gdo_cli.schema import TrainConfig
+from gdo_cli.scoring import AnswerLM, score
+from gdo_cli.training import train
+
+CONFIG = TrainConfig(lr=1e-3, steps=3, batch_size=3, precision="fp32", adam_epsilon=1e-3)
+QUERIES = random_queries(6)
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+# What dynamo does with parameters while it traces; nobody sees it unless warnings are errors.
+quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+
+
+def losses(lm: AnswerLM) -> list[float]:
+    return [step.loss for step in train(lm, QUERIES, CONFIG, 0, 1)]
+
+
+@needs_compiler
+@quiet
+@pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_compiled_steps_are_the_plain_ones(family: str, method: Method) -> None:
+    fast = AnswerLM(method.prepare(tiny_model(family), None), torch.float32)
+    slow = copy.deepcopy(fast)
+    with compiled(fast.model, "always", CONFIG.total_steps(6)):
+        found = losses(fast)
+    assert found == pytest.approx(losses(slow), abs=2e-6)
+    twin = bits(slow)
+    for name, tensor in bits(fast).items():
+        # A thousandth of what a step may move a weight; the large ε keeps Adam from magnifying rounding.
+        torch.testing.assert_close(tensor, twin[name], rtol=0, atol=1e-6, msg=name)
+
+
+@needs_compiler
+@quiet
+def test_what_is_measured_is_never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    lm = AnswerLM(model, torch.float32).eval()
+    before = score(lm, QUERIES, 64)
+    calls: list[int] = []
+
+    def counting(slow: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def fast(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            return slow(*args, **kwargs)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", counting)
+    with compiled(model, "always", 1):
+        calls.clear()
+        assert score(lm, QUERIES, 64) == before
+        assert calls == []
+        lm.train()(torch.tensor([[2, 9]]), torch.tensor([1]))
+        assert calls
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "compiler", "expected"),
+    [
+        ("auto", WORTH_STEPS, "/usr/bin/c++", True),
+        ("auto", WORTH_STEPS - 1, "/usr/bin/c++", False),
+        ("auto", WORTH_STEPS, None, False),
+        ("never", 10**6, "/usr/bin/c++", False),
+        ("always", 1, None, True),
+    ],
+)
+def test_it_is_done_where_it_pays(
+    wanted: str, steps: int, compiler: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: compiler)
+    monkeypatch.setattr(torch, "compile", lambda slow, **_: slow)
+    model = tiny_model("gemma3")
+    with compiled(model, wanted, steps):
+        assert any("forward" in vars(module) for module in model.modules()) is expected
+
+
+def test_a_broken_compiler_costs_a_notice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such header")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = tiny_model("gemma3")
+    with compiled(model, "always", 1):
+        assert not any("forward" in vars(module) for module in model.modules())
+    assert "torch.compile does not work here (RuntimeError)" in capsys.readouterr().err
