@@ -30,8 +30,9 @@ def compiled(model: nn.Module, wanted: str, steps: int) -> Iterator[None]:
     """
     worth = wanted == "always" or (wanted == "auto" and steps >= WORTH_STEPS and _has_compiler())
     parts = list(_parts(model)) if worth and _works() else []
+    switch = _Switch()
     for part in parts:
-        part.forward = _in_training(part, part.forward)
+        part.forward = _in_training(part, part.forward, switch)
     try:
         yield
     finally:
@@ -46,9 +47,25 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
                 yield module
 
 
-def _in_training(part: nn.Module, slow: Callable[..., Any]) -> Callable[..., Any]:
-    fast = torch.compile(slow, dynamic=True)
-    return lambda *args, **kwargs: (fast if part.training else slow)(*args, **kwargs)
+class _Switch:
+    """Whether compiled code is still in use: the first part that does not compile ends it for all."""
+
+    on = True
+
+
+def _in_training(part: nn.Module, slow: Callable[..., Any], switch: _Switch) -> Callable[..., Any]:
+    fast: Callable[..., Any] = torch.compile(slow, dynamic=True)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if part.training and switch.on:
+            try:
+                return fast(*args, **kwargs)
+            except Exception as error:  # the plain code says so if the fault is not the compiler's
+                switch.on = False
+                note(f"{type(part).__name__} does not compile ({type(error).__name__}); going on without")
+        return slow(*args, **kwargs)
+
+    return forward
 
 
 def _has_compiler() -> bool:

@@ -111,5 +111,8 @@ class Rehearsal(Penalty):
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
         old = collate(next(self.stream), eos_id=None, loss_on="sequence")
-        logits_NV = lm(old.input_ids_BT.to(lm.device), old.positions_N.to(lm.device), old.lengths)
-        return self.weight * F.cross_entropy(logits_NV, old.targets_N.to(lm.device))
+        with lm.autocast():
+            places = old.positions_N.to(lm.device)
+            hidden_ND = lm.hidden(old.input_ids_BT.to(lm.device), places, lengths=old.lengths)
+        targets_N = old.targets_N.to(lm.device)
+        return self.weight * lm.loss(hidden_ND, targets_N) / len(targets_N)

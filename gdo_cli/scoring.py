@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.packing import can_pack, packed_places, run_packed
@@ -20,6 +21,7 @@ from gdo_cli.tokens import Encoded, Encoder
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
 # made for this many positions at a time.
 HEAD_ROWS = 256
+LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 SHARE_TOKENS, SHARE_ITEMS = 48, 4
 
 
@@ -96,6 +98,21 @@ class AnswerLM(nn.Module):
             hidden_ND = self.hidden(input_ids_BT, positions_N, lengths=lengths)
         with torch.autocast(self.device.type, enabled=False):
             return self.logits(hidden_ND)
+
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Summed cross-entropy, in nats, of the targets given last hidden states.
+
+        Many logits are made in pieces, and made again for their gradient: 400 of them, with what
+        comes of them on the way, would take 2 GB with Gemma's vocabulary.
+        """
+
+        def part(hidden: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.logits(hidden), targets, reduction="sum")
+
+        if len(targets_N) <= LOSS_ROWS:
+            return part(hidden_ND, targets_N)
+        pieces = zip(hidden_ND.split(LOSS_ROWS), targets_N.split(LOSS_ROWS), strict=True)
+        return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in pieces]).sum()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from transformers import get_scheduler
 
 from gdo_cli.batches import Batch, batches, collate
@@ -94,12 +93,13 @@ def _backward(lm: AnswerLM, micro: list[Batch], penalty: Penalty | None) -> tupl
     for batch in micro:
         n = len(batch.targets_N)
         extra = penalty.positions(batch) if penalty else batch.positions_N[:0]
-        places = torch.cat([batch.positions_N, extra])
-        logits_NV = lm(batch.input_ids_BT.to(lm.device), places.to(lm.device), batch.lengths)
-        loss = F.cross_entropy(logits_NV[:n], batch.targets_N.to(lm.device), reduction="sum") / n_targets
+        places = torch.cat([batch.positions_N, extra]).to(lm.device)
+        with lm.autocast():
+            hidden_ND = lm.hidden(batch.input_ids_BT.to(lm.device), places, lengths=batch.lengths)
+        loss = lm.loss(hidden_ND[:n], batch.targets_N.to(lm.device)) / n_targets
         total += loss.item()
         if penalty:
-            value = penalty.value(lm, batch, logits_NV[n:]) / len(micro)
+            value = penalty.value(lm, batch, lm.logits(hidden_ND[n:])) / len(micro)
             added += value.item()
             loss = loss + value
         loss.backward()

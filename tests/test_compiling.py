@@ -100,3 +100,22 @@ def test_a_broken_compiler_costs_a_notice(
     with compiled(model, "always", 1):
         assert not any("forward" in vars(module) for module in model.modules())
     assert "torch.compile does not work here (RuntimeError)" in capsys.readouterr().err
+
+
+def test_a_part_that_does_not_compile_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(slow: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def fast(*args: Any) -> Any:
+            if slow.__name__ == "double":
+                return slow(*args)
+            raise ValueError("graph break")
+
+        return fast
+
+    plain, stopped = (AnswerLM(tiny_model("llama").requires_grad_(True), torch.float32) for _ in range(2))
+    expected = losses(plain)
+    monkeypatch.setattr(torch, "compile", failing)
+    with compiled(stopped.model, "always", 1):
+        assert losses(stopped) == expected
+    assert capsys.readouterr().err.count("does not compile (ValueError); going on without") == 1

@@ -28,6 +28,7 @@ from conftest import (
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gdo_cli import scoring
 from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.divergence import Reference
 from gdo_cli.evaluation import Evaluation, Suite
@@ -517,3 +518,21 @@ def test_the_divergence_equals_torchs_kl_div(any_model: PreTrainedModel) -> None
 def test_the_divergence_of_a_prompt_of_one_token_is_defined(gemma3: PreTrainedModel) -> None:
     lm = answering(gemma3)
     assert Reference(lm, [[BOS], [BOS]]).divergence(lm)["kl/prompt"] == 0.0
+
+
+@pytest.mark.parametrize("trains_head", [False, True], ids=["frozen_head", "trained_head"])
+def test_a_loss_made_in_pieces_is_the_loss(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, trains_head: bool
+) -> None:
+    lm = answering(llama)
+    head = llama.get_output_embeddings().weight.requires_grad_(trains_head)
+    hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    targets = random_ids(9)
+    wanted = torch.nn.functional.cross_entropy(lm.logits(hidden), targets, reduction="sum")
+    leaves = [hidden, head] if trains_head else [hidden]
+    gradients = torch.autograd.grad(wanted, leaves)
+    monkeypatch.setattr(scoring, "LOSS_ROWS", 4)
+    loss = lm.loss(hidden, targets)
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+    for found, expected in zip(torch.autograd.grad(loss, leaves), gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
