@@ -58,8 +58,10 @@ def module_kind(name: str) -> str:
 
 
 def describe_parameters(label: str, counts: dict[str, Any]) -> str:
-    """E.g. ``G-Freeze adds 70,778,880 parameters and trains 70,778,880 (26.4 % of 268,098,176)``."""
+    """E.g. ``G-Freeze adds 70,778,880 parameters and trains 70,778,880 (26.4 % of 268,098,176):
+    down_proj 23,592,960, gate_proj …``."""
+    modules = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable_by_module"].items())
     return (
         f"{label} adds {counts['added']:,} parameters and trains {counts['trainable']:,} "
-        f"({100 * counts['trainable_share']:.1f} % of {counts['base']:,})"
+        f"({100 * counts['trainable_share']:.1f} % of {counts['base']:,}){': ' if modules else ''}{modules}"
     )

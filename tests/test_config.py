@@ -321,6 +321,33 @@ def points(*overrides: str, config_dir: Path | None = None) -> list[tuple[str, i
     return [(run.name["method"], run.seed, run.train.lr) for _, run in grid]
 
 
+SEVERAL = """# @package _global_
+defaults:
+  - override /model: tiny
+sweep:
+  - {method: "sft,mlp_only", train.lr: 1e-5}
+  - {method: mlp_only, train.lr: "1e-5,1e-4"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], [("sft", 0, 1e-5), ("mlp_only", 0, 1e-5), ("mlp_only", 0, 1e-4)]),
+        (["method=mlp_only"], [("mlp_only", 0, 1e-5), ("mlp_only", 0, 1e-4)]),
+        (["train.lr=1e-4"], [("mlp_only", 0, 1e-4)]),
+        (["method=sft,g_train"], [("sft", 0, 1e-5)]),
+        (["method=g_train", "train.lr=3e-3"], [("g_train", 0, 3e-3)]),
+        (["method=sft", "seed=1,2"], [("sft", 1, 1e-5), ("sft", 2, 1e-5)]),
+    ],
+)
+def test_of_several_grids_the_overrides_choose(
+    tmp_path: Path, words: list[str], expected: list[tuple[str, int, float]]
+) -> None:
+    own = write(tmp_path, "experiment/several.yaml", SEVERAL)
+    assert points("experiment=several", *words, config_dir=own) == expected
+
+
 def test_without_a_sweep_the_grid_is_one_run(small: RunConfig) -> None:
     ((words, run),) = load_grid(SMALL)
     assert (words, run.id) == (SMALL, small.id)

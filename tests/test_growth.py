@@ -37,7 +37,7 @@ from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze, GTrain, OutputMix, ZeroInit
 from gdo_cli.methods.partial import Frozen, Partial
 from gdo_cli.methods.sft import SFT
-from gdo_cli.parameters import count_parameters, text_parameters
+from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
 from gdo_cli.schema import TrainConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.training import train
@@ -587,3 +587,12 @@ def test_growing_adds_no_more_memory_than_the_new_weights(gemma3: PreTrainedMode
     model = grow(gemma3)
     new = sum(map(tensor_bytes, trainable(model).values()))
     assert sum(map(tensor_bytes, model.parameters())) == before + new
+
+
+def test_what_is_added_and_trained_is_said_by_kind_of_module(gemma3: PreTrainedModel) -> None:
+    n_base = sum(p.numel() for p in gemma3.parameters())
+    counts = count_parameters(GFreeze().prepare(gemma3, [1]), n_base)
+    assert describe_parameters("G-Freeze", counts) == (
+        f"G-Freeze adds 6,144 parameters and trains 6,144 ({100 * 6144 / n_base:.1f} % of {n_base:,}): "
+        "down_proj 2,048, gate_proj 2,048, up_proj 2,048"
+    )

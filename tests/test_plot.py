@@ -28,15 +28,20 @@ figure: {kind: curves, title: Mine, columns: task, lines: method}
 RATES = """sweep: {method: sft, train.lr: "1e-3,1e-5"}
 figure: {kind: rates, title: Rates, lines: method}
 """
+METHODS = """sweep:
+  - {method: "sft,g_freeze", seed: "0,1"}
+  - {method: g_freeze, train.lr: 1e-5}
+figure: {kind: methods, title: Methods, marked: [g_freeze]}
+"""
 METRICS = ("task/exact_match", "winogrande/exact_match")
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's own experiments: two with a figure, one without."""
+    """A user's own experiments: three with a figure, one without."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    for name, text in {"mine": CURVES, "byrate": RATES, "bare": ""}.items():
+    for name, text in {"mine": CURVES, "byrate": RATES, "methods": METHODS, "bare": ""}.items():
         (folder / f"{name}.yaml").write_text(HEAD + text, "utf-8")
     return tmp_path / "conf"
 
@@ -68,6 +73,8 @@ def finish(config: RunConfig) -> None:
                 "name": config.name,
                 "method_label": config.method.label,
                 "config": identity(config),
+                "steps": 1,
+                "parameters": {"added": 0, "trainable": 1_500_000, "trainable_share": 0.25},
                 "final": scores | errors,
                 "data": {"source": config.data.source},
                 "weights": {"source": "random"},
@@ -125,7 +132,22 @@ def test_rates_are_drawn_in_their_order(own: Path, results: Path) -> None:
     assert [(float(p["lr"]), float(p["value"])) for p in points] == [(1e-5, 0.5), (1e-3, 0.5)]
 
 
-@pytest.mark.parametrize("name", ["mine", "byrate"])
+def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, results: Path) -> None:
+    for config in grid("methods", own, results):
+        finish(config)
+    *_, table = plot_all(["methods"], results, own)
+    points = rows(table)
+    # Namesakes are told apart by what differs; seeds 0 and 1 of a method score 1/16 apart.
+    found = [(p["method"], float(p[METRICS[0]]), p["seeds"]) for p in points]
+    assert found[0] == ("SFT", 0.53125, "2")
+    assert sorted(found[1:]) == [("G-Freeze, lr=0.001", 0.40625, "2"), ("G-Freeze, lr=1e-05", 0.375, "1")]
+    heading, rule, first, *_ = table.with_suffix(".md").read_text("utf-8").splitlines()
+    assert heading == "| method | rate | added | trained | Exact match | WinoGrande, exact match |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert first == "| SFT | 0.001 | 0.0 M | 1.5 M (25.0 %) | 0.531 ± 0.031 | 0.531 ± 0.031 |"
+
+
+@pytest.mark.parametrize("name", ["mine", "byrate", "methods"])
 def test_the_same_runs_give_the_same_bytes(own: Path, results: Path, name: str) -> None:
     for config in grid(name, own, results):
         finish(config)

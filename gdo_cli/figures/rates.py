@@ -1,4 +1,4 @@
-"""Task score and retention at the end of training, against the learning rate, by method."""
+"""Task score and retention at the end of training, against the learning rate or another number."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, under
 from gdo_cli.results import RunResult
 
+SETTINGS = {"train.lr": "learning rate", "method.alpha": "α: 0 the base, 1 the run"}
 PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
-    """A panel per measure; the dashed line is the untouched model, bars are standard errors."""
+    """A panel per measure; the dotted line is the untouched model, bars are standard errors.
+
+    ``spec["x"]`` names the setting across (default: ``train.lr``), ``spec["lines"]`` the one that tells
+    lines apart.
+    """
+    x = str(spec.get("x", "train.lr"))
     score = runs[0].task_score
     metrics = [score, *(m for m in PROBES if m in runs[0].final)]
     by_method: dict[str, list[RunResult]] = {}
-    for run in sorted(runs, key=lambda r: r.record["config"]["train"]["lr"]):
+    for run in sorted(runs, key=lambda r: float(field(r, x))):
         by_method.setdefault(str(field(run, str(spec.get("lines", "method")))), []).append(run)
     points: list[dict[str, Any]] = []
     with rc_context(RC):
@@ -28,10 +34,10 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
             for index, (key, members) in enumerate(by_method.items()):
-                _series(ax, key, index, members, metric, points)
+                _series(ax, key, index, members, (x, metric), points)
             _base(ax, runs, metric)
-            ax.set_xscale("log")
-            ax.set_xlabel("learning rate")
+            ax.set_xscale("log" if x == "train.lr" else "linear")
+            ax.set_xlabel(SETTINGS.get(x, x))
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
             ax.set_ylim(bottom=0, top=None if "loss" not in metric else min(ax.get_ylim()[1], 15))
         handles, labels = axes[0].get_legend_handles_labels()
@@ -41,16 +47,22 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
 
 def _series(
-    ax: Axes, key: str, index: int, runs: list[RunResult], metric: str, points: list[dict[str, Any]]
+    ax: Axes,
+    key: str,
+    index: int,
+    runs: list[RunResult],
+    axes: tuple[str, str],
+    points: list[dict[str, Any]],
 ) -> None:
-    by_rate: dict[float, list[RunResult]] = {}
+    x, metric = axes
+    by_x: dict[float, list[RunResult]] = {}
     for run in runs:
-        by_rate.setdefault(float(run.record["config"]["train"]["lr"]), []).append(run)
-    values = [mean(run.final[metric] for run in members) for members in by_rate.values()]
-    errors = [mean(run.final.get(f"{metric}_se", 0.0) for run in members) for members in by_rate.values()]
+        by_x.setdefault(float(field(run, x)), []).append(run)
+    values = [mean(run.final[metric] for run in members) for members in by_x.values()]
+    errors = [mean(run.final.get(f"{metric}_se", 0.0) for run in members) for members in by_x.values()]
     look = line_style(key, index)
     ax.errorbar(
-        list(by_rate),
+        list(by_x),
         values,
         yerr=errors,
         label=runs[0].label,
@@ -60,14 +72,15 @@ def _series(
         elinewidth=0.8,
     )
     points += [
-        {"line": runs[0].label, "metric": metric, "lr": rate}
+        {"line": runs[0].label, "metric": metric, x.rpartition(".")[2]: place}
         | {"value": value, "se": error, "seeds": len(members)}
-        for (rate, members), value, error in zip(by_rate.items(), values, errors, strict=True)
+        for (place, members), value, error in zip(by_x.items(), values, errors, strict=True)
     ]
 
 
 def _base(ax: Axes, runs: list[RunResult], metric: str) -> None:
     """The untouched model: step 0 of any run, on the validation items for the task."""
-    starts = [run.evaluations[0][metric] for run in runs if run.evaluations and metric in run.evaluations[0]]
+    trained = [run for run in runs if run.record["steps"] and run.evaluations]
+    starts = [run.evaluations[0][metric] for run in trained if metric in run.evaluations[0]]
     if starts:
         ax.axhline(mean(starts), color=GREY, linestyle=":", linewidth=1, label="untouched model")
