@@ -68,11 +68,17 @@ def keep_freed_memory(device: torch.device) -> None:
     """Let the allocator keep what is freed for the next step, instead of giving it back at once.
 
     The large tensors of a step are mapped afresh by default, and the kernel clears each page of them:
-    half the time of a full fine-tuning step on the CPU. A no-op where there is no glibc.
+    half the time of a full fine-tuning step on the CPU. What is kept falls into pieces of the wrong
+    sizes in time: see :func:`release_freed_memory`. A no-op where there is no glibc.
     """
     if device.type == "cpu":
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
             _libc("mallopt", option, value)
+
+
+def release_freed_memory() -> None:
+    """Give back what :func:`keep_freed_memory` has kept; the process grows without it."""
+    _libc("malloc_trim", 0)
 
 
 def _libc(function: str, *values: int) -> None:
@@ -85,7 +91,7 @@ def _libc(function: str, *values: int) -> None:
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the peak so far, and what it left behind: a sweep runs many runs in one process."""
     gc.collect()
-    _libc("malloc_trim", 0)
+    release_freed_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR_REFS.exists():
