@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import platform
 import resource
@@ -17,7 +16,6 @@ from torch import nn
 from gdo_cli.errors import UserError
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # mallopt(3), malloc.h
 
 
 def pick_device() -> torch.device:
@@ -64,34 +62,9 @@ def hold_weights(model: nn.Module, compute: torch.dtype) -> None:
             parameter.data = parameter.data.to(compute if low else torch.float32)
 
 
-def keep_freed_memory(device: torch.device) -> None:
-    """Let the allocator keep what is freed for the next step, instead of giving it back at once.
-
-    The large tensors of a step are mapped afresh by default, and the kernel clears each page of them:
-    half the time of a full fine-tuning step on the CPU. What is kept falls into pieces of the wrong
-    sizes in time: see :func:`release_freed_memory`. A no-op where there is no glibc.
-    """
-    if device.type == "cpu":
-        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
-            _libc("mallopt", option, value)
-
-
-def release_freed_memory() -> None:
-    """Give back what :func:`keep_freed_memory` has kept; the process grows without it."""
-    _libc("malloc_trim", 0)
-
-
-def _libc(function: str, *values: int) -> None:
-    """Call a function of the C library's allocator, where it has it."""
-    found = getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
-    if found is not None:
-        found(*values)
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the peak so far, and what it left behind: a sweep runs many runs in one process."""
     gc.collect()
-    release_freed_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR_REFS.exists():

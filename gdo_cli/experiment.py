@@ -20,7 +20,6 @@ from gdo_cli.device import (
     compute_dtype,
     describe_machine,
     hold_weights,
-    keep_freed_memory,
     peak_memory,
     pick_device,
     reset_peak_memory,
@@ -86,7 +85,6 @@ class _Run:
         self.began = time.perf_counter()
         self.code = code_state()  # now: the checkout may change while the run goes on
         self.device = pick_device()
-        keep_freed_memory(self.device)
         self.dtype = compute_dtype(config.train.precision, self.device)
         self.weights = loaded.provenance
         self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))

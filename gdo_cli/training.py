@@ -11,14 +11,11 @@ import torch
 from transformers import get_scheduler
 
 from gdo_cli.batches import Batch, batches, collate
-from gdo_cli.device import release_freed_memory
 from gdo_cli.errors import RunFailed
 from gdo_cli.penalties import Penalty
 from gdo_cli.schema import TrainConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoded
-
-RELEASE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,6 @@ def train(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-        if number % RELEASE_STEPS == 0:
-            release_freed_memory()
         tokens = sum(sum(b.lengths) for b in micro)
         yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
 

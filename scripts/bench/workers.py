@@ -20,7 +20,7 @@ import torch
 
 from gdo_cli.compiling import compiled
 from gdo_cli.config import load_run
-from gdo_cli.device import compute_dtype, hold_weights, keep_freed_memory, peak_memory, reset_peak_memory
+from gdo_cli.device import compute_dtype, hold_weights, peak_memory, reset_peak_memory
 from gdo_cli.evaluation import Suite
 from gdo_cli.experiment import end_ids
 from gdo_cli.growth.architecture import mlp_projections
@@ -50,7 +50,6 @@ def batches_of(config: RunConfig, material: Material) -> list[Example]:
 
 def gdo(overrides: list[str]) -> Iterator[float]:
     """gdo's own loop with any method."""
-    keep_freed_memory(CPU)
     config, material, loaded = configured(overrides)
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
     suite = Suite(config, material, encoder)
