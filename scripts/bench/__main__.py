@@ -80,22 +80,18 @@ def working(name: str, overrides: list[str]) -> Iterator[Worker]:
         worker.process.wait()
 
 
-def methods(steps: int) -> list[dict[str, Any]]:
+def methods(steps: int) -> Iterator[dict[str, Any]]:
     """Seconds of a step and memory of every method."""
-    rows = []
     for method in options("method"):
         for extra in [] if method in SKIPPED else VARIANTS.get(method, [[]]):
             overrides = [f"method={method}", *extra]
             with working("gdo", overrides) as worker:
                 seconds = [worker.step() for _ in range(WARM_UP + steps)][WARM_UP:]
-                rows.append({"overrides": " ".join(overrides), "peak_bytes": worker.end()} | spread(seconds))
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+                yield {"overrides": " ".join(overrides), "peak_bytes": worker.end()} | spread(seconds)
 
 
-def peers(steps: int) -> list[dict[str, Any]]:
+def peers(steps: int) -> Iterator[dict[str, Any]]:
     """Ratios of a peer's step to gdo's, taken in turn."""
-    rows = []
     for work, (own, peer, theirs) in PEERS.items():
         with working("gdo", own) as ours, working(peer, theirs) as other:
             pairs = [(ours.step(), other.step()) for _ in range(WARM_UP + steps)][WARM_UP:]
@@ -103,9 +99,7 @@ def peers(steps: int) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"work": work, "peer": f"{peer} {' '.join(theirs)}".strip()}
         row |= {"gdo": spread([a for a, _ in pairs]), "other": spread([b for _, b in pairs])}
         row |= {"ratio": spread([b / a for a, b in pairs]), "peak_bytes": peaks}
-        rows.append(row | {"memory_ratio": peaks[0] / peaks[1]})
-        print(json.dumps(row), flush=True)
-    return rows
+        yield row | {"memory_ratio": peaks[0] / peaks[1]}
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -118,11 +112,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     given = parser.parse_args()
-    rows = {"methods": methods, "peers": peers}[given.what](given.steps)
     machine = describe_machine(torch.device("cpu"))
-    record = {"machine": machine, "versions": versions(), "code": code_state(), "rows": rows}
+    record: dict[str, Any] = {"machine": machine, "versions": versions(), "code": code_state(), "rows": []}
     given.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.out / f"{given.what}.json", (json.dumps(record, indent=1) + "\n").encode())
+    for row in {"methods": methods, "peers": peers}[given.what](given.steps):
+        print(json.dumps(row), flush=True)
+        record["rows"].append(row)
+        write_atomically(given.out / f"{given.what}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
