@@ -1,6 +1,6 @@
 """Time gdo and its peers and write ``results/benchmarks``.
 
-    python -m bench methods|peers [--steps N] [--out results/benchmarks]
+    python -m bench methods|peers [--steps N] [--out results/benchmarks] [OVERRIDE …]
 
 ``methods``: a training step of every method, each in a process of its own.
 ``peers``: gdo and a peer alternately, step by step, so that both meet the same moods of the machine.
@@ -80,20 +80,20 @@ def working(name: str, overrides: list[str]) -> Iterator[Worker]:
         worker.process.wait()
 
 
-def methods(steps: int) -> Iterator[dict[str, Any]]:
+def methods(steps: int, more: list[str]) -> Iterator[dict[str, Any]]:
     """Seconds of a step and memory of every method."""
     for method in options("method"):
         for extra in [] if method in SKIPPED else VARIANTS.get(method, [[]]):
             overrides = [f"method={method}", *extra]
-            with working("gdo", overrides) as worker:
+            with working("gdo", overrides + more) as worker:
                 seconds = [worker.step() for _ in range(WARM_UP + steps)][WARM_UP:]
                 yield {"overrides": " ".join(overrides), "peak_bytes": worker.end()} | spread(seconds)
 
 
-def peers(steps: int) -> Iterator[dict[str, Any]]:
+def peers(steps: int, more: list[str]) -> Iterator[dict[str, Any]]:
     """Ratios of a peer's step to gdo's, taken in turn."""
     for work, (own, peer, theirs) in PEERS.items():
-        with working("gdo", own) as ours, working(peer, theirs) as other:
+        with working("gdo", own + more) as ours, working(peer, theirs) as other:
             pairs = [(ours.step(), other.step()) for _ in range(WARM_UP + steps)][WARM_UP:]
             peaks = ours.end(), other.end()
         row: dict[str, Any] = {"work": work, "peer": f"{peer} {' '.join(theirs)}".strip()}
@@ -111,11 +111,13 @@ def main() -> None:
     parser.add_argument("what", choices=("methods", "peers"))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    parser.add_argument("overrides", nargs="*", help="for gdo's own workers, e.g. train.compile=never")
     given = parser.parse_args()
     machine = describe_machine(torch.device("cpu"))
-    record: dict[str, Any] = {"machine": machine, "versions": versions(), "code": code_state(), "rows": []}
+    record: dict[str, Any] = {"machine": machine, "versions": versions(), "code": code_state()}
+    record |= {"overrides": given.overrides, "rows": []}
     given.out.mkdir(parents=True, exist_ok=True)
-    for row in {"methods": methods, "peers": peers}[given.what](given.steps):
+    for row in {"methods": methods, "peers": peers}[given.what](given.steps, given.overrides):
         print(json.dumps(row), flush=True)
         record["rows"].append(row)
         write_atomically(given.out / f"{given.what}.json", (json.dumps(record, indent=1) + "\n").encode())
