@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("overrides", nargs="*", help="for gdo's own workers, e.g. train.compile=never")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     machine = describe_machine(torch.device("cpu"))
     record: dict[str, Any] = {"machine": machine, "versions": versions(), "code": code_state()}
     record |= {"overrides": given.overrides, "rows": []}
