@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.progress import note
 
-# A compilation costs some ten seconds (a few where it is in torch's cache) and saves a fifth of a step.
+# A compilation costs some ten seconds (a few where it is in torch's cache) and saves a fifth of
+# a G-Freeze step on the CPU.
 WORTH_STEPS = 100
 
 

