@@ -38,6 +38,6 @@ def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], 
 
 def _code_sha256() -> str:
     root = Path(__file__).parent
-    names = ("evaluation", "divergence", "scoring", "packing", "scores", "tokens", "device")
+    names = ("evaluation", "divergence", "scoring", "vocabulary", "packing", "scores", "tokens", "device")
     files = [*(root / f"{name}.py" for name in names), *sorted((root / "probes").glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from gdo_cli.errors import UserError
+from gdo_cli.vocabulary import look_up_in_fp32
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -45,21 +47,21 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def hold_weights(model: nn.Module, compute: torch.dtype) -> None:
+def hold_weights(model: PreTrainedModel, compute: torch.dtype) -> None:
     """Keep each weight in the precision its part needs.
 
     What trains is held in fp32: at lr 1e-5 an Adam step moves only a tenth of bf16 weights. Frozen
     linear weights are held in the compute dtype, which is what autocast would make of them at every
-    use. The rest (embeddings, norms) is fp32, so that every method starts from the same numbers.
+    use, and so is a frozen vocabulary, whose rows are looked up as fp32. The rest (norms, positions) is
+    fp32, so that every method starts from the same numbers.
     """
-    shared = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    vocabulary = model.get_input_embeddings()
+    look_up_in_fp32(vocabulary)
     for module in model.modules():
-        own = module.parameters(recurse=False)
-        linear = isinstance(module, nn.Linear)
-        for parameter in own:
-            frozen = not parameter.requires_grad
-            low = linear and frozen and id(parameter) not in shared
-            parameter.data = parameter.data.to(compute if low else torch.float32)
+        low = isinstance(module, nn.Linear) or module is vocabulary
+        for parameter in module.parameters(recurse=False):
+            dtype = compute if low and not parameter.requires_grad else torch.float32
+            parameter.data = parameter.data.to(dtype)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from gdo_cli.config import load_run, options
 from gdo_cli.device import hold_weights
@@ -55,7 +56,7 @@ class Plan:
     flops: int
 
 
-def architecture(name: str, source: ModelSource) -> Callable[[], nn.Module]:
+def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel]:
     """A maker of the model on the meta device: from a bundled file, or a folder's config.json.
 
     Raises:
@@ -71,15 +72,15 @@ def architecture(name: str, source: ModelSource) -> Callable[[], nn.Module]:
         raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
     content = json.loads(file.read_text("utf-8"))
 
-    def make() -> nn.Module:
+    def make() -> PreTrainedModel:
         with torch.device("meta"):
-            model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
         return model
 
     return make
 
 
-def plan(label: str, method: Method, make: Callable[[], nn.Module], batch: int, length: int) -> Plan:
+def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch: int, length: int) -> Plan:
     """Prepare the method on a fresh model and take one step of ``batch`` sequences of ``length``.
 
     Raises:
@@ -99,15 +100,16 @@ def plan(label: str, method: Method, make: Callable[[], nn.Module], batch: int, 
     activations, flops = _one_step(model, batch, length) if trained else (0, 0)
     weights = sum(p.numel() * p.element_size() for p in parameters)
     head = model.get_output_embeddings().weight
-    weights += 0 if head.requires_grad else 2 * head.numel()  # AnswerLM's bf16 copy of a frozen head
+    weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     counts = count_parameters(model, n_base)
     return Plan(label, counts, weights, 3 * 4 * trained, activations, flops)
 
 
-def _one_step(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
+def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
     """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
     with FakeTensorMode():
         _pretend(model)
+        model.get_input_embeddings().padding_idx = None  # leaving it out has a size that data decide
         lm = AnswerLM(model, torch.bfloat16)
         ids = torch.zeros(batch, length, dtype=torch.long)
         positions = torch.zeros(2 * batch, dtype=torch.long)

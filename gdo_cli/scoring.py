@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.packing import can_pack, packed_places, run_packed
 from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.vocabulary import Head
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
 # made for this many positions at a time.
@@ -36,7 +37,7 @@ class AnswerLM(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
-        self._head_copy: Tensor | None = None  # a frozen head's weight in the compute dtype
+        self._head = Head(compute_dtype)
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +62,7 @@ class AnswerLM(nn.Module):
             lengths: tokens of each sequence without its padding; saves computing the latter.
         """
         decoder = self.model.get_decoder()
+        self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
         if lengths is not None and past is None and len(lengths) > 1 and can_pack(self.model):
             places = packed_places(positions_N, input_ids_BT.shape[1], lengths)
             return run_packed(decoder, input_ids_BT, lengths)[places]
@@ -72,23 +74,18 @@ class AnswerLM(nn.Module):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Vocabulary logits in fp32, (N, V)."""
-        head = self.model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias.to(self.compute_dtype)
-        logits_NV = F.linear(hidden_ND.to(self.compute_dtype), self.head_weight(), bias)
+        logits_NV = self._head(hidden_ND, self.model.get_output_embeddings())
         config = self.model.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None)
         return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
 
     def head_weight(self) -> Tensor:
-        """The head's weight in the compute dtype, (V, D); a frozen one is copied once."""
-        weight: Tensor = self.model.get_output_embeddings().weight
-        if weight.dtype == self.compute_dtype:
-            return weight
-        if weight.requires_grad:
-            return weight.to(self.compute_dtype)
-        if self._head_copy is None or self._head_copy.device != weight.device:
-            self._head_copy = weight.detach().to(self.compute_dtype)
-        return self._head_copy
+        """The head's weight in the compute dtype, (V, D)."""
+        return self._head.weight(self.model.get_output_embeddings().weight)
+
+    def weights_changed(self) -> None:
+        """To be called after every optimizer step."""
+        self._head.forget()
 
     def forward(
         self, input_ids_BT: Tensor, positions_N: Tensor, lengths: Sequence[int] | None = None

@@ -80,6 +80,7 @@ def train(
             torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
         rate = scheduler.get_last_lr()[0]
         optimizer.step()
+        lm.weights_changed()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(sum(b.lengths) for b in micro)

@@ -118,14 +118,14 @@ def test_a_run_accepts_every_other_method(family: str, method: Method, dtype: to
 
 
 @pytest.mark.parametrize("method", [GFreeze(), SFT(), Partial("mlp")], ids=lambda m: m.label)
-def test_what_trains_is_held_in_fp32_and_frozen_linear_weights_in_bf16(
+def test_what_trains_is_held_in_fp32_and_frozen_products_and_rows_in_bf16(
     gemma3: PreTrainedModel, method: Method
 ) -> None:
     model = method.prepare(gemma3, None)
     hold_weights(model, torch.bfloat16)
     for name, parameter in model.named_parameters():
-        linear = name.endswith("proj.weight") or "base_layer" in name
-        low = linear and not parameter.requires_grad
+        product = name.endswith("proj.weight") or "base_layer" in name or "embed_tokens" in name
+        low = product and not parameter.requires_grad
         assert parameter.dtype == (torch.bfloat16 if low else torch.float32), name
 
 

@@ -154,7 +154,8 @@ def test_the_divergence_is_zero_at_the_start_and_the_base_never_moves(at: str) -
 
 
 def test_a_penalty_in_bf16_starts_at_zero_too() -> None:
-    lm = AnswerLM(ready().model, torch.bfloat16)
+    model = ready().model.bfloat16().float()  # weights that bf16 holds, as a checkpoint's are
+    lm = AnswerLM(model, torch.bfloat16)
     assert run(lm, KLToBase(1.0).penalty(lm, [], 0), steps=1)[0].penalty == 0.0
 
 

@@ -1,0 +1,114 @@
+"""The two ends of a model, embedding and head, which often share one weight: a small model's largest.
+
+A gradient of Gemma 3 270M's vocabulary takes 671 MB. Made anew for each product and each step, as
+autograd does, it costs more than the step's arithmetic: a CPU's system clears every fresh page.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def look_up_in_fp32(embedding: nn.Embedding) -> None:
+    """Give an embedding that is held in low precision the output of one held in fp32.
+
+    What a model does to a row (Gemma scales it by √D) is then not rounded to the weight's precision.
+    """
+    embedding.forward = MethodType(_look_up, embedding)  # type: ignore[method-assign]
+
+
+def _look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
+    if embedding.weight.dtype == torch.float32:
+        out: Tensor = type(embedding).forward(embedding, ids)
+        return out
+    # The embedding itself, on a table of the rows asked for; a padding row must exist in any table.
+    spare = ids.new_zeros((embedding.padding_idx or 0) + 1)
+    table = embedding.weight[torch.cat([ids.flatten(), spare])].float()
+    places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+    looked_up: Tensor = functional_call(embedding, {"weight": table}, (places,))
+    return looked_up
+
+
+class Head:
+    """The output projection in the compute dtype: its weight cast once, its gradient kept in place.
+
+    A head that is frozen and held in the compute dtype costs nothing here. After a change that autograd
+    does not count (a fused optimizer's step is one), :meth:`forget` has to be called.
+    """
+
+    def __init__(self, compute_dtype: torch.dtype) -> None:
+        self.compute_dtype = compute_dtype
+        self._copy: Tensor | None = None
+        self._copied: tuple[int, int] | None = None  # which weight the copy is of, in which version
+        self._gradient: Tensor | None = None
+
+    def __call__(self, hidden_ND: Tensor, head: nn.Linear) -> Tensor:
+        """Logits in the compute dtype, (N, V)."""
+        hidden_ND = hidden_ND.to(self.compute_dtype)
+        bias = None if head.bias is None else head.bias.to(self.compute_dtype)
+        weight_VD = self.weight(head.weight)
+        if head.weight.requires_grad and torch.is_grad_enabled():
+            if not self._keeps_gradient(head):
+                return F.linear(hidden_ND, head.weight.to(self.compute_dtype), bias)
+            product: Tensor = _Product.apply(hidden_ND, head.weight, weight_VD, self)  # type: ignore[no-untyped-call]
+            return product
+        return F.linear(hidden_ND, weight_VD, bias)
+
+    def weight(self, weight_VD: Tensor) -> Tensor:
+        """The weight in the compute dtype, without gradient; cast again only when it has changed."""
+        if weight_VD.dtype == self.compute_dtype:
+            return weight_VD.detach() if weight_VD.requires_grad else weight_VD
+        if self._copy is None or self._copy.device != weight_VD.device:
+            self._copy = torch.empty_like(weight_VD, dtype=self.compute_dtype)
+            self.forget()
+        if self._copied != (id(weight_VD), weight_VD._version):
+            self._copy.copy_(weight_VD.detach())
+            self._copied = id(weight_VD), weight_VD._version
+        return self._copy
+
+    def forget(self) -> None:
+        """The weight has changed."""
+        self._copied = None
+
+    def expect(self, embedding: nn.Embedding, head: nn.Linear) -> None:
+        """Let an embedding that shares the head's weight give the gradient of its few rows alone, which
+        is then added to the head's."""
+        shared = embedding.weight is head.weight and head.weight.requires_grad
+        embedding.sparse = shared and self._keeps_gradient(head)
+
+    def _keeps_gradient(self, head: nn.Linear) -> bool:
+        """Not on a GPU, whose allocator gives the same memory again, nor where others reduce gradients."""
+        weight = head.weight
+        alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()
+        plain = weight.device.type == "cpu" and weight.is_leaf and weight.dtype == torch.float32
+        return alone and plain and head.bias is None
+
+    def gradient(self, weight_VD: Tensor) -> Tensor:
+        """The weight's gradient: what it is now, or the kept memory, set to zero."""
+        if weight_VD.grad is None:
+            if self._gradient is None:
+                self._gradient = torch.empty_like(weight_VD)
+            weight_VD.grad = self._gradient.zero_()
+        return weight_VD.grad
+
+
+class _Product(torch.autograd.Function):
+    """y = x·Wᵀ in low precision, whose backward adds to W's fp32 gradient where it lies."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, low_VD: Tensor, head: Head) -> Tensor:
+        ctx.save_for_backward(hidden_ND, low_VD)
+        ctx.weight_VD, ctx.head = weight_VD, head
+        return F.linear(hidden_ND, low_VD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NV: Tensor) -> tuple[Tensor, None, None, None]:
+        hidden_ND, low_VD = ctx.saved_tensors
+        ctx.head.gradient(ctx.weight_VD).addmm_(gradient_NV.T.float(), hidden_ND.float())
+        return gradient_NV @ low_VD, None, None, None
