@@ -36,16 +36,26 @@ def can_pack(model: PreTrainedModel) -> bool:
     )
 
 
-def run_packed(decoder: Any, input_ids_BT: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Last hidden states of the sequences without their padding, (ΣT, D)."""
-    rows = [row[:length] for row, length in zip(input_ids_BT, lengths, strict=True)]
-    positions = [torch.arange(length, device=input_ids_BT.device) for length in lengths]
+def run_packed(
+    decoder: Any, segments: Sequence[list[int]], parents: Sequence[int], device: torch.device
+) -> Tensor:
+    """Last hidden states of token sequences one behind the other, (ΣT, D).
+
+    Args:
+        parents: for each segment the one that it goes on from, which stands before it and has no
+            parent itself; -1 for none.
+    """
+    lengths = [len(segment) for segment in segments]
+    before = [lengths[p] if p >= 0 else 0 for p in parents]
+    ids = [token for segment in segments for token in segment]
+    places = [start + t for start, n in zip(before, lengths, strict=True) for t in range(n)]
     with _packed_attention(decoder.config):
         hidden: Tensor = decoder(
-            input_ids=torch.cat(rows)[None],
-            position_ids=torch.cat(positions)[None],
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([places], device=device),
             use_cache=False,
-            sequence_lengths=tuple(lengths),
+            segment_lengths=tuple(lengths),
+            segment_parents=tuple(parents),
         )[0]
     return hidden[0]
 
@@ -73,47 +83,52 @@ def _attention(
     value: Tensor,
     _mask: Tensor | None,
     *,
-    sequence_lengths: tuple[int, ...],
+    segment_lengths: tuple[int, ...],
+    segment_parents: tuple[int, ...],
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each sequence on itself: (1, H, ΣT, d) → (1, ΣT, H, d)."""
+    """Causal attention of each segment on its parent and itself: (1, H, ΣT, d) → (1, ΣT, H, d)."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True)
+    queries, keys, values = (x.split(segment_lengths, dim=2) for x in (query, key, value))
     outputs = []
-    for q, k, v in zip(*(x.split(sequence_lengths, dim=2) for x in (query, key, value)), strict=True):
-        window = _window(q.shape[2], sliding_window, q.device)
-        if q.shape[2] <= SHORT and window is None and not dropout:
+    for q, k, v, parent in zip(queries, keys, values, segment_parents, strict=True):
+        if parent >= 0:
+            k, v = torch.cat([keys[parent], k], dim=2), torch.cat([values[parent], v], dim=2)
+        windowed = sliding_window is not None and k.shape[2] > sliding_window
+        if k.shape[2] <= SHORT and not windowed and not dropout:
             outputs.append(_short_attention(q, k, v, scaling))
+        elif windowed or parent >= 0:
+            mask = _visible(q.shape[2], k.shape[2], sliding_window if windowed else None, q.device)
+            outputs.append(fused(q, k, v, mask))
         else:
-            outputs.append(fused(q, k, v, window, is_causal=window is None))
+            outputs.append(fused(q, k, v, is_causal=True))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _short_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Causal attention of one sequence by plain products: (1, H, T, d) → (1, H, T, d).
+    """Causal attention of the last T of S places by plain products: (1, H, T, d) → (1, H, T, d).
 
     The backward pass of torch's fused attention on a CPU takes nearly three times as long here. The
     query heads that share a key head stand below each other, so that one product serves them all.
     """
-    _, heads, length, _ = query.shape
-    groups = key.shape[1]
+    _, heads, n, _ = query.shape
+    groups, length = key.shape[1:3]
     folded = query[0].reshape(groups, -1, query.shape[-1])
-    scores = torch.bmm(folded, key[0].transpose(1, 2)).view(heads, length, length).float() * scaling
-    later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)
-    weights = scores.masked_fill(later, -torch.inf).softmax(-1).to(value.dtype)
-    return torch.bmm(weights.view(groups, -1, length), value[0]).view(1, heads, length, -1)
+    scores = torch.bmm(folded, key[0].transpose(1, 2)).view(heads, n, length).float() * scaling
+    hidden = ~_visible(n, length, None, query.device)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(value.dtype)
+    return torch.bmm(weights.view(groups, -1, length), value[0]).view(1, heads, n, -1)
 
 
-def _window(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
-    """What each token may see where the window is shorter than the sequence; None for all before it."""
-    if sliding_window is None or length <= sliding_window:
-        return None
+def _visible(n: int, length: int, window: int | None, device: torch.device) -> Tensor:
+    """What each of the last n of so many places may see, (n, length): itself and what is before it."""
     place = torch.arange(length, device=device)
-    back = place[:, None] - place[None, :]
-    return (back >= 0) & (back < sliding_window)
+    back = place[-n:, None] - place[None, :]
+    return back >= 0 if window is None else (back >= 0) & (back < window)
 
 
 AttentionInterface.register(_NAME, _attention)

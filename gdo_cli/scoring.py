@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.packing import can_pack, packed_places, run_packed
+from gdo_cli.prefixes import packs, shared_prefixes
 from gdo_cli.tokens import Encoded, Encoder
 from gdo_cli.vocabulary import Head
 
@@ -23,7 +24,10 @@ from gdo_cli.vocabulary import Head
 # made for this many positions at a time.
 HEAD_ROWS = 256
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
-SHARE_TOKENS, SHARE_ITEMS = 48, 4
+# From how many common tokens, and how many that have them in common, a prefix is worth a cache of its
+# own; and where it only has to stand in the same packed row.
+WORTH_CACHE = (48, 4)
+WORTH_PACKING = (8, 2)
 
 
 class AnswerLM(nn.Module):
@@ -65,7 +69,8 @@ class AnswerLM(nn.Module):
         self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
         if lengths is not None and past is None and len(lengths) > 1 and can_pack(self.model):
             places = packed_places(positions_N, input_ids_BT.shape[1], lengths)
-            return run_packed(decoder, input_ids_BT, lengths)[places]
+            rows = [row[:n].tolist() for row, n in zip(input_ids_BT, lengths, strict=True)]
+            return run_packed(decoder, rows, [-1] * len(rows), self.device)[places]
         hidden_BTD: Tensor = decoder(
             input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None
         )[0]
@@ -154,39 +159,79 @@ def score(
     Returns:
         One result per query, in the order given.
     """
+    contexts, lengths = [q.context for q in queries], [len(q) for q in queries]
     results: dict[int, Scored] = {}
-    for length, members in shared_prefixes([q.context for q in queries]):
-        past = _prefill(lm, queries[members[0]].context[:length])
-        rests = [Encoded(queries[i].context[length:], queries[i].continuation) for i in members]
-        for batch in by_length([length + len(q) for q in rests], token_budget):
-            chosen = [rests[i] for i in batch]
-            found = _score_batch(lm, chosen, past)
-            results |= {members[i]: scored for i, scored in zip(batch, found, strict=True)}
+    if can_pack(lm.model):
+        families = shared_prefixes(contexts, *WORTH_PACKING)
+        for pack in packs(families, lengths, token_budget):
+            results |= _score_packed(lm, queries, pack)
+            advance(sum(len(members) for _, members in pack))
+        return [results[i] for i in range(len(queries))]
+    for length, members in shared_prefixes(contexts, *WORTH_CACHE):
+        past = _prefill(lm, contexts[members[0]][:length])
+        for batch in by_length([lengths[i] for i in members], token_budget):
+            chosen = [members[i] for i in batch]
+            results |= _score_padded(lm, queries, chosen, length, past)
             advance(len(batch))
     return [results[i] for i in range(len(queries))]
 
 
-def _score_batch(lm: AnswerLM, queries: list[Encoded], past: Cache | None) -> list[Scored]:
-    """Score queries that all come after the same past."""
-    input_ids_BT = pad([q.context + q.continuation for q in queries]).to(lm.device)
+def _score_packed(
+    lm: AnswerLM, queries: Sequence[Encoded], pack: Sequence[tuple[int, list[int]]]
+) -> dict[int, Scored]:
+    """Score families of queries, each with its common prefix, in one row without padding."""
+    segments: list[list[int]] = []
+    parents: list[int] = []
+    places: list[int] = []
+    start = 0  # tokens in the row so far
+    for common, members in pack:
+        parent = -1
+        if common:
+            parent = len(segments)
+            segments.append(queries[members[0]].context[:common])
+            parents.append(-1)
+            start += common
+        for index in members:
+            q = queries[index]
+            segments.append((q.context + q.continuation)[common:])
+            parents.append(parent)
+            places += range(start + len(q.context) - common - 1, start + len(q) - common)
+            start += len(q) - common
+    with lm.autocast():
+        hidden_ND = run_packed(lm.model.get_decoder(), segments, parents, lm.device)[places]
+    return _read(lm, hidden_ND, queries, [i for _, members in pack for i in members])
+
+
+def _score_padded(
+    lm: AnswerLM, queries: Sequence[Encoded], chosen: list[int], common: int, past: Cache | None
+) -> dict[int, Scored]:
+    """Score queries whose first ``common`` tokens are in the cache."""
+    rests = [Encoded(queries[i].context[common:], queries[i].continuation) for i in chosen]
+    input_ids_BT = pad([q.context + q.continuation for q in rests]).to(lm.device)
     width = input_ids_BT.shape[1]
-    spans = [range(len(q.context) - 1, len(q)) for q in queries]
+    spans = [range(len(q.context) - 1, len(q)) for q in rests]
     positions = [row * width + t for row, span in enumerate(spans) for t in span]
-    # The last place of a span has no target; a zero stands in and is dropped below.
-    targets = [t for q in queries for t in (*q.continuation, 0)]
     if past is not None:  # running the model appends to the cache, so each batch gets its own
         past = copy.deepcopy(past)
-        past.batch_repeat_interleave(len(queries))
+        past.batch_repeat_interleave(len(rests))
     with lm.autocast():
-        places = torch.tensor(positions, device=lm.device)
-        hidden_ND = lm.hidden(input_ids_BT, places, past, [len(q) for q in queries])
+        hidden_ND = lm.hidden(input_ids_BT, torch.tensor(positions, device=lm.device), past)
+    return _read(lm, hidden_ND, queries, chosen)
+
+
+def _read(
+    lm: AnswerLM, hidden_ND: Tensor, queries: Sequence[Encoded], chosen: list[int]
+) -> dict[int, Scored]:
+    """Scores of the chosen queries from their hidden states, n + 1 of each, one behind the other."""
+    # The last place of a query has no target; a zero stands in and is dropped below.
+    targets = [t for i in chosen for t in (*queries[i].continuation, 0)]
     logprobs, argmax = _read_logits(lm, hidden_ND, targets)
-    scored, start = [], 0
-    for q in queries:
-        n = len(q.continuation)
-        scored.append(Scored(logprobs[start : start + n], argmax[start : start + n + 1]))
+    results, start = {}, 0
+    for i in chosen:
+        n = len(queries[i].continuation)
+        results[i] = Scored(logprobs[start : start + n], argmax[start : start + n + 1])
         start += n + 1
-    return scored
+    return results
 
 
 def _prefill(lm: AnswerLM, prefix: list[int]) -> Cache | None:
@@ -197,28 +242,6 @@ def _prefill(lm: AnswerLM, prefix: list[int]) -> Cache | None:
     with lm.autocast():
         lm.model.get_decoder()(input_ids=pad([prefix]).to(lm.device), past_key_values=past, use_cache=True)
     return past
-
-
-def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
-    """Contexts that begin alike (few-shot examples), as (length of the common prefix, indices).
-
-    A group is worth its cache from SHARE_TOKENS common tokens and SHARE_ITEMS members on; all others
-    come together with length 0. At least one token of every context is left outside the prefix.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, context in enumerate(contexts):
-        key = tuple(context[:SHARE_TOKENS]) if len(context) > SHARE_TOKENS else ()
-        groups.setdefault(key, []).append(index)
-    shared: list[tuple[int, list[int]]] = []
-    alone = groups.pop((), [])
-    for members in groups.values():
-        if len(members) < SHARE_ITEMS:
-            alone += members
-            continue
-        first, last = (min(contexts[i] for i in members), max(contexts[i] for i in members))
-        same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        shared.append((min(same, *(len(contexts[i]) - 1 for i in members)), members))
-    return [*shared, (0, sorted(alone))] if alone else shared
 
 
 def _read_logits(lm: AnswerLM, hidden_ND: Tensor, targets: list[int]) -> tuple[list[float], list[int]]:

@@ -37,14 +37,11 @@ from gdo_cli.models import Loaded
 from gdo_cli.schema import RunConfig
 from gdo_cli.scores import Outcome, mean
 from gdo_cli.scoring import (
-    SHARE_ITEMS,
-    SHARE_TOKENS,
     AnswerLM,
     by_length,
     generate,
     is_exact,
     score,
-    shared_prefixes,
 )
 from gdo_cli.tasks import Row
 from gdo_cli.tokens import Encoded, Encoder, Query
@@ -132,16 +129,20 @@ def after(prefix: list[int], queries: list[Encoded]) -> list[Encoded]:
     return [Encoded(prefix + q.context[1:], q.continuation) for q in queries if len(q.context) > 1]
 
 
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("token_budget", [1, 400, 100_000])
 def test_queries_behind_a_shared_prefix_score_as_if_each_came_alone(
-    any_model: PreTrainedModel, token_budget: int
+    any_model: PreTrainedModel, token_budget: int, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few-shot examples are read once; a sliding window shorter than them must slide all the same."""
-    one, other = ([BOS, *random_ids(SHARE_TOKENS + 10, seed=seed).tolist()] for seed in (500, 501))
+    if not packs:
+        monkeypatch.setattr(scoring, "can_pack", lambda model: False)
+    one, other = ([BOS, *random_ids(60, seed=seed).tolist()] for seed in (500, 501))
+    short = [BOS, *random_ids(9, seed=502).tolist()]  # the options of one question
     alone = random_queries(9)
     queries = [*after(one, random_queries(20, seed=1)), *alone, *after(other, random_queries(20, seed=2))]
     queries += [Encoded(one, [20]), Encoded(one[:-1], [20, 21]), Encoded(one[:5], [20])]
-    assert len(shared_prefixes([q.context for q in queries])) == 3
+    queries += [Encoded(short, answer) for answer in ([20], [20, 21], [30, 31, 32])]
     done: list[int] = []
     scored = score(answering(any_model), queries, token_budget, done.append)
     assert sum(done) == len(queries)
@@ -151,19 +152,12 @@ def test_queries_behind_a_shared_prefix_score_as_if_each_came_alone(
         assert found.argmax == argmax
 
 
-def test_contexts_are_grouped_by_what_they_begin_with() -> None:
-    one, other = (random_ids(SHARE_TOKENS + 7, seed=seed).tolist() for seed in (0, 1))
-    endings = [[9], [9, 10], [11, 12], [9, 10, 13]] * SHARE_ITEMS
-    contexts = [prefix + ending for ending in endings for prefix in (one, other)] + [[BOS], one[:3]]
-    groups = shared_prefixes(contexts)
-    assert sorted(i for _, members in groups for i in members) == list(range(len(contexts)))
-    assert sorted(length for length, _ in groups) == [0, SHARE_TOKENS + 7, SHARE_TOKENS + 7]
-    for length, members in groups:
-        assert len({tuple(contexts[i][:length]) for i in members}) == 1
-        assert all(len(contexts[i]) > length for i in members)
-    assert shared_prefixes([]) == []
-    assert shared_prefixes([one] * SHARE_ITEMS) == [(len(one) - 1, list(range(SHARE_ITEMS)))]
-    assert shared_prefixes([one] * (SHARE_ITEMS - 1)) == [(0, list(range(SHARE_ITEMS - 1)))]
+def test_what_is_common_goes_through_the_decoder_once(gemma3: PreTrainedModel) -> None:
+    seen: list[int] = []
+    gemma3.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    question = [BOS, *random_ids(39).tolist()]
+    score(answering(gemma3), [Encoded(question, [20, n]) for n in range(30, 34)], 1000)
+    assert seen == [39 + 4 * 3]  # the last token of the question is each option's own
 
 
 def test_scores_are_the_same_when_the_head_runs_in_pieces(
