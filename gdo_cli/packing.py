@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -124,6 +124,7 @@ def _short_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
     return torch.bmm(weights.view(groups, -1, length), value[0]).view(1, heads, n, -1)
 
 
+@lru_cache(maxsize=1024)  # every layer asks for the same ones
 def _visible(n: int, length: int, window: int | None, device: torch.device) -> Tensor:
     """What each of the last n of so many places may see, (n, length): itself and what is before it."""
     place = torch.arange(length, device=device)
