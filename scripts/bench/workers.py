@@ -1,9 +1,11 @@
-"""What is timed: each worker is a process of its own that takes one step for every line it is sent.
+"""What trains or scores and is timed: each worker is a process of its own that takes one step for every
+line it is sent.
 
     python -m bench.workers NAME [OVERRIDE …]
 
-It answers ``{"ready": …}``, then ``{"seconds": …}`` for every line, and at the end ``{"peak": …}``: bytes
-of memory at the peak since it was ready to take its first step.
+It answers ``{"ready": …}``, then ``{"seconds": …, …}`` for every line, and at the end ``{"peak": …}``:
+bytes of memory at the peak since it was ready to take its first step. Beside gdo's own overrides it takes
+``bench.length=N``: examples of N random tokens instead of real ones.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
+from bench import scorers
 from gdo_cli.compiling import compiled
 from gdo_cli.config import load_run
 from gdo_cli.device import compute_dtype, hold_weights, peak_memory, reset_peak_memory
@@ -29,11 +34,12 @@ from gdo_cli.models import Loaded
 from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tasks import Example
-from gdo_cli.tokens import Encoder
+from gdo_cli.tokens import Encoded, Encoder
 from gdo_cli.training import train
 
 COMMON = ["experiment=protocol", "task=scitail", "train.steps=100000", "evaluation.items=4"]
 CPU = torch.device("cpu")
+Steps = Iterator[dict[str, Any]]
 
 
 def configured(overrides: list[str]) -> tuple[RunConfig, Material, Loaded]:
@@ -48,8 +54,10 @@ def batches_of(config: RunConfig, material: Material) -> list[Example]:
     return [material.train[i] for i in order]
 
 
-def gdo(overrides: list[str]) -> Iterator[float]:
+def gdo(overrides: list[str]) -> Steps:
     """gdo's own loop with any method."""
+    length = next((int(o.partition("=")[2]) for o in overrides if o.startswith("bench.length=")), None)
+    overrides = [o for o in overrides if not o.startswith("bench.")]
     config, material, loaded = configured(overrides)
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
     suite = Suite(config, material, encoder)
@@ -61,13 +69,66 @@ def gdo(overrides: list[str]) -> Iterator[float]:
     hold_weights(model, dtype)
     lm = AnswerLM(model, dtype)
     penalty = config.method.penalty(lm, suite.replay, config.seed)
-    yield 0.0
-    with compiled(lm.model, config.train.compile, config.train.total_steps(len(suite.train))):
-        for step in train(lm, suite.train, config.train, config.seed, encoder.eos_id, penalty):
-            yield step.seconds
+    examples = suite.train if length is None else _random_examples(length, len(loaded.tokenizer))
+    yield {}
+    with compiled(lm.model, config.train.compile, config.train.total_steps(len(examples))):
+        for step in train(lm, examples, config.train, config.seed, encoder.eos_id, penalty):
+            yield {"seconds": step.seconds}
 
 
-def trl(overrides: list[str], lora: bool = False) -> Iterator[float]:
+def _random_examples(length: int, vocabulary: int) -> list[Encoded]:
+    draw = random.Random(0)
+    rows = [[draw.randrange(vocabulary) for _ in range(length - 1)] for _ in range(256)]
+    return [Encoded(row[:-2], row[-2:]) for row in rows]  # the end of sequence comes on top
+
+
+def gdo_counted(overrides: list[str]) -> Steps:
+    """gdo's own loop, counting the operations of its matrix products."""
+    steps = gdo(overrides)
+    yield next(steps)
+    while True:
+        with FlopCounterMode(display=False) as counter:
+            step = next(steps)
+        yield step | {"flops": counter.get_total_flops()}
+
+
+def gdo_profiled(overrides: list[str]) -> Steps:
+    """gdo's own loop with the processor's time by kind of work, in seconds."""
+    steps = gdo(overrides)
+    yield next(steps)
+    while True:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            step = next(steps)
+        kinds: dict[str, float] = {}
+        for event in profiler.key_averages():
+            name = event.key.removeprefix("aten::")
+            kind = next((kind for kind, names in KINDS.items() if name in names), "other")
+            kinds[kind] = kinds.get(kind, 0.0) + event.self_cpu_time_total / 1e6
+        yield step | {"kinds": kinds}
+
+
+KINDS = {
+    "matrix products": ("mm", "bmm", "addmm", "addmm_"),
+    "elementwise": (
+        "mul",
+        "add",
+        "add_",
+        "sub",
+        "div",
+        "gelu",
+        "gelu_backward",
+        "pow",
+        "rsqrt",
+        "neg",
+        "sum",
+    ),
+    "casts and copies": ("copy_", "cat", "fill_", "clone"),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "optimizer": ("_fused_adamw_", "linalg_vector_norm"),
+}
+
+
+def trl(overrides: list[str], lora: bool = False) -> Steps:
     """TRL's SFTTrainer: loss on the completion only, bf16, no packing, no gradient checkpointing."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -86,11 +147,11 @@ def trl(overrides: list[str], lora: bool = False) -> Iterator[float]:
     yield from _steps_of(trainer)
 
 
-def trl_lora(overrides: list[str]) -> Iterator[float]:
+def trl_lora(overrides: list[str]) -> Steps:
     return trl(overrides, lora=True)
 
 
-def naive_growth(overrides: list[str]) -> Iterator[float]:
+def naive_growth(overrides: list[str]) -> Steps:
     """Growth as one would first write it: concatenated weights, all of them trained, the old halves'
     gradients zeroed, in transformers' Trainer with its own loss."""
     from transformers import Trainer, TrainingArguments
@@ -161,7 +222,7 @@ def _in_order(trainer: Any) -> Any:
     return InOrder
 
 
-def _steps_of(trainer: Any) -> Iterator[float]:
+def _steps_of(trainer: Any) -> Steps:
     """A trainer's loop turned inside out: it runs in a thread that waits to be asked for each step."""
     import queue
     import threading
@@ -183,14 +244,20 @@ def _steps_of(trainer: Any) -> Iterator[float]:
 
     trainer.add_callback(Gate())
     threading.Thread(target=trainer.train, daemon=True).start()
-    yield 0.0
+    yield {}
     while True:
         asked.put(None)
-        yield took.get()
+        yield {"seconds": took.get()}
 
 
-WORKERS: dict[str, Callable[[list[str]], Iterator[float]]] = {
+WORKERS: dict[str, Callable[[list[str]], Steps]] = {
     "gdo": gdo,
+    "gdo_counted": gdo_counted,
+    "gdo_profiled": gdo_profiled,
+    "gdo_likelihood": scorers.gdo_likelihood,
+    "lm_eval": scorers.lm_eval,
+    "gdo_exact": scorers.gdo_exact,
+    "generate": scorers.generate,
     "trl": trl,
     "trl_lora": trl_lora,
     "naive_growth": naive_growth,
@@ -211,7 +278,7 @@ def main() -> None:
     reset_peak_memory(CPU)
     answer(ready=name)
     for _ in sys.stdin:
-        answer(seconds=next(steps))
+        answer(**next(steps))
     answer(peak=peak_memory(CPU))
     os._exit(0)  # a trainer's thread may still wait
 
