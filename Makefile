@@ -6,13 +6,14 @@ PIP_ARGS ?=
 RESULTS ?= results
 # Tests at a time: as many as there are cores.
 JOBS ?= auto
+FAULTS := tests/test_resume.py
 DEMO := build/demo
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-weights test-gpu lint types ci bench sample figures clean
+.PHONY: help demo test test-slow test-faults test-weights test-gpu lint types ci bench sample figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ test: $(VENV)/.dev  ## Set up and run the tests (no network, no weights)
 
 test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of options
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
+
+test-faults: $(VENV)/.dev  ## Kills, full disks, bad input and broken networks, the long form
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "faults or not (weights or gpu or slow)" $(FAULTS)
 
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights

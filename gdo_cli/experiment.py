@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from gdo_cli.analysis.layers import Choice, choose_layers
 from gdo_cli.analysis.updates import UpdateTracker
 from gdo_cli.basecache import base_evaluation
+from gdo_cli.checkpoints import Keeper, trained
 from gdo_cli.compiling import compiled
 from gdo_cli.data import resolve
 from gdo_cli.device import (
@@ -29,8 +30,9 @@ from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.material import Material, read_material
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
+from gdo_cli.penalties import Penalty
 from gdo_cli.progress import Reporter, note, warn
-from gdo_cli.provenance import code_state, versions
+from gdo_cli.provenance import code_sha256, code_state, versions
 from gdo_cli.results import RunFolder, RunResult
 from gdo_cli.schema import RunConfig, identity
 from gdo_cli.scoring import AnswerLM, pad
@@ -59,6 +61,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     folder = RunFolder(config)
     if not force and (finished := folder.load()) is not None:
         note(f"already done: {finished.path}")
+        folder.tidy()
         return finished
     config.method.check(config)
     if config.data.source == "sample":
@@ -69,7 +72,8 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         material = read_material(config)
         loaded = config.model.load()
         choice = choose_layers(config, loaded.model, run)
-        folder.start()
+        if force:
+            folder.clear()
         return _Run(config, folder, material, loaded, choice).complete()
 
 
@@ -90,9 +94,15 @@ class _Run:
         self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
         self.suite = Suite(config, material, self.encoder)
         self.base = loaded.model
+        self.keeper = Keeper(folder, self.facts(), config.train.checkpoint_every)
         self.total_steps = config.train.total_steps(len(self.suite.train)) if config.method.trains else 0
-        self.tokens = 0
-        self.train_seconds = 0.0
+        self.so_far: dict[str, Any] = {
+            "step": 0,
+            "tokens": 0,
+            "train_seconds": 0.0,
+            "seconds": 0.0,
+            "peak": 0,
+        }
         reset_peak_memory(self.device)
 
     def complete(self) -> RunResult:
@@ -104,24 +114,54 @@ class _Run:
             Reporter(self.config.name["method"], self.total_steps) as reporter,
         ):
             self.mirror, self.reporter = mirror, reporter
-            self.evaluate(lm, 0)
-            for step in self.steps(lm):
+            penalty = self.penalty(lm)
+            self.begin(lm)
+            self.evaluate_if_due(lm)
+            for step in self.steps(lm, penalty):
                 self.log(step)
-                if step.step % self.config.evaluation.every == 0 or step.step == self.total_steps:
-                    self.evaluate(lm, step.step)
+                self.keeper.after(step.step)
+                self.evaluate_if_due(lm)
             final = self.final(lm)
             self.folder.save_predictions(final.predictions)
             if self.config.save_weights:
                 save_trained(lm.model, self.folder.path)
             return self.folder.seal(self.record(final))
 
-    def steps(self, lm: AnswerLM) -> Iterator[Step]:
-        config, suite = self.config, self.suite
+    def begin(self, lm: AnswerLM) -> None:
+        """Start a new folder, or take up what a checkpoint holds."""
+        if found := self.keeper.find():
+            self.so_far = found["so_far"]
+            note(f"going on from step {self.so_far['step']} of {self.total_steps}")
+            if found["machine"] != describe_machine(self.device):
+                warn("begun on another machine: the numbers may differ in their last digits")
+        else:
+            self.folder.start()
+        self.keeper.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
+        return {"so_far": self.spent(), "machine": describe_machine(self.device)}
+
+    def spent(self) -> dict[str, Any]:
+        """Steps, tokens, time and memory of the run, all of its parts together."""
+        seconds = self.so_far["seconds"] + time.perf_counter() - self.began
+        return self.so_far | {
+            "seconds": seconds,
+            "peak": max(self.so_far["peak"], peak_memory(self.device)),
+        }
+
+    def penalty(self, lm: AnswerLM) -> Penalty | None:
+        method, suite = self.config.method, self.suite
+        return method.penalty(lm, suite.replay, self.config.seed) if method.trains else None
+
+    def steps(self, lm: AnswerLM, penalty: Penalty | None) -> Iterator[Step]:
+        config, eos_id = self.config, self.encoder.eos_id
         if not config.method.trains:
             return
-        penalty = config.method.penalty(lm, suite.replay, config.seed)
         with compiled(lm.model, config.train.compile, self.total_steps):
-            yield from train(lm, suite.train, config.train, config.seed, self.encoder.eos_id, penalty)
+            yield from train(
+                lm, self.suite.train, config.train, config.seed, eos_id, penalty, self.keeper.attach
+            )
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""
@@ -154,14 +194,20 @@ class _Run:
         return lm
 
     def log(self, step: Step) -> None:
-        self.tokens += step.tokens
-        self.train_seconds += step.seconds
+        self.so_far["step"] = step.step
+        self.so_far["tokens"] += step.tokens
+        self.so_far["train_seconds"] += step.seconds
         self.reporter.step(step.step, step.loss, step.tokens / step.seconds)
         line = {"kind": "train", "step": step.step, "loss": step.loss, "lr": step.lr}
         line |= {"grad_norm": step.grad_norm, "tokens": step.tokens, "seconds": round(step.seconds, 4)}
         line |= {"penalty": step.penalty} if step.penalty else {}
         self.folder.log(line)
         self.mirror.log(step.step, {"train/loss": step.loss, "train/lr": step.lr})
+
+    def evaluate_if_due(self, lm: AnswerLM) -> None:
+        step = self.so_far["step"]
+        if step % self.config.evaluation.every == 0 or step == self.total_steps:
+            self.evaluate(lm, step)
 
     def evaluate(self, lm: AnswerLM, step: int) -> None:
         """Measure on validation data; at step 0 this is the base model's own evaluation."""
@@ -193,7 +239,23 @@ class _Run:
         rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
         return Evaluation(test.metrics | probes, test.predictions + rows)
 
+    def facts(self) -> dict[str, Any]:
+        """What decides the numbers of the steps to come; a checkpoint made under others is not used."""
+        settings = asdict(self.config.train) | asdict(self.config.evaluation)
+        del settings["checkpoint_every"]
+        return {
+            "versions": versions(),
+            "code": code_sha256(),
+            "configuration": identity(self.config),
+            "settings": settings,
+            "precision": str(self.dtype),
+            "weights": self.weights["sha256"],
+            "data": self.suite.provenance,
+            "layers": self.choice.record["chosen"],
+        }
+
     def record(self, final: Evaluation) -> dict[str, Any]:
+        spent = self.spent()
         return {
             "id": self.config.id,
             "seed": self.config.seed,
@@ -209,10 +271,10 @@ class _Run:
             "data": self.suite.provenance,
             "weights": self.weights,
             "precision": str(self.dtype).removeprefix("torch."),
-            "wall_seconds": round(time.perf_counter() - self.began, 1),
-            "train_seconds": round(self.train_seconds, 1),
-            "tokens_per_second": round(self.tokens / max(self.train_seconds, 1e-9)),
-            "peak_memory_bytes": peak_memory(self.device),
+            "wall_seconds": round(spent["seconds"], 1),
+            "train_seconds": round(spent["train_seconds"], 1),
+            "tokens_per_second": round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
+            "peak_memory_bytes": spent["peak"],
             "machine": describe_machine(self.device),
             "versions": versions(),
             "code": self.code,

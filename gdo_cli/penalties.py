@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ class Penalty:
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
         """The penalty, a scalar; gradients flow through it."""
         raise NotImplementedError
+
+    def skip(self, batches: int) -> None:
+        """Go on as after so many batches."""
 
 
 class SquaredDistance(Penalty):
@@ -107,7 +111,11 @@ class Rehearsal(Penalty):
 
     def __init__(self, texts: list[Encoded], weight: float, batch_size: int, seed: int) -> None:
         self.weight = weight
-        self.stream: Iterator[list[Encoded]] = batches(texts, batch_size, seed)
+        self.from_batch: Callable[[int], Iterator[list[Encoded]]] = partial(batches, texts, batch_size, seed)
+        self.stream = self.from_batch(0)
+
+    def skip(self, batches: int) -> None:
+        self.stream = self.from_batch(batches)
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
         old = collate(next(self.stream), eos_id=None, loss_on="sequence")

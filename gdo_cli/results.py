@@ -5,6 +5,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     metrics.jsonl       every step and every evaluation, as they came
     predictions.jsonl.gz  item by item, of the last evaluation
     result.json         written last, by rename: where it stands, the run is complete
+    checkpoint.safetensors  what an unfinished run goes on from
     adapter/ or trained/  the trained weights (never in git)
 """
 
@@ -15,6 +16,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from gdo_cli.errors import UserError, suggest
 from gdo_cli.schema import RunConfig, identity
 
 WEIGHTS = ("adapter", "trained")
+CHECKPOINT = "checkpoint.safetensors"
 TASK_SCORES = ("task/exact_match", "task/bleu")
 
 
@@ -142,6 +145,31 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
+    def measure_metrics(self) -> dict[str, int]:
+        """Length and checksum of metrics.jsonl as it stands, safe on disk."""
+        with (self.path / "metrics.jsonl").open("rb") as stream:
+            os.fsync(stream.fileno())
+            content = stream.read()
+        return {"bytes": len(content), "crc32": zlib.crc32(content)}
+
+    def cut_metrics(self, measured: dict[str, int]) -> None:
+        """Take back the lines of metrics.jsonl that were written since it was measured.
+
+        Raises:
+            ValueError: what stood there then is no longer there.
+        """
+        file = self.path / "metrics.jsonl"
+        content = file.read_bytes()[: measured["bytes"]] if file.is_file() else b""
+        if len(content) != measured["bytes"] or zlib.crc32(content) != measured["crc32"]:
+            raise ValueError(f"{file.name} is not what it was")
+        write_atomically(file, content)
+
+    def tidy(self) -> None:
+        """Drop what only an unfinished run needs."""
+        for entry in self.path.glob("*.tmp"):
+            entry.unlink(missing_ok=True)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
     def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
         lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
         # No time stamp: the same predictions give the same bytes.
@@ -152,6 +180,7 @@ class RunFolder:
         """Write result.json, last; from here on the run is complete."""
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.path / "result.json", text.encode())
+        self.tidy()
         return read_run(self.path)
 
 

@@ -65,6 +65,9 @@ class TrainConfig:
         precision: ``bf16`` computes in bf16 on fp32 masters; ``auto`` does where the machine can.
         compile: whether torch.compile fuses elementwise work in training steps: ``auto`` (where a
             compiler is and it pays), ``always`` or ``never``.
+        checkpoint_every: steps between checkpoints, of which the last is kept until the run is done; 0
+            for none; None for one a minute, or less often where it would cost more than a twentieth of
+            the time.
     """
 
     lr: float = 2e-5
@@ -83,6 +86,7 @@ class TrainConfig:
     max_length: int = 512
     precision: str = "auto"
     compile: str = field(default="auto", metadata=NOT_IDENTITY)
+    checkpoint_every: int | None = field(default=None, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         require_one_of("train.loss_on", self.loss_on, ("answer", "sequence"))
@@ -98,9 +102,9 @@ class TrainConfig:
         for name in (*positive, "max_grad_norm"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"train.{name}={value}: must be positive")
-        for name in ("warmup_steps", "weight_decay", "adam_epsilon"):
+        for name in ("warmup_steps", "weight_decay", "adam_epsilon", "checkpoint_every"):
             value = getattr(self, name)
-            require(0 <= value < math.inf, f"train.{name}={value}: must not be negative")
+            require(value is None or 0 <= value < math.inf, f"train.{name}={value}: must not be negative")
         for name in ("adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"train.{name}={value}: must be from 0 up to, not including, 1")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import get_scheduler
@@ -39,11 +40,13 @@ def train(
     seed: int,
     eos_id: int,
     penalty: Penalty | None = None,
+    attach: Callable[[torch.optim.Optimizer, Any], int] | None = None,
 ) -> Iterator[Step]:
     """Train in place and yield after every optimizer step.
 
     Args:
         penalty: what the method adds to the loss.
+        attach: takes the optimizer and its schedule, and says how many steps they have done already.
     Raises:
         RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
     """
@@ -58,9 +61,13 @@ def train(
     )
     total = config.total_steps(len(examples))
     scheduler = get_scheduler(config.lr_scheduler, optimizer, config.warmup_steps, total)
-    stream = batches(examples, config.batch_size, seed)
+    done = attach(optimizer, scheduler) if attach else 0
+    seen = done * config.gradient_accumulation_steps
+    stream = batches(examples, config.batch_size, seed, seen)
+    if penalty:
+        penalty.skip(seen)
     lm.train()
-    for number in range(1, total + 1):
+    for number in range(done + 1, total + 1):
         began = time.perf_counter()
         micro = [
             collate(next(stream), eos_id, config.loss_on) for _ in range(config.gradient_accumulation_steps)

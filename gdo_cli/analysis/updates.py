@@ -26,7 +26,11 @@ class UpdateTracker:
             if parameter.requires_grad and parameter.ndim == 2 and layer_index(name) is not None
         }
         self.start = {name: p.detach().clone() for name, p in self.matrices.items()}
-        self.last = self.start if not with_rank else {n: t.clone() for n, t in self.start.items()}
+        self.last = {name: t.clone() for name, t in self.start.items() if with_rank and _ranked(name)}
+
+    def state(self) -> dict[str, Tensor]:
+        """What cannot be had again from the prepared model: the matrices at the last look, by name."""
+        return {f"look.{name}": before for name, before in self.last.items()}
 
     def norms(self) -> list[dict[str, Any]]:
         """Per matrix: layer, module, Frobenius norm of the update since the start, absolute and
@@ -41,18 +45,20 @@ class UpdateTracker:
 
     def ranks(self) -> list[dict[str, Any]]:
         """Per gate and up matrix: ranks of its change since the last look; empty when not asked for."""
-        if not self.with_rank:
-            return []
         rows = []
-        for name, parameter in self.matrices.items():
-            if module_kind(name) in ("gate_proj", "up_proj", "fc1"):
-                rows.append(self._place(name) | matrix_ranks(parameter.detach() - self.last[name]))
-            self.last[name].copy_(parameter.detach())
+        for name, before in self.last.items():
+            now = self.matrices[name].detach()
+            rows.append(self._place(name) | matrix_ranks(now - before))
+            before.copy_(now)
         return rows
 
     @staticmethod
     def _place(name: str) -> dict[str, Any]:
         return {"layer": layer_index(name), "module": module_kind(name)}
+
+
+def _ranked(name: str) -> bool:
+    return module_kind(name) in ("gate_proj", "up_proj", "fc1")
 
 
 def matrix_ranks(delta: Tensor) -> dict[str, float]:

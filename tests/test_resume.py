@@ -1,0 +1,360 @@
+"""A run that was cut off goes on from its checkpoint, and ends in the same bits as one that was not."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_RUN, RunFactory
+
+from gdo_cli import checkpoints, experiment
+from gdo_cli.checkpoints import Checkpoint, Keeper, Unusable
+from gdo_cli.config import load_run
+from gdo_cli.results import CHECKPOINT, RunFolder, RunResult
+from gdo_cli.schema import RunConfig
+
+TIMES = {"wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes"}
+SHORT = ("replay", "lora")  # the others belong to the long form: make test-faults
+METHODS = {
+    "g_freeze": ["method=g_freeze", "layers=[1,2]"],
+    "sft": ["method=sft", "train.lr_scheduler=cosine", "train.warmup_steps=2"],
+    "attention_grow": ["method=attention_grow"],
+    "lora": ["method=lora", "+method.options.lora_dropout=0.3"],  # draws from torch's generator at every step
+    "replay": ["method=replay", "method.items=2", "train.gradient_accumulation_steps=2"],
+    "l2_sp": ["method=l2_sp", "train.max_grad_norm=1.0"],
+    "kl_to_base": ["method=kl_to_base", "evaluation.ranks=true"],
+    "g_train": ["method=g_train", "evaluation.ranks=true", "train.gradient_accumulation_steps=3"],
+    "bf16": ["method=g_freeze", "train.precision=bf16"],
+}
+STEPS = ("train.steps=6", "evaluation.every=3", "train.checkpoint_every=1", "train.lr=1e-2")
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the package may catch it."""
+
+
+def contents(result: RunResult) -> dict[str, Any]:
+    """Everything a run leaves behind, to the bit, its times and memory left out."""
+    record = {key: value for key, value in result.record.items() if key not in TIMES}
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in result.metrics]
+    predictions = gzip.decompress((result.path / "predictions.jsonl.gz").read_bytes())
+    weights = {
+        str(file.relative_to(result.path)): file.read_bytes() for file in result.path.rglob("*.safetensors")
+    }
+    record.pop("overrides")
+    return {"record": record, "metrics": lines, "predictions": predictions, "weights": weights}
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+    """End the process's work at the given call of a function, before it does anything."""
+    usual: Callable[..., Any] = getattr(owner, name)
+    calls = iter(range(1, call + 1))
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        if next(calls, call) == call:
+            raise Killed
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, killed)
+
+
+def cut_off(config: RunConfig, owner: Any, name: str, call: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, owner, name, call)
+        with pytest.raises(Killed):
+            experiment.run(config)
+
+
+def one_by_one(cases: dict[str, Any], short: tuple[str, ...]) -> list[Any]:
+    """Parameters with their names; all but a few are run by ``make test-faults`` alone."""
+    marks = {name: () if name in short else (pytest.mark.faults,) for name in cases}
+    return [pytest.param(case, id=name, marks=marks[name]) for name, case in cases.items()]
+
+
+@pytest.mark.parametrize("words", one_by_one(METHODS, SHORT))
+def test_a_run_that_was_cut_off_ends_in_the_same_bits(
+    tiny_run: RunFactory, tmp_path: Path, words: list[str]
+) -> None:
+    whole = experiment.run(tiny_run(*words, *STEPS, results_dir=tmp_path / "whole"))
+    config = tiny_run(*words, *STEPS, results_dir=tmp_path / "cut")
+    cut_off(config, experiment._Run, "log", 3)  # step 3 was computed, not yet noted
+    cut_off(config, experiment._Run, "log", 3)  # goes on after 2: this is step 5
+    assert contents(experiment.run(config)) == contents(whole)
+
+
+# Where a run can be cut off: the function at whose call it ends, and the call.
+MOMENTS = {
+    "before_anything_is_written": (experiment._Run, "begin", 1),
+    "first_evaluation": (experiment._Run, "evaluate", 1),
+    "second_evaluation": (experiment._Run, "evaluate", 2),
+    "last_evaluation": (experiment._Run, "evaluate", 3),
+    "before_a_checkpoint": (Keeper, "save", 4),
+    "in_a_checkpoint": (checkpoints, "save_file", 4),
+    "renaming": (Path, "replace", 3),
+    "predictions": (RunFolder, "save_predictions", 2),
+    "test_data": (experiment._Run, "final", 1),
+    "weights": (experiment, "save_trained", 1),
+    "result": (RunFolder, "seal", 1),
+    "after_the_result": (RunFolder, "tidy", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run of the tests below leaves behind when nothing happens to it."""
+    results = tmp_path_factory.mktemp("whole")
+    return contents(experiment.run(load_run([*TINY_RUN, *STEPS, f"results_dir={results}"])))
+
+
+@pytest.mark.parametrize("moment", one_by_one(MOMENTS, ("last_evaluation", "in_a_checkpoint", "result")))
+def test_it_does_not_matter_when_a_run_is_cut_off(
+    whole: dict[str, Any], tiny_run: RunFactory, moment: tuple[Any, str, int]
+) -> None:
+    cut_off(tiny_run(*STEPS), *moment)
+    result = experiment.run(tiny_run(*STEPS))
+    assert contents(result) == whole
+    left = {entry.name for entry in result.path.iterdir()}
+    assert left == {".lock", "config.yaml", "metrics.jsonl", "predictions.jsonl.gz", "result.json", "adapter"}
+
+
+def test_how_often_checkpoints_are_written_changes_nothing(
+    whole: dict[str, Any], tiny_run: RunFactory
+) -> None:
+    cut_off(tiny_run(*STEPS, "train.checkpoint_every=2"), experiment._Run, "log", 6)
+    assert contents(experiment.run(tiny_run(*STEPS, "train.checkpoint_every=0"))) == whole
+
+
+# --------------------------------------------------------------------------------------- what is told
+
+
+def steps_logged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that are computed from now on."""
+    done: list[int] = []
+    usual = experiment._Run.log
+    monkeypatch.setattr(experiment._Run, "log", lambda run, step: (done.append(step.step), usual(run, step)))
+    return done
+
+
+@pytest.fixture(scope="module")
+def cut_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("cut")
+    cut_off(load_run([*TINY_RUN, *STEPS, f"results_dir={results}"]), experiment._Run, "log", 4)
+    return results
+
+
+@pytest.fixture
+def cut(cut_once: Path, tiny_run: RunFactory, tmp_path: Path) -> RunConfig:
+    """A run that has a checkpoint of its step 3."""
+    shutil.copytree(cut_once, tmp_path, dirs_exist_ok=True)
+    return tiny_run(*STEPS)
+
+
+def test_only_the_steps_after_the_checkpoint_are_computed(
+    cut: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = steps_logged(monkeypatch)
+    result = experiment.run(cut)
+    assert done == [4, 5, 6]
+    assert "going on from step 3 of 6" in capsys.readouterr().err
+    assert result.record["train_seconds"] > 0
+
+
+def test_force_starts_again(cut: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = steps_logged(monkeypatch)
+    experiment.run(cut, force=True)
+    assert done == [1, 2, 3, 4, 5, 6]
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def flip_a_bit_of_the_header(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[content.index(b"train_seconds")] ^= 1
+    file.write_bytes(content)
+
+
+class Malice:
+    """Unpickling it writes a file."""
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (Path("pwned"), "x")
+
+
+def offer_a_pickle(file: Path) -> None:
+    file.write_bytes(pickle.dumps(Malice()))
+
+
+def offer_a_torch_file(file: Path) -> None:
+    torch.save(Malice(), file)
+
+
+def cut_the_metrics(file: Path) -> None:
+    metrics = file.with_name("metrics.jsonl")
+    metrics.write_bytes(metrics.read_bytes()[:100])
+
+
+def alter_the_metrics(file: Path) -> None:
+    metrics = file.with_name("metrics.jsonl")
+    metrics.write_bytes(metrics.read_bytes().replace(b"loss", b"gain", 1))
+
+
+def lose_the_metrics(file: Path) -> None:
+    file.with_name("metrics.jsonl").unlink()
+
+
+def another_torch(file: Path) -> None:
+    found = Checkpoint.read(file)
+    found.state["facts"]["versions"]["torch"] = "1.0"
+    kept = {name: tensor.clone() for name, tensor in found.tensors.items()}
+    Checkpoint(kept, found.state).write(file)
+
+
+DAMAGE = {
+    truncate: "cannot be read",
+    empty: "cannot be read",
+    flip_a_bit: "checksum is wrong",
+    flip_a_bit_of_the_header: "checksum is wrong",
+    offer_a_pickle: "cannot be read",
+    offer_a_torch_file: "cannot be read",
+    cut_the_metrics: "metrics.jsonl is not what it was",
+    alter_the_metrics: "metrics.jsonl is not what it was",
+    lose_the_metrics: "metrics.jsonl is not what it was",
+    another_torch: "made with other versions",
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.items(), ids=lambda v: getattr(v, "__name__", ""))
+def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(
+    cut: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(cut)
+    facts = Checkpoint.read(folder.path / CHECKPOINT).state["facts"]
+    assert Keeper(folder, facts, None).find() is not None
+    damage(folder.path / CHECKPOINT)
+    assert Keeper(folder, facts, None).find() is None
+    said = capsys.readouterr().err
+    assert f"{CHECKPOINT} is of no use" in said
+    assert reason in said
+    assert not Path("pwned").exists()
+
+
+def test_without_a_checkpoint_that_can_be_used_the_run_starts_again(
+    cut: RunConfig, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip_a_bit(RunFolder(cut).path / CHECKPOINT)
+    done = steps_logged(monkeypatch)
+    assert contents(experiment.run(cut)) == whole
+    assert done == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_of_other_code_is_not_used(
+    cut: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(experiment, "code_sha256", lambda: "0" * 64)
+    done = steps_logged(monkeypatch)
+    experiment.run(cut)
+    assert "made with other code" in capsys.readouterr().err
+    assert done[0] == 1
+
+
+def test_a_checkpoint_of_another_machine_is_used_with_a_warning(
+    cut: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = experiment.describe_machine
+    monkeypatch.setattr(experiment, "describe_machine", lambda device: usual(device) | {"cores": 999})
+    done = steps_logged(monkeypatch)
+    experiment.run(cut)
+    assert "begun on another machine" in capsys.readouterr().err
+    assert done[0] == 4
+
+
+# ------------------------------------------------------------------------------------------- the file
+
+
+def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path) -> None:
+    tensors = {
+        "nan": torch.tensor([float("nan"), float("-inf"), -0.0, 1e-45]),
+        "scalar": torch.tensor(3.0),
+        "half": torch.randn(3, 5).bfloat16(),
+        "none": torch.empty(0),
+    }
+    written = Checkpoint(tensors, {"rate": 0.1 + 0.2, "words": ["é"]})
+    written.write(tmp_path / "a")
+    found = Checkpoint.read(tmp_path / "a")
+    assert found.state == written.state
+    for name, tensor in tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert found.tensors[name].reshape(-1).view(torch.uint8).tolist() == (
+            tensor.reshape(-1).view(torch.uint8).tolist()
+        )
+
+
+@pytest.mark.parametrize("place", range(0, 1000, 37))
+def test_a_bit_that_is_flipped_anywhere_is_noticed(tmp_path: Path, place: int) -> None:
+    file = tmp_path / "a"
+    Checkpoint({"a": torch.arange(100.0)}, {"b": list(range(50))}).write(file)
+    content = bytearray(file.read_bytes())
+    content[place * len(content) // 1000] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(Unusable):
+        Checkpoint.read(file)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    whole: dict[str, Any],
+    tiny_run: RunFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    assert contents(experiment.run(tiny_run(*STEPS))) == whole
+    assert "step 6: no checkpoint could be written" in capsys.readouterr().err
+
+
+def test_by_default_checkpoints_cost_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    keeper = Keeper(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"])), {}, None)
+    saved: list[float] = []
+
+    def save(_: int) -> bool:
+        saved.append(now[0])
+        now[0] += 10
+        keeper.written, keeper.cost = now[0], 10.0
+        return True
+
+    monkeypatch.setattr(keeper, "save", save)
+    for step in range(200):
+        now[0] += 7
+        keeper.after(step)
+    assert saved[0] == 63
+    assert 0.04 < 10 * len(saved) / now[0] <= 0.05
