@@ -84,7 +84,8 @@ def _crc32(tensors: dict[str, Tensor], state: str) -> int:
     crc = zlib.crc32(state.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), crc)
+        raw: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(raw, crc)
     return crc
 
 
@@ -103,6 +104,7 @@ class Keeper:
         self.every = every
         self.file = folder.path / CHECKPOINT
         self.found: Checkpoint | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self.written = time.monotonic()
         self.cost = 0.0
         self.own: Callable[[], dict[str, Any]] = dict
@@ -165,7 +167,7 @@ class Keeper:
 
     def after(self, step: int, stopping: bool = False) -> bool:
         """Write a checkpoint after a step if it is time; True if it stands."""
-        if self.every == 0:
+        if self.every == 0 or self.optimizer is None:
             return False
         if stopping or (step % self.every == 0 if self.every else self.due()):
             return self.save(step)
@@ -187,6 +189,7 @@ class Keeper:
         return True
 
     def _collect(self, step: int) -> Checkpoint:
+        assert self.optimizer is not None
         optimizer = self.optimizer.state_dict()
         tensors = {f"run.{name}": tensor for name, tensor in self.named().items()}
         tensors |= {f"optimizer.{i}.{key}": t for i, s in optimizer["state"].items() for key, t in s.items()}

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gdo_cli.errors import RunFailed, UserError
+from gdo_cli.stopping import Stopped
 
 app = typer.Typer(
     name="gdo",
@@ -29,7 +30,7 @@ Overrides = Annotated[
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="Folder of your own YAML, laid out like conf/.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Run again even if the run is done.")]
+Force = Annotated[bool, typer.Option("--force", help="Start again even if the run is done or begun.")]
 Results = Annotated[
     Path, typer.Option("--results", envvar="GDO_RESULTS_DIR", help="Folder that holds runs/ and figures/.")
 ]
@@ -37,7 +38,7 @@ Results = Annotated[
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """A user's mistake is one message and exit code 2; a failed run, one message and 1."""
+    """A user's mistake is one message and exit code 2; a failed run, one message and 1; a signal, its own."""
     try:
         yield
     except UserError as error:
@@ -46,6 +47,11 @@ def messages() -> Iterator[None]:
     except RunFailed as error:
         typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
+    except Stopped as stopped:
+        typer.secho(str(stopped), err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(stopped.code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -53,7 +59,7 @@ def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Forc
     """Fine-tune one model on one task with one method, measuring retention along the way.
 
     Groups: model, task, method, data, train, probe, experiment ([b]gdo options[/b] lists them). A
-    finished run is not repeated.
+    finished run is not repeated; one that was interrupted goes on from its last checkpoint.
     """
     with messages():
         from gdo_cli.config import load_run

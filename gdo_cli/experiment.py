@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from gdo_cli.analysis.layers import Choice, choose_layers
@@ -27,6 +27,8 @@ from gdo_cli.device import (
 )
 from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.evaluation import Evaluation, Suite
+from gdo_cli.failures import enough_memory, marked
+from gdo_cli.guards import answer_logits, check_forward, check_preserved
 from gdo_cli.material import Material, read_material
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
@@ -35,18 +37,18 @@ from gdo_cli.progress import Reporter, note, warn
 from gdo_cli.provenance import code_sha256, code_state, versions
 from gdo_cli.results import RunFolder, RunResult
 from gdo_cli.schema import RunConfig, identity
-from gdo_cli.scoring import AnswerLM, pad
-from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.scoring import AnswerLM
+from gdo_cli.stopping import Stop, Stopped, stoppable
+from gdo_cli.tokens import Encoder
 from gdo_cli.tracking import Mirror
 from gdo_cli.training import Step, train
 from gdo_cli.weights import save_trained
 
-# Growth by k = 2 is exact. Other factors round: 1/k is no binary fraction, and a relative error of
-# 2^-8 (bf16) or 2^-23 (fp32) a product adds up over the layers.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
-# In fp32, torch computes the elements of an activation that fill no vector register with other code,
-# and which those are depends on the number of threads: 1e-7 to 1e-6 in the logits. bf16 hides it.
-EXACT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.0}  # times the largest logit
+SMALLER_BATCH = (
+    "lower train.batch_size, and raise train.gradient_accumulation_steps by the same factor, or lower "
+    "train.max_length"
+)
+SMALLER_EVALUATION = "lower evaluation.token_budget"
 LOCAL = ("results_dir", "data.dir", "wandb")  # overrides that say where, not what
 
 
@@ -66,7 +68,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     config.method.check(config)
     if config.data.source == "sample":
         warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
-    with folder.lock():
+    with folder.lock(), stoppable() as stop:
         if not force and (finished := folder.load()) is not None:
             return finished  # another process finished it while this one waited
         material = read_material(config)
@@ -74,16 +76,26 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         choice = choose_layers(config, loaded.model, run)
         if force:
             folder.clear()
-        return _Run(config, folder, material, loaded, choice).complete()
+        started = _Run(config, folder, material, loaded, choice, stop)
+        with marked(folder, started.where):
+            return started.complete()
 
 
 class _Run:
     """The state of a run between its stages."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, material: Material, loaded: Loaded, choice: Choice
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        material: Material,
+        loaded: Loaded,
+        choice: Choice,
+        stop: Stop,
     ) -> None:
         self.config = config
+        self.stop = stop
+        self.stage = "preparing"
         self.choice = choice
         self.folder = folder
         self.began = time.perf_counter()
@@ -115,21 +127,37 @@ class _Run:
         ):
             self.mirror, self.reporter = mirror, reporter
             penalty = self.penalty(lm)
-            self.begin(lm)
-            self.evaluate_if_due(lm)
-            for step in self.steps(lm, penalty):
-                self.log(step)
-                self.keeper.after(step.step)
+            with self.stop.patiently():
+                self.begin(lm)
                 self.evaluate_if_due(lm)
-            final = self.final(lm)
-            self.folder.save_predictions(final.predictions)
-            if self.config.save_weights:
-                save_trained(lm.model, self.folder.path)
-            return self.folder.seal(self.record(final))
+                for step in self.steps(lm, penalty):
+                    self.log(step)
+                    self.keeper.after(step.step, self.stop.asked is not None)
+                    self.stop.check()
+                    self.evaluate_if_due(lm)
+                return self.finish(lm)
+
+    def finish(self, lm: AnswerLM) -> RunResult:
+        final = self.final(lm)
+        self.stage = "writing results"
+        self.folder.save_predictions(final.predictions)
+        if self.config.save_weights:
+            save_trained(lm.model, self.folder.path)
+        return self.folder.seal(self.record(final))
+
+    def where(self) -> str:
+        """How far the run is, for messages: ``evaluating after step 50 of 300``."""
+        return f"{self.stage} after step {self.so_far['step']} of {self.total_steps}"
+
+    def next_step(self) -> str:
+        longest = max(len(example) for example in self.suite.train) + 1
+        batch = f"{self.config.train.batch_size} examples of up to {longest} tokens"
+        return f"step {self.so_far['step'] + 1} of {self.total_steps} ({batch})"
 
     def begin(self, lm: AnswerLM) -> None:
         """Start a new folder, or take up what a checkpoint holds."""
         if found := self.keeper.find():
+            self.folder.begin_again()
             self.so_far = found["so_far"]
             note(f"going on from step {self.so_far['step']} of {self.total_steps}")
             if found["machine"] != describe_machine(self.device):
@@ -158,7 +186,11 @@ class _Run:
         config, eos_id = self.config, self.encoder.eos_id
         if not config.method.trains:
             return
-        with compiled(lm.model, config.train.compile, self.total_steps):
+        self.stage = "training"
+        with (
+            enough_memory(self.next_step, SMALLER_BATCH),
+            compiled(lm.model, config.train.compile, self.total_steps),
+        ):
             yield from train(
                 lm, self.suite.train, config.train, config.seed, eos_id, penalty, self.keeper.attach
             )
@@ -171,7 +203,7 @@ class _Run:
         base_lm = AnswerLM(self.base, self.dtype)
         self.suite.remember_base(base_lm)
         prompts = self.suite.check_prompts()
-        before = _logits(base_lm, prompts)
+        before = answer_logits(base_lm, prompts)
         check_forward(base_lm, prompts)
         n_base = sum(p.numel() for p in text_parameters(self.base).values())
         try:
@@ -184,7 +216,7 @@ class _Run:
         lm = AnswerLM(model, self.dtype)
         if self.config.method.preserves:
             try:
-                after = _logits(lm, prompts)
+                after = answer_logits(lm, prompts)
             except RuntimeError as error:  # e.g. attention that does not read its heads off the widths
                 kind = type(self.base).__name__
                 raise UserError(
@@ -206,24 +238,39 @@ class _Run:
 
     def evaluate_if_due(self, lm: AnswerLM) -> None:
         step = self.so_far["step"]
-        if step % self.config.evaluation.every == 0 or step == self.total_steps:
-            self.evaluate(lm, step)
+        if step % self.config.evaluation.every and step != self.total_steps:
+            return
+        self.stage = "evaluating"
+        try:
+            with enough_memory(self.where, SMALLER_EVALUATION):
+                self.evaluate(lm, step)
+        except Stopped:
+            self.keeper.after(step, stopping=True)
+            raise
+        self.stage = "training"
 
     def evaluate(self, lm: AnswerLM, step: int) -> None:
         """Measure on validation data; at step 0 this is the base model's own evaluation."""
 
         def measure() -> Evaluation:
-            return self.suite.evaluate(lm, "validation", self.reporter.advance)
+            return self.suite.evaluate(lm, "validation", self.advance)
 
         untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
         evaluation = base_evaluation(self.suite, self.base_facts(), measure) if untouched else measure()
         self.last = evaluation
+        if not math.isfinite(loss := evaluation.metrics.get("task/loss", 0.0)):
+            raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
         self.reporter.evaluation(step, evaluation.metrics)
         self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
         for row in self.updates.ranks() if step else ():
             self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)
         self.mirror.log(step, evaluation.metrics)
+
+    def advance(self, part: str, n: int, total: int) -> None:
+        """Progress of an evaluation, which may be stopped here."""
+        self.stop.check()
+        self.reporter.advance(part, n, total)
 
     def base_facts(self) -> dict[str, Any]:
         """What decides the base model's numbers beside the items: weights, precision, machine, torch."""
@@ -233,7 +280,9 @@ class _Run:
 
     def final(self, lm: AnswerLM) -> Evaluation:
         """The task on test data; the probes are those of the last step, which are the same items."""
-        test = self.suite.evaluate_task(lm, "test", self.reporter.advance)
+        self.stage = "evaluating on test data"
+        with enough_memory(self.where, SMALLER_EVALUATION):
+            test = self.suite.evaluate_task(lm, "test", self.advance)
         probes = {key: value for key, value in self.last.metrics.items() if not key.startswith("task/")}
         self.reporter.evaluation("final", test.metrics)
         rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
@@ -279,51 +328,6 @@ class _Run:
             "versions": versions(),
             "code": self.code,
         }
-
-
-# ------------------------------------------------------------------------------------- the guards
-
-
-@torch.no_grad()
-def _logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
-    """Logits wherever an answer token is predicted, (N, V)."""
-    lm.eval()
-    rows = [p.context + p.continuation for p in prompts]
-    width = max(map(len, rows))
-    places = [b * width + t for b, p in enumerate(prompts) for t in range(len(p.context) - 1, len(p))]
-    lengths = [len(row) for row in rows]
-    return lm(pad(rows).to(lm.device), torch.tensor(places, device=lm.device), lengths)
-
-
-@torch.no_grad()
-def check_forward(lm: AnswerLM, prompts: list[Encoded]) -> None:
-    """Answer-only logits must be what the model's own forward gives (heads differ by family)."""
-    ids = torch.tensor([prompts[0].context], device=lm.device)
-    with lm.autocast():
-        own = lm.model(input_ids=ids).logits[0, -1].float()
-    ours = _logits(lm, prompts[:1])[0]
-    worst = float((own - ours).abs().max())
-    if worst > TOLERANCE[lm.compute_dtype] * max(1.0, float(own.abs().max()) / 10):
-        raise RunFailed(
-            f"{type(lm.model).__name__}: logits computed for answers alone differ from the model's own by "
-            f"{worst:.2g}; its head does more than gdo knows of"
-        )
-
-
-def check_preserved(before: Tensor, after: Tensor, exact: bool, dtype: torch.dtype) -> None:
-    """The grown model must compute what the base computes, on real prompts, before step 0.
-
-    Raises:
-        RunFailed: it does not.
-    """
-    worst = float((before - after).abs().max())
-    allowed = EXACT_TOLERANCE[dtype] * float(before.abs().max()) if exact else TOLERANCE[dtype]
-    if not worst <= allowed:
-        raise RunFailed(
-            f"the prepared model differs from the base by up to {worst:.3g} in its logits ({allowed:g} "
-            "allowed): the method does not preserve this model's function"
-        )
-    note(f"function preserved: largest difference of logits {worst:g}")
 
 
 def end_ids(model: PreTrainedModel) -> list[int]:

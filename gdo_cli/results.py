@@ -5,6 +5,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     metrics.jsonl       every step and every evaluation, as they came
     predictions.jsonl.gz  item by item, of the last evaluation
     result.json         written last, by rename: where it stands, the run is complete
+    failed.json         why the last attempt failed, until the next one
     checkpoint.safetensors  what an unfinished run goes on from
     adapter/ or trained/  the trained weights (never in git)
 """
@@ -16,9 +17,10 @@ import gzip
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +32,7 @@ from gdo_cli.errors import UserError, suggest
 from gdo_cli.schema import RunConfig, identity
 
 WEIGHTS = ("adapter", "trained")
+FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.safetensors"
 TASK_SCORES = ("task/exact_match", "task/bleu")
 
@@ -163,6 +166,25 @@ class RunFolder:
         if len(content) != measured["bytes"] or zlib.crc32(content) != measured["crc32"]:
             raise ValueError(f"{file.name} is not what it was")
         write_atomically(file, content)
+
+    def fail(self, message: str) -> None:
+        """Mark the run as failed; what it has measured so far stays."""
+        content = json.dumps({"error": message, "time": time.time()}, ensure_ascii=False) + "\n"
+        with suppress(OSError):  # the disk may be what failed
+            write_atomically(self.path / FAILURE, content.encode())
+
+    def failure(self) -> str | None:
+        """Why the last attempt failed, if it did."""
+        try:
+            return str(json.loads((self.path / FAILURE).read_text("utf-8"))["error"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return "for a reason that cannot be read"
+
+    def begin_again(self) -> None:
+        """Take the mark of failure off a run that goes on."""
+        (self.path / FAILURE).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Drop what only an unfinished run needs."""

@@ -75,13 +75,14 @@ def train(
         loss, added = _backward(lm, micro, penalty)
         if not math.isfinite(loss + added):
             raise RunFailed(
-                f"step {number}: the loss is {loss + added}; lower train.lr={config.lr} or set "
-                "train.max_grad_norm"
+                f"step {number}: the loss is {loss + added} on {_described(micro)}; lower "
+                f"train.lr={config.lr}, or set train.max_grad_norm"
             )
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise RunFailed(
-                f"step {number}: the gradient is not finite (loss {loss:.3g}); lower train.lr={config.lr}"
+                f"step {number}: the gradient is not finite on {_described(micro)} (loss {loss:.3g}); "
+                f"lower train.lr={config.lr}"
             )
         if config.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
@@ -92,6 +93,11 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(sum(b.lengths) for b in micro)
         yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
+
+
+def _described(micro: list[Batch]) -> str:
+    lengths = [length for batch in micro for length in batch.lengths]
+    return f"a batch of {len(lengths)} examples, the longest of {max(lengths)} tokens"
 
 
 def _backward(lm: AnswerLM, micro: list[Batch], penalty: Penalty | None) -> tuple[float, float]:

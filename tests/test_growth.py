@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from gdo_cli.device import hold_weights
-from gdo_cli.experiment import TOLERANCE, check_preserved
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.architecture import find_decoder, mlp_projections
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.guards import TOLERANCE, check_preserved
 from gdo_cli.methods import Method, add_adapter
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze, GTrain, OutputMix, ZeroInit

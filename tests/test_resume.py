@@ -16,8 +16,10 @@ from conftest import TINY_RUN, RunFactory
 from gdo_cli import checkpoints, experiment
 from gdo_cli.checkpoints import Checkpoint, Keeper, Unusable
 from gdo_cli.config import load_run
+from gdo_cli.device import describe_machine
 from gdo_cli.results import CHECKPOINT, RunFolder, RunResult
 from gdo_cli.schema import RunConfig
+from gdo_cli.training import Step
 
 TIMES = {"wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes"}
 SHORT = ("replay", "lora")  # the others belong to the long form: make test-faults
@@ -137,7 +139,12 @@ def steps_logged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that are computed from now on."""
     done: list[int] = []
     usual = experiment._Run.log
-    monkeypatch.setattr(experiment._Run, "log", lambda run, step: (done.append(step.step), usual(run, step)))
+
+    def log(run: Any, step: Step) -> None:
+        done.append(step.step)
+        usual(run, step)
+
+    monkeypatch.setattr(experiment._Run, "log", log)
     return done
 
 
@@ -284,7 +291,7 @@ def test_a_checkpoint_of_other_code_is_not_used(
 def test_a_checkpoint_of_another_machine_is_used_with_a_warning(
     cut: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = experiment.describe_machine
+    usual = describe_machine
     monkeypatch.setattr(experiment, "describe_machine", lambda device: usual(device) | {"cores": 999})
     done = steps_logged(monkeypatch)
     experiment.run(cut)
@@ -344,6 +351,7 @@ def test_by_default_checkpoints_cost_a_small_share_of_the_time(
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     keeper = Keeper(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"])), {}, None)
+    keeper.optimizer = torch.optim.SGD([torch.zeros(1)])
     saved: list[float] = []
 
     def save(_: int) -> bool:

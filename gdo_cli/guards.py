@@ -1,0 +1,60 @@
+"""What must hold before a run may start: the logits are the model's own, and the method left them alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gdo_cli.errors import RunFailed
+from gdo_cli.progress import note
+from gdo_cli.scoring import AnswerLM, pad
+from gdo_cli.tokens import Encoded
+
+# Growth by k = 2 is exact. Other factors round: 1/k is no binary fraction, and a relative error of
+# 2^-8 (bf16) or 2^-23 (fp32) a product adds up over the layers.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+# In fp32, torch computes the elements of an activation that fill no vector register with other code,
+# and which those are depends on the number of threads: 1e-7 to 1e-6 in the logits. bf16 hides it.
+EXACT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.0}  # times the largest logit
+
+
+@torch.no_grad()
+def answer_logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
+    """Logits wherever an answer token is predicted, (N, V)."""
+    lm.eval()
+    rows = [p.context + p.continuation for p in prompts]
+    width = max(map(len, rows))
+    places = [b * width + t for b, p in enumerate(prompts) for t in range(len(p.context) - 1, len(p))]
+    lengths = [len(row) for row in rows]
+    return lm(pad(rows).to(lm.device), torch.tensor(places, device=lm.device), lengths)
+
+
+@torch.no_grad()
+def check_forward(lm: AnswerLM, prompts: list[Encoded]) -> None:
+    """Answer-only logits must be what the model's own forward gives (heads differ by family)."""
+    ids = torch.tensor([prompts[0].context], device=lm.device)
+    with lm.autocast():
+        own = lm.model(input_ids=ids).logits[0, -1].float()
+    ours = answer_logits(lm, prompts[:1])[0]
+    worst = float((own - ours).abs().max())
+    if worst > TOLERANCE[lm.compute_dtype] * max(1.0, float(own.abs().max()) / 10):
+        raise RunFailed(
+            f"{type(lm.model).__name__}: logits computed for answers alone differ from the model's own by "
+            f"{worst:.2g}; its head does more than gdo knows of"
+        )
+
+
+def check_preserved(before: Tensor, after: Tensor, exact: bool, dtype: torch.dtype) -> None:
+    """The grown model must compute what the base computes, on real prompts, before step 0.
+
+    Raises:
+        RunFailed: it does not.
+    """
+    worst = float((before - after).abs().max())
+    allowed = EXACT_TOLERANCE[dtype] * float(before.abs().max()) if exact else TOLERANCE[dtype]
+    if not worst <= allowed:
+        raise RunFailed(
+            f"the prepared model differs from the base by up to {worst:.3g} in its logits ({allowed:g} "
+            "allowed): the method does not preserve this model's function"
+        )
+    note(f"function preserved: largest difference of logits {worst:g}")
