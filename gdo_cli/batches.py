@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gdo_cli.scoring import pad
+from gdo_cli.schema import TrainConfig
+from gdo_cli.scoring import by_length, pad
 from gdo_cli.tokens import Encoded
 
 
@@ -50,6 +51,19 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
             targets.append(row[t])
     lengths, prompts = [len(row) for row in rows], [len(e.context) for e in examples]
     return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
+
+
+def step_batches(stream: Iterator[list[Encoded]], config: TrainConfig, eos_id: int) -> list[Batch]:
+    """The examples of one optimizer step, in the parts that go through the model together.
+
+    Which examples they are does not depend on ``token_budget``, only how they are put together.
+    """
+    parts = [next(stream) for _ in range(config.gradient_accumulation_steps)]
+    if config.token_budget is not None:
+        examples = [example for part in parts for example in part]
+        together = by_length([len(e) + 1 for e in examples], config.token_budget)
+        parts = [[examples[i] for i in indices] for indices in together]
+    return [collate(part, eos_id, config.loss_on) for part in parts]
 
 
 def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:

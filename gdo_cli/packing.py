@@ -8,7 +8,7 @@ attention runs on each sequence by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -49,7 +49,7 @@ def run_packed(
     before = [lengths[p] if p >= 0 else 0 for p in parents]
     ids = [token for segment in segments for token in segment]
     places = [start + t for start, n in zip(before, lengths, strict=True) for t in range(n)]
-    with _packed_attention(decoder.config):
+    with _attending(decoder.config, _NAME):
         hidden: Tensor = decoder(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([places], device=device),
@@ -66,10 +66,17 @@ def packed_places(positions_N: Tensor, width: int, lengths: Sequence[int]) -> Te
     return starts[positions_N // width] + positions_N % width
 
 
+def attention_of_forward(model: PreTrainedModel) -> tuple[AbstractContextManager[None], ...]:
+    """For a checkpointed layer: what to run it in, and what to run it in again for backward, when the
+    model's own attention is back in its place (``context_fn`` of ``torch.utils.checkpoint``)."""
+    config = model.get_decoder().config
+    return nullcontext(), _attending(config, config._attn_implementation)
+
+
 @contextmanager
-def _packed_attention(config: Any) -> Iterator[None]:
+def _attending(config: Any, implementation: str) -> Iterator[None]:
     before = config._attn_implementation
-    config._attn_implementation = _NAME
+    config._attn_implementation = implementation
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from gdo_cli.frozenprefix import FrozenPrefix
 from gdo_cli.packing import can_pack, packed_places, run_packed
 from gdo_cli.prefixes import packs, shared_prefixes
 from gdo_cli.tokens import Encoded, Encoder
@@ -42,6 +44,7 @@ class AnswerLM(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self._head = Head(compute_dtype)
+        self.prefix: FrozenPrefix | None = None  # what is kept of lower layers, while training
 
     @property
     def device(self) -> torch.device:
@@ -67,15 +70,17 @@ class AnswerLM(nn.Module):
         """
         decoder = self.model.get_decoder()
         self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
-        if lengths is not None and past is None and len(lengths) > 1 and can_pack(self.model):
-            places = packed_places(positions_N, input_ids_BT.shape[1], lengths)
-            rows = [row[:n].tolist() for row, n in zip(input_ids_BT, lengths, strict=True)]
-            return run_packed(decoder, rows, [-1] * len(rows), self.device)[places]
-        hidden_BTD: Tensor = decoder(
-            input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None
-        )[0]
-        # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
-        return hidden_BTD.flatten(0, 1)[positions_N]
+        if lengths is None or past is not None:
+            out = decoder(input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None)
+            # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
+            return out[0].flatten(0, 1)[positions_N]
+        rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
+        packed = len(rows) > 1 and can_pack(self.model)
+        with self.prefix.serving(rows, packed) if self.prefix and self.training else nullcontext():
+            if not packed:
+                return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[positions_N]
+            hidden_TD = run_packed(decoder, rows, [-1] * len(rows), self.device)
+        return hidden_TD[packed_places(positions_N, input_ids_BT.shape[1], lengths)]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Vocabulary logits in fp32, (N, V)."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import get_scheduler
 
-from gdo_cli.batches import Batch, batches, collate
+from gdo_cli.batches import Batch, batches, step_batches
 from gdo_cli.errors import RunFailed
+from gdo_cli.frozenprefix import frozen_prefix
+from gdo_cli.packing import attention_of_forward
 from gdo_cli.penalties import Penalty
 from gdo_cli.schema import TrainConfig
 from gdo_cli.scoring import AnswerLM
@@ -67,37 +72,65 @@ def train(
     if penalty:
         penalty.skip(seen)
     lm.train()
-    for number in range(done + 1, total + 1):
-        began = time.perf_counter()
-        micro = [
-            collate(next(stream), eos_id, config.loss_on) for _ in range(config.gradient_accumulation_steps)
-        ]
-        loss, added = _backward(lm, micro, penalty)
-        if not math.isfinite(loss + added):
-            raise RunFailed(
-                f"step {number}: the loss is {loss + added} on {_described(micro)}; lower "
-                f"train.lr={config.lr}, or set train.max_grad_norm"
-            )
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise RunFailed(
-                f"step {number}: the gradient is not finite on {_described(micro)} (loss {loss:.3g}); "
-                f"lower train.lr={config.lr}"
-            )
-        if config.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
-        rate = scheduler.get_last_lr()[0]
-        optimizer.step()
-        lm.weights_changed()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        tokens = sum(sum(b.lengths) for b in micro)
-        yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
+    with _memory_and_time(lm, config):
+        for number in range(done + 1, total + 1):
+            began = time.perf_counter()
+            micro = step_batches(stream, config, eos_id)
+            loss, added = _backward(lm, micro, penalty)
+            norm = _checked(number, micro, loss, added, parameters, config)
+            if config.max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
+            rate = scheduler.get_last_lr()[0]
+            optimizer.step()
+            lm.weights_changed()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens = sum(sum(b.lengths) for b in micro)
+            yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
+
+
+def _checked(
+    number: int,
+    micro: list[Batch],
+    loss: float,
+    added: float,
+    parameters: list[nn.Parameter],
+    config: TrainConfig,
+) -> Tensor:
+    """The global gradient norm, of a step that can be taken."""
+    if not math.isfinite(loss + added):
+        raise RunFailed(
+            f"step {number}: the loss is {loss + added} on {_described(micro)}; lower "
+            f"train.lr={config.lr}, or set train.max_grad_norm"
+        )
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not torch.isfinite(norm):
+        raise RunFailed(
+            f"step {number}: the gradient is not finite on {_described(micro)} (loss {loss:.3g}); "
+            f"lower train.lr={config.lr}"
+        )
+    return norm
 
 
 def _described(micro: list[Batch]) -> str:
     lengths = [length for batch in micro for length in batch.lengths]
     return f"a batch of {len(lengths)} examples, the longest of {max(lengths)} tokens"
+
+
+@contextmanager
+def _memory_and_time(lm: AnswerLM, config: TrainConfig) -> Iterator[None]:
+    """What trades one for the other: activations made again for backward, or kept from epoch to epoch."""
+    lm.prefix = frozen_prefix(lm.model, config.prefix_cache_gib)
+    if config.gradient_checkpointing:
+        again = partial(attention_of_forward, lm.model)
+        lm.model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+    try:
+        with lm.prefix.used() if lm.prefix else nullcontext():
+            yield
+    finally:
+        lm.prefix = None
+        if config.gradient_checkpointing:
+            lm.model.activation_checkpointing_disable()
 
 
 def _backward(lm: AnswerLM, micro: list[Batch], penalty: Penalty | None) -> tuple[float, float]:

@@ -8,18 +8,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from gdo_cli.errors import require, require_one_of
+from gdo_cli.errors import UserError, require, require_one_of
 from gdo_cli.methods.sft import SFT
 from gdo_cli.tasks import Dataset
 
 if TYPE_CHECKING:
     from gdo_cli.penalties import Penalty
+    from gdo_cli.schema import RunConfig
     from gdo_cli.scoring import AnswerLM
     from gdo_cli.tokens import Encoded
 
 
 @dataclass(frozen=True)
-class L2SP(SFT):
+class Penalized(SFT):
+    """Full fine-tuning with something added to each batch's loss."""
+
+    def check(self, run: RunConfig) -> None:
+        if run.train.token_budget is not None:  # parts of different sizes would count alike
+            raise UserError(
+                f"train.token_budget={run.train.token_budget}: not with method={run.name['method']}, whose "
+                "penalty is one of whole batches; use train.batch_size and train.gradient_accumulation_steps"
+            )
+
+
+@dataclass(frozen=True)
+class L2SP(Penalized):
     """Full fine-tuning with ½·α·‖θ - θ₀‖² added to the loss (L2-SP; Xuhong Li et al., 2018).
 
     Attributes:
@@ -39,7 +52,7 @@ class L2SP(SFT):
 
 
 @dataclass(frozen=True)
-class KLToBase(SFT):
+class KLToBase(Penalized):
     """Full fine-tuning with β·KL(base ‖ model) on the new task's own texts added to the loss.
 
     On prompts it is learning without forgetting (Li & Hoiem, 2017) with the base's own predictions of
@@ -65,7 +78,7 @@ class KLToBase(SFT):
 
 
 @dataclass(frozen=True)
-class Replay(SFT):
+class Replay(Penalized):
     """Full fine-tuning with general text beside every batch, standing in for the pre-training data.
 
     The loss is the task's plus ``weight`` times the text's, each a mean over its own tokens.

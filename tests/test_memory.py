@@ -1,0 +1,118 @@
+"""Claims about trading time for memory: parts of a token budget, layers computed again, a kept prefix."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import bits, random_queries, tiny_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from gdo_cli import scoring
+from gdo_cli.batches import batches, step_batches
+from gdo_cli.frozenprefix import FrozenPrefix, lowest_training
+from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.methods import Method
+from gdo_cli.methods.grow import GFreeze
+from gdo_cli.methods.partial import Partial
+from gdo_cli.methods.sft import SFT
+from gdo_cli.schema import TrainConfig
+from gdo_cli.scoring import AnswerLM
+from gdo_cli.training import Step, train
+
+QUERIES = random_queries(9)
+
+
+def trained(model: PreTrainedModel, **settings: object) -> list[Step]:
+    values = {"lr": 1e-3, "steps": 6, "batch_size": 4, "adam_epsilon": 1e-3} | settings
+    config = TrainConfig(**values)  # type: ignore[arg-type]
+    return list(train(AnswerLM(model, torch.float32), QUERIES, config, 0, 1))
+
+
+def assert_same(one: nn.Module, other: nn.Module) -> None:
+    for (name, weight), twin in zip(bits(one).items(), bits(other).values(), strict=True):
+        torch.testing.assert_close(weight, twin, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_token_budget_changes_no_step(budget: int, accumulation: int) -> None:
+    whole, parts = SFT().prepare(tiny_model("gemma3"), None), SFT().prepare(tiny_model("gemma3"), None)
+    expected = trained(whole, gradient_accumulation_steps=accumulation)
+    found = trained(parts, gradient_accumulation_steps=accumulation, token_budget=budget)
+    assert [s.tokens for s in found] == [s.tokens for s in expected]
+    assert [s.loss for s in found] == pytest.approx([s.loss for s in expected], abs=1e-5)
+    assert_same(parts, whole)
+
+
+def test_parts_are_of_similar_length_and_within_the_budget() -> None:
+    config = TrainConfig(batch_size=8, gradient_accumulation_steps=2, token_budget=60)
+    parts = step_batches(batches(QUERIES, 8, 0), config, 1)
+    assert sum(len(part.lengths) for part in parts) == 16
+    assert all(part.input_ids_BT.numel() <= 60 for part in parts)
+    longest = [max(part.lengths) for part in parts]
+    assert longest == sorted(longest, reverse=True)
+    assert all(max(b.lengths) <= min(a.lengths) for a, b in pairwise(parts))
+
+
+@pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_layers_computed_again_train_the_same(family: str, method: Method) -> None:
+    plain = method.prepare(tiny_model(family), None)
+    again = copy.deepcopy(plain)
+    runs = []
+    list(find_decoder(again).layers)[1].get_submodule("mlp").register_forward_pre_hook(
+        lambda *_: runs.append(1)
+    )
+    expected = trained(plain)
+    assert [s.loss for s in trained(again, gradient_checkpointing=True)] == [s.loss for s in expected]
+    assert_same(again, plain)
+    assert len(runs) == 2 * 6
+    again(torch.tensor([[5, 6]]))  # as it was before
+    assert len(runs) == 2 * 6 + 1
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("method", [GFreeze(), Partial("mlp")], ids=lambda m: m.label)
+def test_a_kept_prefix_changes_no_step_and_saves_the_layers_below(
+    method: Method, packs: bool, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs:
+        monkeypatch.setattr(scoring, "can_pack", lambda model: False)
+    plain = method.prepare(tiny_model(family), [2])
+    kept = copy.deepcopy(plain)
+    parts = [list(find_decoder(kept).layers)[i] for i in (1, 2)]
+    runs = [0, 0]
+    for i, layer in enumerate(parts):
+        first = next(m for m in layer.modules() if isinstance(m, nn.Linear))
+        first.register_forward_pre_hook(lambda _, args, i=i: runs.__setitem__(i, runs[i] + 1))
+    expected, found = trained(plain), trained(kept, prefix_cache_gib=1)
+    assert [s.loss for s in found] == pytest.approx([s.loss for s in expected], abs=1e-6)
+    assert_same(kept, plain)
+    assert runs[1] == 6  # every step
+    assert runs[0] < 6  # nine examples in batches of four: all are known by the fourth step
+    before = runs[0]
+    kept(torch.tensor([[5, 6]]))  # and nothing stays behind
+    assert runs[0] == before + 1
+
+
+def test_a_full_cache_keeps_what_it_has(gemma3: PreTrainedModel) -> None:
+    model = Partial("mlp").prepare(gemma3, [2])
+    prefix = FrozenPrefix(model, room=4 * 32 * 20)
+    lm = AnswerLM(model, torch.float32).train()
+    lm.prefix = prefix
+    with prefix.used():
+        for n in (5, 9, 30, 6, 12):
+            lm.hidden(torch.arange(3, 3 + n)[None], torch.tensor([0]), lengths=[n])
+    assert sorted(len(k) // 4 for k in prefix.known) == [5, 6, 9]
+    assert prefix.room == 0
+
+
+def test_nothing_is_kept_where_everything_trains(
+    gemma3: PreTrainedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = SFT().prepare(gemma3, None)
+    assert lowest_training(model) == 0
+    trained(model, prefix_cache_gib=1, steps=1)
+    assert "nothing can be kept" in capsys.readouterr().err
