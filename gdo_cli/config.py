@@ -208,6 +208,10 @@ def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, swee
         listed = group == "probe" and isinstance(value, list)
         if not (isinstance(value, str) or listed or (group == "experiment" and value is None)):
             raise UserError(f"{text}: name one option; {suggest(str(value), options(group, config_dir))}")
+        # A name becomes a folder's, and must not lead out of its group.
+        names = [str(name) for name in (value if listed else [value])]
+        if not all(re.fullmatch(r"(?!.*\.\.)[\w.+-]*", name) for name in names):
+            raise UserError(f"{text}: a name, not a path; {suggest('', options(group, config_dir))}")
     return override
 
 
@@ -229,8 +233,8 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
         if key not in parts:
             raise UserError(f"~{key}: a run needs one; {suggest('', options(key, config_dir))}")
     top = _build(OmegaConf.create(rest), "", _Top)
-    if isinstance(rest.get("seed"), bool) or top.seed < 0:
-        raise UserError(f"seed={rest['seed']}: must be a whole number, 0 or more")
+    if isinstance(rest.get("seed"), bool) or not 0 <= top.seed < 2**63:
+        raise UserError(f"seed={rest['seed']}: must be a whole number, 0 or more, below 2^63")
     probes = _build_probes(config.get("probe"), config_dir)
     name = cast(dict[str, str], OmegaConf.to_container(config.name))
     run = RunConfig(name=name, overrides=overrides, probe=probes, **parts, **vars(top))
@@ -328,6 +332,10 @@ def _messages() -> Iterator[None]:
         yield
     except yaml.YAMLError as error:
         raise UserError(f"a YAML file cannot be read: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"a YAML file cannot be read: not UTF-8 ({error.reason})") from error
+    except RecursionError as error:
+        raise UserError("a YAML file cannot be read: its defaults lead back to itself") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(brief(error)) from error
 

@@ -71,6 +71,8 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
     spec = dataset.splits.get(role)
     if spec is None:
         raise UserError(f"dataset.splits has no {role!r}; {suggest(role, dataset.splits)}")
+    if Path(dataset.name).name != dataset.name or dataset.name == "..":
+        raise UserError(f"dataset.name={dataset.name}: the name of a folder; a path belongs in dataset.path")
     if dataset.path:
         return _from_path(Path(dataset.path).expanduser(), spec)
     if config.source == "hub":
@@ -119,7 +121,8 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
         where += part_where[take]
         rejected += part_rejected
     if not rows:
-        raise UserError(f"{folder}: split {spec!r} holds no rows")
+        unread = f"; {len(rejected)} lines cannot be read: {'; '.join(rejected[:3])}" if rejected else ""
+        raise UserError(f"{only or folder}: split {spec!r} holds no rows{unread}")
     provenance = {"source": source, "split": spec, "sha256": digest.hexdigest(), "rows": len(rows)}
     return Split(rows, where, provenance, rejected)
 
@@ -166,8 +169,11 @@ def _object(line: bytes) -> Row:
             raise ValueError("a key stands twice")
         return dict(pairs)
 
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
         if b"\\u" in line:  # half of a surrogate pair is JSON, but no text
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -37,6 +37,13 @@ CHECKPOINT = "checkpoint.safetensors"
 TASK_SCORES = ("task/exact_match", "task/bleu")
 
 
+class Record(dict[str, Any]):
+    """What a result.json holds; a key that is not there is told as what it is."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"result.json holds no {key!r}: it is not whole; run it again: gdo train --force …")
+
+
 class Busy(UserError):
     """Another process holds the run's folder."""
 
@@ -58,7 +65,7 @@ class RunResult:
 
     @property
     def name(self) -> dict[str, str]:
-        return dict(self.record["name"])
+        return Record(self.record["name"])
 
     @property
     def label(self) -> str:
@@ -225,9 +232,10 @@ def read_run(path: Path) -> RunResult:
     file = path / "result.json"
     try:
         record = json.loads(file.read_text("utf-8"))
-        if not isinstance(record, dict) or not {"id", "seed", "name", "final"} <= set(record):
+        kinds = {"id": str, "seed": int, "name": dict, "final": dict}
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
             raise ValueError("not the record of a run")
-        return RunResult(path, record)
+        return RunResult(path, Record(record))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
 
@@ -237,8 +245,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     if not file.is_file():
         return []
-    lines = file.read_text("utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
 
 
 def find_runs(results_dir: str | Path) -> list[RunResult]:

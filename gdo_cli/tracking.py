@@ -9,6 +9,8 @@ from typing import Any
 from gdo_cli.progress import warn
 from gdo_cli.schema import RunConfig, identity
 
+LIMIT_S = 30  # for each of wandb's waits
+
 
 class Mirror:
     """Sends a run's numbers to wandb when it is switched on; does nothing otherwise."""
@@ -43,7 +45,10 @@ class Mirror:
             id=f"{self.config.id}-{self.config.seed}",
             name=f"{name['task']} {name['method']} seed {self.config.seed}",
             config=identity(self.config),
-            settings=wandb.Settings(init_timeout=30, silent=True),
+            resume="allow",  # a run that was interrupted goes on under its name
+            settings=wandb.Settings(
+                init_timeout=LIMIT_S, login_timeout=LIMIT_S, finish_timeout=LIMIT_S, silent=True
+            ),
         )
 
     def _guarded(self, action: Any) -> None:

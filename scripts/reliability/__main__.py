@@ -1,0 +1,72 @@
+"""Bring every fault about, for real, and write ``results/reliability.md``.
+
+python -m reliability [--only PART_OF_A_NAME …] [--out results/reliability.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from gdo_cli.device import describe_machine
+from gdo_cli.provenance import code_state, versions
+from reliability import broken_networks, long_sweep  # noqa: F401 - they add their faults to the list
+from reliability.faults import FAULTS, Fault
+from reliability.work import Outcome
+
+HEAD = """# Reliability
+
+Every row was brought about by `python -m reliability` (`make reliability`) in processes of their own, on the
+tiny model. "The same bits" means: metrics, predictions, weights and result of the run equal those of a run
+that nothing happened to, bit for bit, times and memory apart. The long form of the tests, `make test-faults`,
+does the same; the list of {inputs} bad inputs with their messages is `tests/test_bad_input.py`.
+
+| fault | how tried | times | outcome |
+| --- | --- | ---: | --- |
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="reliability", description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=Path("results/reliability.md"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = [f for f in FAULTS if not arguments.only or any(word in f.name for word in arguments.only)]
+    lines = [_line(fault, _tried(fault)) for fault in chosen]
+    machine, code = describe_machine(torch.device("cpu")), code_state()
+    about = f"{machine['cpu']}, {machine['system']}, Python {machine['python']}, torch {versions()['torch']}"
+    changes = " with changes" if code.get("dirty") else ""
+    page = HEAD.format(inputs=_bad_inputs()) + "\n".join(lines)
+    page += f"\n\nOn {about}; commit {str(code.get('commit', 'unknown'))[:12]}{changes}.\n"
+    arguments.out.write_text(page, "utf-8")
+
+
+def _tried(fault: Fault) -> Outcome:
+    began = time.monotonic()
+    with TemporaryDirectory(prefix="gdo-faults-") as folder:
+        try:
+            outcome = fault.work(Path(folder), fault.times)
+        except OSError as error:  # e.g. no file system can be mounted here
+            outcome = Outcome(0, f"not tried: {error}", [])
+    print(f"{fault.name}: {outcome} ({time.monotonic() - began:.0f} s)", flush=True)
+    return outcome
+
+
+def _line(fault: Fault, outcome: Outcome) -> str:
+    seen = "**wrong**: " + "; ".join(outcome.wrong) if outcome.wrong else outcome.seen
+    return f"| {fault.name} | {fault.how} | {outcome.times} | {seen} |"
+
+
+def _bad_inputs() -> int:
+    import re
+
+    return len(re.findall(r"^    Case\(", Path("tests/test_bad_input.py").read_text("utf-8"), re.MULTILINE))
+
+
+if __name__ == "__main__":
+    main()
