@@ -6,14 +6,13 @@ PIP_ARGS ?=
 RESULTS ?= results
 # Tests at a time: as many as there are cores.
 JOBS ?= auto
-FAULTS := tests/test_resume.py
 DEMO := build/demo
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults test-weights test-gpu lint types ci bench sample figures clean
+.PHONY: help demo test test-slow test-faults reliability test-weights test-gpu lint types ci bench sample figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +40,10 @@ test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of opt
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
 
 test-faults: $(VENV)/.dev  ## Kills, full disks, bad input and broken networks, the long form
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "faults or not (weights or gpu or slow)" $(FAULTS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m faults
+
+reliability: $(VENV)/.dev  ## The same faults, written down: results/reliability.md (half an hour)
+	PYTHONPATH=scripts $(BIN)/python -m reliability
 
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights

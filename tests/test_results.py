@@ -195,6 +195,21 @@ def test_a_line_cut_off_by_a_crash_is_left_out(folder: RunFolder, torn: str) -> 
     assert read_metrics(folder.path) == [{"step": 1}, {"step": 2}]
 
 
+def test_metrics_that_cannot_be_read_are_named_with_the_mend(folder: RunFolder) -> None:
+    (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read .* gdo train --force"):
+        read_metrics(folder.path)
+
+
+def test_a_failure_is_marked_until_the_run_goes_on(folder: RunFolder) -> None:
+    assert folder.failure() is None
+    folder.fail("step 3: the loss is nan")
+    assert folder.failure() == "step 3: the loss is nan"
+    with folder.lock():
+        folder.start()
+    assert folder.failure() is None
+
+
 def test_without_metrics_there_are_none(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 

@@ -129,7 +129,7 @@ def small_disk(at: Path, size: str) -> Iterator[Path]:
     """A file system of its own size in memory.
 
     Raises:
-        OSError: this process may not mount one.
+        PermissionError: this process may not mount one.
     """
     at.mkdir(parents=True, exist_ok=True)
     _mount(at, f"size={size}")
@@ -145,4 +145,4 @@ def remount(at: Path, options: str) -> None:
 
 def _mount(at: Path, options: str) -> None:
     if os.system(f"mount -t tmpfs -o {options} tmpfs '{at}' 2>/dev/null"):
-        raise OSError(f"{at}: no file system can be mounted here")
+        raise PermissionError(f"{at}: no file system can be mounted here")
