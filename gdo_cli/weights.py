@@ -67,13 +67,21 @@ def load_trained(
 
 def _restore(model: Any, folder: Path) -> None:
     """Put saved weights in the place of those that the method has just prepared."""
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if folder.name == "adapter":
-        report = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    # PEFT's own format, read here: PEFT itself would take a pickle where there is no safetensors file.
+    adapter = folder.name == "adapter"
+    file = folder / ("adapter_model.safetensors" if adapter else FILE)
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
+    if adapter:
+        report = set_peft_model_state_dict(model, weights)
     else:
-        report = model.load_state_dict(load_file(folder / FILE), strict=False)
+        report = model.load_state_dict(weights, strict=False)
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     missing = trains.intersection(report.missing_keys)
     if report.unexpected_keys or missing:

@@ -29,7 +29,8 @@ RUN = (
     "probe.winogrande.items=8",
     "probe.winogrande.shots=1",
 )
-TIMES = ("wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "overrides")
+# "code": whether the checkout has changes may change while this runs.
+TIMES = ("wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "overrides", "code")
 
 
 @dataclass(frozen=True)
