@@ -190,14 +190,19 @@ class RunFolder:
             return "for a reason that cannot be read"
 
     def begin_again(self) -> None:
-        """Take the mark of failure off a run that goes on."""
+        """Take the mark of failure off a run that goes on, and drop files that were cut off as they grew."""
         (self.path / FAILURE).unlink(missing_ok=True)
+        self._drop_halves()
 
     def tidy(self) -> None:
         """Drop what only an unfinished run needs."""
-        for entry in self.path.glob("*.tmp"):
-            entry.unlink(missing_ok=True)
+        self._drop_halves()
         (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def _drop_halves(self) -> None:
+        """Ours end in .tmp; safetensors writes into .tmpXXXXXX and renames it."""
+        for entry in (*self.path.rglob("*.tmp"), *self.path.rglob(".tmp*")):
+            entry.unlink(missing_ok=True)
 
     def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
         lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)

@@ -210,6 +210,15 @@ def test_a_failure_is_marked_until_the_run_goes_on(folder: RunFolder) -> None:
     assert folder.failure() is None
 
 
+def test_files_that_a_kill_cut_off_do_not_stay(folder: RunFolder) -> None:
+    (folder.path / "adapter").mkdir()
+    halves = [folder.path / name for name in (".a.json.tmp", ".tmpLnFmgX", "adapter/.tmpXi5IS8")]
+    for half in halves:
+        half.touch()
+    folder.seal(record(folder.config))
+    assert not any(half.exists() for half in halves)
+
+
 def test_without_metrics_there_are_none(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
