@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +66,9 @@ def step_batches(stream: Iterator[list[Encoded]], config: TrainConfig, eos_id: i
     return [collate(part, eos_id, config.loss_on) for part in parts]
 
 
-def batches(examples: list[Encoded], batch_size: int, seed: int, start: int = 0) -> Iterator[list[Encoded]]:
+def batches(
+    examples: Sequence[Encoded], batch_size: int, seed: int, start: int = 0
+) -> Iterator[list[Encoded]]:
     """Endless batches: a new order every epoch, a pure function of the seed and the batch's number."""
     n, number = len(examples), start
     orders: dict[int, list[int]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from gdo_cli.schema import RunConfig
 from gdo_cli.scores import Answer, Outcome, mean
 from gdo_cli.scoring import AnswerLM, Scored, generate, is_exact, score
 from gdo_cli.tasks import Example, Row
-from gdo_cli.tokens import Encoded, Encoder, Query
+from gdo_cli.tokens import Encoded, Encoder, LazilyEncoded, Query
 
 Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
 
@@ -41,7 +41,7 @@ class Suite:
         self.config = config
         self.encoder = encoder
         self.provenance = material.provenance
-        self.train = self._within_length("train", self._encode(material.train))
+        self.train = self._training(material.train)
         self.replay = encoder.many([Query("", text) for text in material.replay])
         self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in material.shots)
         self.splits = {
@@ -57,16 +57,21 @@ class Suite:
     def _encode(self, examples: list[Example]) -> list[Encoded]:
         return self.encoder.many([Query(e.prompt, e.answer) for e in examples])
 
-    def _within_length(self, role: str, queries: list[Encoded]) -> list[Encoded]:
+    def _training(self, examples: list[Example]) -> Sequence[Encoded]:
+        """The examples that are short enough, put into tokens when they are drawn."""
+        queries = [Query(e.prompt, e.answer) for e in examples]
         longest = self.config.train.max_length - 1  # the end of sequence comes on top
-        kept = [q for q in queries if len(q) <= longest]
-        self.provenance[f"{role}_too_long"] = len(queries) - len(kept)
-        if not kept or len(queries) - len(kept) > 0.05 * len(queries):
+        # A token is no shorter than a byte, and BOS is one more: most need not be counted.
+        doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
+        counted = self.encoder.many([queries[i] for i in doubtful])
+        too_long = {i for i, encoded in zip(doubtful, counted, strict=True) if len(encoded) > longest}
+        self.provenance["train_too_long"] = len(too_long)
+        if len(too_long) == len(queries) or len(too_long) > 0.05 * len(queries):
             raise UserError(
-                f"{len(queries) - len(kept)} of {len(queries)} {role} examples are longer than "
+                f"{len(too_long)} of {len(queries)} train examples are longer than "
                 f"train.max_length={longest + 1} tokens; raise it (answers are never cut)"
             )
-        return kept
+        return LazilyEncoded(self.encoder, [q for i, q in enumerate(queries) if i not in too_long])
 
     def _pairs(self, role: str, examples: list[Example]) -> list[tuple[Example, Encoded]]:
         pairs = list(zip(examples, self._encode(examples), strict=True))

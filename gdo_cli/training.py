@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,7 @@ class Step:
 
 def train(
     lm: AnswerLM,
-    examples: list[Encoded],
+    examples: Sequence[Encoded],
     config: TrainConfig,
     seed: int,
     eos_id: int,
