@@ -23,8 +23,8 @@ from gdo_cli.tokens import Encoded, Encoder
 from gdo_cli.vocabulary import Head
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
-# made for this many positions at a time.
-HEAD_ROWS = 256
+# made for so many positions and tokens of the vocabulary at a time.
+HEAD_ROWS, HEAD_COLUMNS = 256, 8192
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 # From how many common tokens, and how many that have them in common, a prefix is worth a cache of its
 # own; and where it only has to stand in the same packed row.
@@ -84,10 +84,35 @@ class AnswerLM(nn.Module):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Vocabulary logits in fp32, (N, V)."""
-        logits_NV = self._head(hidden_ND, self.model.get_output_embeddings())
-        config = self.model.config.get_text_config()
-        cap = getattr(config, "final_logit_softcapping", None)
+        return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
+
+    def _capped(self, logits_NV: Tensor) -> Tensor:
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
+
+    @torch.no_grad()
+    def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of each target, in nats, and the likeliest token there, (N,) both.
+
+        The vocabulary comes in pieces that stay in the processor's cache, with the sum of the softmax
+        carried on from piece to piece (Milakov & Gimelshein, 2018).
+        """
+        highest_N = torch.full_like(targets_N, -torch.inf, dtype=torch.float32)
+        sum_N, at_target_N = torch.zeros_like(highest_N), torch.zeros_like(highest_N)
+        likeliest_N = torch.zeros_like(targets_N)
+        head = self.model.get_output_embeddings()
+        for start, part_NP in self._head.in_pieces(hidden_ND, head, HEAD_COLUMNS):
+            logits_NP = self._capped(part_NP)
+            top_N, place_N = logits_NP.max(-1)
+            here_N = (targets_N - start).clamp(0, logits_NP.shape[1] - 1)
+            inside_N = here_N == targets_N - start
+            found_N = logits_NP.gather(1, here_N[:, None])[:, 0]
+            at_target_N = torch.where(inside_N, found_N, at_target_N)
+            likeliest_N = torch.where(top_N > highest_N, place_N + start, likeliest_N)
+            before_N, highest_N = highest_N, torch.maximum(highest_N, top_N)
+            sum_N *= (before_N - highest_N).exp()
+            sum_N += logits_NP.sub_(highest_N[:, None]).exp_().sum(-1)
+        return at_target_N - highest_N - sum_N.log(), likeliest_N
 
     def head_weight(self) -> Tensor:
         """The head's weight in the compute dtype, (V, D)."""
@@ -230,7 +255,13 @@ def _read(
     """Scores of the chosen queries from their hidden states, n + 1 of each, one behind the other."""
     # The last place of a query has no target; a zero stands in and is dropped below.
     targets = [t for i in chosen for t in (*queries[i].continuation, 0)]
-    logprobs, argmax = _read_logits(lm, hidden_ND, targets)
+    logprobs: list[float] = []
+    argmax: list[int] = []
+    targets_N = torch.tensor(targets, device=hidden_ND.device)
+    for rows in torch.arange(len(targets)).split(HEAD_ROWS):
+        found = lm.predict(hidden_ND[rows], targets_N[rows])
+        logprobs += found[0].tolist()
+        argmax += found[1].tolist()
     results, start = {}, 0
     for i in chosen:
         n = len(queries[i].continuation)
@@ -247,19 +278,6 @@ def _prefill(lm: AnswerLM, prefix: list[int]) -> Cache | None:
     with lm.autocast():
         lm.model.get_decoder()(input_ids=pad([prefix]).to(lm.device), past_key_values=past, use_cache=True)
     return past
-
-
-def _read_logits(lm: AnswerLM, hidden_ND: Tensor, targets: list[int]) -> tuple[list[float], list[int]]:
-    logprobs: list[float] = []
-    argmax: list[int] = []
-    targets_N = torch.tensor(targets, device=hidden_ND.device)
-    for start in range(0, len(targets), HEAD_ROWS):
-        rows = slice(start, start + HEAD_ROWS)
-        logits_NV = lm.logits(hidden_ND[rows])
-        at_target_N = logits_NV.gather(1, targets_N[rows, None])[:, 0]
-        logprobs += (at_target_N - logits_NV.logsumexp(-1)).tolist()
-        argmax += logits_NV.argmax(-1).tolist()
-    return logprobs, argmax
 
 
 @torch.no_grad()

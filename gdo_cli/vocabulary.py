@@ -6,6 +6,7 @@ autograd does, it costs more than the step's arithmetic: a CPU's system clears e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
@@ -59,6 +60,13 @@ class Head:
             product: Tensor = _Product.apply(hidden_ND, head.weight, weight_VD, self)  # type: ignore[no-untyped-call]
             return product
         return F.linear(hidden_ND, weight_VD, bias)
+
+    def in_pieces(self, hidden_ND: Tensor, head: nn.Linear, width: int) -> Iterator[tuple[int, Tensor]]:
+        """Logits of ``width`` tokens of the vocabulary after another, each with its first token, (N, P)."""
+        hidden_ND, weight_VD = hidden_ND.to(self.compute_dtype), self.weight(head.weight)
+        for start in range(0, len(weight_VD), width):
+            bias = None if head.bias is None else head.bias[start : start + width].to(self.compute_dtype)
+            yield start, F.linear(hidden_ND, weight_VD[start : start + width], bias)
 
     def weight(self, weight_VD: Tensor) -> Tensor:
         """The weight in the compute dtype, without gradient; cast again only when it has changed."""

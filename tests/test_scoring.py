@@ -160,12 +160,34 @@ def test_what_is_common_goes_through_the_decoder_once(gemma3: PreTrainedModel) -
     assert seen == [39 + 4 * 3]  # the last token of the question is each option's own
 
 
+@pytest.mark.parametrize("columns", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
+    gemma3: PreTrainedModel, columns: int, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdo_cli.scoring.HEAD_COLUMNS", columns)
+    gemma3.config.final_logit_softcapping = cap
+    hidden = scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    targets = random_ids(40)
+    weight = gemma3.get_output_embeddings().weight.detach()
+    table = hidden.double() @ weight.double().T
+    table = (table if cap is None else cap * torch.tanh(table / cap)).log_softmax(-1)
+    logprobs, argmax = answering(gemma3).predict(hidden, targets)
+    wanted = table.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), wanted, rtol=1e-5, atol=1e-5)
+    best = table.gather(1, argmax[:, None])[:, 0]
+    torch.testing.assert_close(best, table.max(-1).values, rtol=1e-6, atol=1e-6)  # a cap makes ties
+
+
+@pytest.mark.parametrize("columns", [7, 10_000])
 def test_scores_are_the_same_when_the_head_runs_in_pieces(
-    gemma3: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    gemma3: PreTrainedModel, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = random_queries(30)
     whole = score(answering(gemma3), queries, 1000)
     monkeypatch.setattr("gdo_cli.scoring.HEAD_ROWS", 7)
+    monkeypatch.setattr("gdo_cli.scoring.HEAD_COLUMNS", columns)
     pieces = score(answering(gemma3), queries, 1000)
     for one, other in zip(whole, pieces, strict=True):
         assert one.argmax == other.argmax
