@@ -45,7 +45,16 @@ PEERS = {
 # work → (gdo's worker, peer, overrides of both)
 SCORING = {
     "WinoGrande by likelihood, 1,267 items": ("gdo_likelihood", "lm_eval", ["probe.winogrande.items=null"]),
-    "few-shot exact match, 5 examples": ("gdo_exact", "generate", ["probe.winogrande.shots=5"]),
+    "WinoGrande by likelihood, in fp32": (
+        "gdo_likelihood",
+        "lm_eval",
+        ["probe.winogrande.items=100", "train.precision=fp32"],
+    ),
+    "few-shot exact match, 10 examples": (
+        "gdo_exact",
+        "generate",
+        ["probe.winogrande.items=500", "probe.winogrande.shots=10"],
+    ),
 }
 SKIPPED = ("frozen", "wise_ft")  # nothing to step
 VARIANTS = {

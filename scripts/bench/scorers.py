@@ -56,6 +56,7 @@ def lm_eval(overrides: list[str]) -> Steps:
         batch_size=BATCH,
         add_bos_token=True,
         mixed_precision_dtype=model.compute_dtype,
+        softmax_dtype="float32",  # in bf16 it cannot tell log-probabilities of -10 apart
     )
 
     def choose(part: Sequence[list[Query]]) -> list[bool]:
