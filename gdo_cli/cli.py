@@ -161,6 +161,30 @@ def show(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Paths of runs, or parts of their names; the first is the one to compare with. A name that "
+            "the seeds of a run share stands for their mean."
+        ),
+    ],
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Finished runs side by side: scores with intervals, and paired tests on the same items."""
+    with messages():
+        from gdo_cli.compare import compare as compare_runs
+        from gdo_cli.compare import write
+        from gdo_cli.tables import print_comparison
+
+        found = compare_runs(runs, results)
+        write(found, markdown, table)
+        print_comparison(found)
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="Path of a run, or a part of its name.")],
     folder: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],

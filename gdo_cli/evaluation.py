@@ -159,9 +159,9 @@ class Suite:
             found = probe.outcomes(item.row, given)
             for key, outcome in found.items():
                 outcomes.setdefault(key, []).append(outcome)
-            predictions.append(
-                {"part": name, "item": index} | {key: round(o.value, 6) for key, o in found.items()}
-            )
+            weights = {f"{key}_weight": o.weight for key, o in found.items() if o.weight != 1}
+            scores = {key: round(o.value, 6) for key, o in found.items()}
+            predictions.append({"part": name, "item": index} | scores | weights)
         metrics = {}
         for key, values in outcomes.items():
             average = mean(values)

@@ -97,6 +97,20 @@ class RunResult:
         """Evaluations during training, step 0 first."""
         return [line for line in self.metrics if line["kind"] == "evaluation"]
 
+    @cached_property
+    def predictions(self) -> list[dict[str, Any]]:
+        """One record per item of the final evaluation: the lines of predictions.jsonl.gz.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        file = self.path / "predictions.jsonl.gz"
+        try:
+            with gzip.open(file, "rt", encoding="utf-8") as stream:
+                return [json.loads(line) for line in stream]
+        except (OSError, EOFError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
+
     @property
     def weights(self) -> Path | None:
         """Folder of the trained weights, if they were kept."""
@@ -268,15 +282,56 @@ def find_run(reference: str, results_dir: str | Path) -> RunResult:
     Raises:
         UserError: none, or several.
     """
+    matches = _matches(reference, results_dir)
+    if len(matches) == 1:
+        return matches[0]
+    raise UserError(f"{reference!r} names {len(matches)} runs: {', '.join(r.title for r in matches[:8])}")
+
+
+def find_seeds(reference: str, results_dir: str | Path) -> list[RunResult]:
+    """Like :func:`find_run`; a name that only the seeds of one run share stands for all of them.
+
+    Raises:
+        UserError: none, or runs that differ in more than their seed.
+    """
+    matches = _matches(reference, results_dir)
+    return matches if len({run.path.parent for run in matches}) == 1 else [find_run(reference, results_dir)]
+
+
+def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
+    """The runs of that very name, or else all whose name it is a part of; at least one."""
     if (Path(reference) / "result.json").is_file():
-        return read_run(Path(reference))
+        return [read_run(Path(reference))]
     runs = find_runs(results_dir)
     matches = [run for run in runs if reference in (run.title, str(run.path.relative_to(results_dir)))]
     matches = matches or [run for run in runs if reference in str(run.path.relative_to(results_dir))]
-    if len(matches) == 1:
-        return matches[0]
     if not matches:
         raise UserError(
             f"no finished run {reference!r} in {results_dir}; {suggest(reference, {r.title for r in runs})}"
         )
-    raise UserError(f"{reference!r} names {len(matches)} runs: {', '.join(r.title for r in matches[:8])}")
+    return matches
+
+
+def distinct_names(runs: list[RunResult]) -> dict[str, str]:
+    """A name for each run's id: its method's, with the settings in which namesakes differ."""
+    by_label: dict[str, list[RunResult]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, []).append(run)
+    names = {}
+    for label, namesakes in by_label.items():
+        settings = {run.id: _settings(run) for run in namesakes}
+        for run in namesakes:
+            own = settings[run.id]
+            differing = [
+                f"{key}={value}"
+                for key, value in own.items()
+                if any(other.get(key) != value for other in settings.values())
+            ]
+            names[run.id] = ", ".join([label, *differing])
+    return names
+
+
+def _settings(run: RunResult) -> dict[str, str]:
+    config = run.record["config"]
+    own = {k: v for k, v in config["method"].items() if k not in ("_target_", "name", "options")}
+    return {key: str(value) for key, value in (own | {"lr": config["train"]["lr"]}).items()}

@@ -14,6 +14,7 @@ from gdo_cli.progress import console, key_values
 from gdo_cli.results import RunResult
 
 if TYPE_CHECKING:
+    from gdo_cli.compare import Comparison
     from gdo_cli.export import Exported
     from gdo_cli.generate import Completion
     from gdo_cli.plan import Plan
@@ -45,9 +46,8 @@ def print_metrics(
     for key in metrics:
         if key.endswith("_se"):
             continue
-        name = f"{key} ↓" if key.endswith(LOWER_IS_BETTER) else key
         others = [with_error(start, key)] if start else []
-        table.add_row(name, *others, with_error(metrics, key))
+        table.add_row(key + _arrow(key), *others, with_error(metrics, key))
     console.print(table)
 
 
@@ -145,6 +145,40 @@ def _print_ranking(run: RunResult) -> None:
     for place, layer in enumerate(ranking(run), 1):
         table.add_row(str(place), str(layer), *(f"{value:.4f}" for value in moved[layer].values()))
     console.print(table)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Runs side by side; as many as fit, the first one in every table."""
+    from gdo_cli.compare import counts, lines
+
+    texts = {m: ["\n".join(lines(cell, m)) for cell in row] for m, row in found.rows.items()}
+    places = {m: f"{m}{_arrow(m)}\n[dim]{counts(row)}[/]" for m, row in found.rows.items()}
+    headings = [_heading(column.label, column.title) for column in found.columns]
+    widest = max(len(line) for row in texts.values() for text in row for line in text.split("\n"))
+    fit = (console.width - max(map(len, found.rows))) // (widest + 1)
+    others = list(range(1, len(headings)))
+    for start in range(0, len(others), max(1, fit - 1)):
+        shown = [0, *others[start : start + max(1, fit - 1)]]
+        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+        table.add_column("measure", no_wrap=True)
+        for index in shown:
+            table.add_column(headings[index], justify="right", overflow="fold", min_width=widest)
+        for measure, row in texts.items():
+            table.add_row(places[measure], *(row[index] for index in shown))
+            table.add_row()
+        console.print(table)
+    for text in found.notes:
+        console.print(text, style="dim", markup=False, highlight=False)
+
+
+def _heading(label: str, title: str) -> str:
+    """The method, and below it the run's name on lines of their own."""
+    task, method, seeds = title.split("/")
+    return f"{escape(label)}\n[dim]{method}\n{task}, {seeds}[/]"
+
+
+def _arrow(measure: str) -> str:
+    return " ↓" if measure.endswith(LOWER_IS_BETTER) else ""
 
 
 def print_exported(exported: Exported) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.rates import PROBES
 from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, under
-from gdo_cli.results import RunResult
+from gdo_cli.results import RunResult, distinct_names
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
@@ -39,31 +39,6 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     best_first = [groups[key] for key in reversed(order)]
     points = [_point(names[members[0].id], members, metrics) for members in best_first]
     return Drawing(figure, points, _table(points, metrics))
-
-
-def distinct_names(runs: list[RunResult]) -> dict[str, str]:
-    """A name for each run's id: its method's, with the settings in which namesakes differ."""
-    by_label: dict[str, list[RunResult]] = {}
-    for run in runs:
-        by_label.setdefault(run.label, []).append(run)
-    names = {}
-    for label, namesakes in by_label.items():
-        settings = {run.id: _settings(run) for run in namesakes}
-        for run in namesakes:
-            own = settings[run.id]
-            differing = [
-                f"{key}={value}"
-                for key, value in own.items()
-                if any(other.get(key) != value for other in settings.values())
-            ]
-            names[run.id] = ", ".join([label, *differing])
-    return names
-
-
-def _settings(run: RunResult) -> dict[str, str]:
-    config = run.record["config"]
-    own = {k: v for k, v in config["method"].items() if k not in ("_target_", "name", "options")}
-    return {key: str(value) for key, value in (own | {"lr": config["train"]["lr"]}).items()}
 
 
 def _mean(runs: list[RunResult], metric: str) -> float:

@@ -1,0 +1,148 @@
+"""Claims about intervals and tests, each against a calculation of its own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from gdo_cli.analysis import statistics
+from gdo_cli.scores import Outcome, mean
+
+
+def binary(n_right: int, n: int) -> list[float]:
+    return [1.0] * n_right + [0.0] * (n - n_right)
+
+
+# ------------------------------------------------------------------------------------- right or wrong
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(0, 10), (10, 10), (1, 3), (158, 200), (340, 400)])
+def test_wilsons_interval_ends_where_the_share_is_just_not_refused(n_right: int, n: int) -> None:
+    """Its ends solve (p̂ - p)² = z²·p(1-p)/n."""
+    z, share = NormalDist().inv_cdf(0.975), n_right / n
+    low, high = sorted(np.roots([1 + z**2 / n, -(2 * share + z**2 / n), share**2]).real)
+    found = statistics.accuracy(binary(n_right, n))
+    assert (found.value, found.low, found.high) == pytest.approx((share, low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("gained", "lost", "both"), [(0, 1, 3), (3, 9, 20), (5, 5, 0), (12, 0, 1)])
+def test_mcnemar_is_a_fair_coin_thrown_for_each_item_on_which_the_models_differ(
+    gained: int, lost: int, both: int
+) -> None:
+    first = binary(both + lost, both + lost + gained)
+    second = [1.0] * both + [0.0] * lost + [1.0] * gained
+    n, k = gained + lost, min(gained, lost)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    found = statistics.mcnemar(first, second)
+    assert found.p == pytest.approx(min(1.0, 2 * tail))
+    assert found.difference == pytest.approx((gained - lost) / (n + both))
+
+
+def test_models_that_agree_on_every_item_do_not_differ() -> None:
+    found = statistics.mcnemar(binary(3, 5), binary(3, 5))
+    assert (found.difference, found.p) == (0.0, 1.0)
+
+
+# --------------------------------------------------------------------------------------------- numbers
+
+
+def test_a_weighted_mean_has_an_interval_of_about_two_standard_errors() -> None:
+    """For many items the bootstrap must give what the ratio estimator's standard error gives."""
+    rng = np.random.default_rng(1)
+    values, weights = rng.normal(3, 1, 500), rng.integers(5, 50, 500).astype(float)
+    expected = mean([Outcome(v, w) for v, w in zip(values, weights, strict=True)])
+    found = statistics.average(values.tolist(), weights.tolist())
+    assert found.value == pytest.approx(expected.value)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * expected.se, rel=0.05)
+    assert found.low < found.value < found.high
+
+
+def test_equal_values_have_no_spread() -> None:
+    assert statistics.average([2.0, 2.0], [1.0, 3.0]) == statistics.Interval(2.0, 2.0, 2.0)
+
+
+def test_the_permutation_test_counts_the_signs_that_give_as_large_a_difference() -> None:
+    rng = np.random.default_rng(2)
+    first, second, weights = rng.normal(size=8), rng.normal(0.4, 1, 8), rng.integers(1, 5, 8)
+    moved = (second - first) * weights / weights.sum()
+    sums = [abs(np.dot(signs, moved)) for signs in itertools.product((-1, 1), repeat=8)]
+    found = statistics.permutation(first.tolist(), second.tolist(), weights.tolist())
+    assert found.difference == pytest.approx(moved.sum())
+    assert found.p == pytest.approx(np.mean([s >= abs(moved.sum()) - 1e-12 for s in sums]))
+
+
+# ----------------------------------------------------------------------------------------------- texts
+
+ANSWERS = [f"le chat numéro {i} dort sur la table rouge" for i in range(8)]
+GOOD = [text.replace("rouge", "verte") if i % 3 else text for i, text in enumerate(ANSWERS)]
+BAD = [" ".join(reversed(text.split())) for text in ANSWERS]
+
+
+def corpus_bleu(texts: list[str], answers: list[str]) -> float:
+    return float(sacrebleu.corpus_bleu(texts, [answers]).score)
+
+
+def test_a_corpus_is_resampled_by_sentences() -> None:
+    found = statistics.bleu(GOOD, ANSWERS)
+    assert found.value == corpus_bleu(GOOD, ANSWERS)
+    draws = np.random.default_rng(12345).choice(8, size=(1000, 8))  # sacrebleu's own seed
+    scores = sorted(corpus_bleu([GOOD[i] for i in d], [ANSWERS[i] for i in d]) for d in draws)
+    assert found.high - found.low == pytest.approx(scores[-26] - scores[25], abs=0.01)
+    assert found.low < found.value < found.high
+
+
+def test_a_corpus_equals_itself_and_differs_from_its_reverse() -> None:
+    same = statistics.paired_bleu(GOOD, GOOD, ANSWERS)
+    assert (same.difference, same.p) == (0.0, 1.0)
+    worse = statistics.paired_bleu(GOOD, BAD, ANSWERS)
+    assert worse.difference == pytest.approx(corpus_bleu(BAD, ANSWERS) - corpus_bleu(GOOD, ANSWERS))
+    assert worse.p < 0.01
+
+
+# ----------------------------------------------------------------------------------------------- seeds
+
+
+def test_the_mean_over_three_seeds_has_students_interval() -> None:
+    found = statistics.seed_mean([0.5, 0.6, 0.8])
+    half = 4.302653 * math.sqrt(0.07 / 3 / 3)  # t(0.975; 2); Σ(x - 19/30)² = 0.14/3
+    assert (found.value, found.low, found.high) == pytest.approx((19 / 30, 19 / 30 - half, 19 / 30 + half))
+    assert statistics.seed_mean([0.5, 0.5]) == statistics.Interval(0.5, 0.5, 0.5)
+
+
+def p_at_two_degrees(t: float) -> float:
+    """Two-sided p-value of Student's t at two degrees of freedom, in closed form."""
+    return 1 - abs(t) / math.sqrt(2 + t**2)
+
+
+def test_the_same_seeds_are_compared_in_pairs() -> None:
+    found = statistics.seed_difference({0: 0.50, 1: 0.62, 2: 0.80}, {2: 0.85, 0: 0.52, 1: 0.70})
+    assert found is not None
+    assert found.difference == pytest.approx(0.05)
+    t = 0.05 / math.sqrt((0.03**2 + 0.03**2) / 2 / 3)  # differences 0.02, 0.08, 0.05
+    assert found.p == pytest.approx(p_at_two_degrees(t))
+
+
+def test_other_seeds_are_compared_by_welch() -> None:
+    found = statistics.seed_difference({0: 0.5, 1: 0.6}, {2: 0.7, 3: 0.8})  # equal variances: 2 degrees
+    assert found is not None
+    assert found.p == pytest.approx(p_at_two_degrees(0.2 / math.sqrt(2 * 0.005 / 2)))
+    assert "Welch" in found.test
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({0: 0.5}, {0: 0.6, 1: 0.7}),
+        ({0: 0.5, 1: 0.6}, {0: 0.6, 1: 0.7}),
+        ({0: 0.5, 1: 0.5}, {2: 0.6, 3: 0.6}),
+    ],
+)
+def test_without_a_spread_over_seeds_there_is_no_p_value(
+    first: dict[int, float], second: dict[int, float]
+) -> None:
+    assert statistics.seed_difference(first, second) is None
