@@ -144,7 +144,8 @@ class EvaluationConfig:
         every: steps between evaluations on the validation split.
         items: validation items of the task each time; None for all. The subset is always the same.
         final_items: test items of the task after the last step; None for all, 0 for none.
-        ranks: record the effective rank of each layer's change between evaluations (Figure 5).
+        ranks: record the effective rank of each layer's change between evaluations (Figure 5). It changes
+            no score, but a run without ranks does not stand in for one with them.
         kl_prompts: prompts on which the divergence from the base model is measured; 0 for none.
         token_budget: tokens of one scoring batch, padding included.
     """
@@ -153,7 +154,7 @@ class EvaluationConfig:
     items: int | None = 256
     final_items: int | None = None
     kl_prompts: int = 32
-    ranks: bool = field(default=False, metadata=NOT_IDENTITY)
+    ranks: bool = field(default=False, metadata=IF_SET)
     token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import N_LAYERS, TINY_RUN, RunFactory, perturb, tiny_model
+from conftest import N_LAYERS, TINY_RUN, RunFactory, language_loss, perturb, random_ids, tiny_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -125,7 +126,7 @@ def test_ranks_are_those_of_the_change_since_the_last_look(family: str) -> None:
     for seed in (1, 2):
         perturb(model, 0.01, only="grow_weight", seed=seed)
         now = {name: p.detach().clone() for name, p in tracker.matrices.items()}
-        rows = tracker.ranks()
+        rows = [row for row in tracker.ranks() if row["of"] == "weights"]
         columns = [n for n in before if any(kind in n for kind in ("gate_proj", "up_proj", "fc1"))]
         assert len(rows) == len(columns) >= N_LAYERS
         for row, name in zip(rows, columns, strict=True):
@@ -133,6 +134,32 @@ def test_ranks_are_those_of_the_change_since_the_last_look(family: str) -> None:
             assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-6)
         before = now
     assert {row["effective_rank"] for row in tracker.ranks()} == {0.0}
+
+
+def test_beside_them_stand_the_ranks_of_the_summed_gradients() -> None:
+    """Over two steps of two batches each, against the gradients of a twin; clipping does not touch them."""
+    model, other = (SFT().prepare(tiny_model("gemma3"), None) for _ in range(2))
+    tracker, before = tracked(model)
+    for look in range(2):
+        sums = {name: torch.zeros_like(start) for name, start in before.items()}
+        for step in range(2):
+            for batch in range(2):
+                ids = random_ids(2, 8, seed=4 * look + 2 * step + batch)
+                for one in (model, other):
+                    language_loss(one, ids).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            for name in sums:
+                sums[name] += other.get_parameter(name).grad
+            for one in (model, other):
+                one.zero_grad()
+        rows = [row for row in tracker.ranks() if row["of"] == "gradients"]
+        columns = [name for name in before if "gate_proj" in name or "up_proj" in name]
+        assert [row["module"] in name for row, name in zip(rows, columns, strict=True)] == [
+            True
+        ] * 2 * N_LAYERS
+        for row, name in zip(rows, columns, strict=True):
+            expected = ranks_by_svd(sums[name])
+            assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_ranks_are_not_computed_unless_asked_for() -> None:
@@ -153,7 +180,20 @@ def test_updates_smaller_than_bf16_can_hold_are_seen_in_a_bf16_run(method: Any) 
     for row, start in zip(tracker.norms(), before.values(), strict=True):
         assert row["relative"] == pytest.approx(2**-12, rel=1e-4)
         assert float((start.bfloat16() * (1 + 2**-12)).sub(start.bfloat16()).norm()) == 0.0
-    assert all(row["effective_rank"] > 1 for row in tracker.ranks())
+    assert all(row["effective_rank"] > 1 for row in tracker.ranks() if row["of"] == "weights")
+
+
+def test_a_run_with_ranks_holds_them_for_every_layer_and_stage(tmp_path: Path) -> None:
+    """Gate and up apart, and no run without them stands in for it."""
+    words = [*TINY_RUN, f"results_dir={tmp_path}", "method=sft"]
+    config = load_run([*words, "evaluation.ranks=true"])
+    assert config.id != load_run(words).id == load_run([*words, "evaluation.ranks=false"]).id
+    rows = [line for line in experiment.run(config).metrics if line["kind"] == "rank"]
+    found = [(row["step"], row["of"], row["layer"], row["module"]) for row in rows]
+    modules = ("gate_proj", "up_proj")
+    assert sorted(found) == sorted(product((2, 4), ("weights", "gradients"), range(4), modules))
+    assert all(1 <= row["stable_rank"] <= row["participation_ratio"] * (1 + 1e-9) for row in rows)
+    assert all(row["participation_ratio"] <= row["effective_rank"] <= row["full_rank"] for row in rows)
 
 
 # ----------------------------------------------------------------------------------- signal and noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,23 +15,33 @@ from gdo_cli.parameters import module_kind
 class UpdateTracker:
     """Follows the trainable matrices of the decoder's layers.
 
-    It keeps two copies of them, at the start and at the last look, so nothing has to be stored on
-    disk. What trains is held in fp32: differences of bf16 weights would measure rounding.
+    It keeps a copy of them from the start and, for ranks, of gate and up from the last look, with the sum
+    of their gradients since then; so nothing has to be stored on disk. What trains is held in fp32:
+    differences of bf16 weights would measure rounding.
+
+    Adam divides every entry by its own size, which evens out the singular values: its changes have a high
+    entropy rank whatever is learnt. The sum of the plain gradients over the same steps is the control: the
+    direction in which gradient descent at a constant rate would have gone, along the same path.
     """
 
     def __init__(self, model: nn.Module, with_rank: bool) -> None:
-        self.with_rank = with_rank
         self.matrices = {
             name: parameter
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and parameter.ndim == 2 and layer_index(name) is not None
         }
         self.start = {name: p.detach().clone() for name, p in self.matrices.items()}
-        self.last = {name: t.clone() for name, t in self.start.items() if with_rank and _ranked(name)}
+        ranked = [name for name in self.matrices if with_rank and _ranked(name)]
+        self.last = {name: self.start[name].clone() for name in ranked}
+        self.gradients = {name: torch.zeros_like(self.start[name]) for name in ranked}
+        for name, total in self.gradients.items():
+            self.matrices[name].register_hook(_add_to(total))
 
     def state(self) -> dict[str, Tensor]:
-        """What cannot be had again from the prepared model: the matrices at the last look, by name."""
-        return {f"look.{name}": before for name, before in self.last.items()}
+        """What cannot be had again from the prepared model: the matrices at the last look and the sums of
+        their gradients since, by name."""
+        looks = {f"look.{name}": before for name, before in self.last.items()}
+        return looks | {f"gradient.{name}": total for name, total in self.gradients.items()}
 
     def norms(self) -> list[dict[str, Any]]:
         """Per matrix: layer, module, Frobenius norm of the update since the start, absolute and
@@ -44,12 +55,16 @@ class UpdateTracker:
         return rows
 
     def ranks(self) -> list[dict[str, Any]]:
-        """Per gate and up matrix: ranks of its change since the last look; empty when not asked for."""
+        """Per gate and up matrix: ranks of its change since the last look (``of: weights``) and of the sum
+        of its gradients (``of: gradients``); empty when not asked for."""
         rows = []
-        for name, before in self.last.items():
-            now = self.matrices[name].detach()
-            rows.append(self._place(name) | matrix_ranks(now - before))
-            before.copy_(now)
+        for name, last in self.last.items():
+            parameter, gradient = self.matrices[name].detach(), self.gradients[name]
+            for what, delta in (("weights", parameter - last), ("gradients", gradient)):
+                place = self._place(name) | {"of": what, "full_rank": min(delta.shape)}
+                rows.append(place | matrix_ranks(delta))
+            last.copy_(parameter)
+            gradient.zero_()
         return rows
 
     @staticmethod
@@ -59,6 +74,15 @@ class UpdateTracker:
 
 def _ranked(name: str) -> bool:
     return module_kind(name) in ("gate_proj", "up_proj", "fc1")
+
+
+def _add_to(total: Tensor) -> Callable[[Tensor], None]:
+    """A hook that adds every gradient to the total and leaves it as it is."""
+
+    def add(gradient: Tensor) -> None:
+        total.add_(gradient)
+
+    return add
 
 
 def matrix_ranks(delta: Tensor) -> dict[str, float]:
