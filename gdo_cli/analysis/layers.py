@@ -124,6 +124,26 @@ def layer_updates(run: RunResult) -> dict[int, dict[str, float]]:
     return {layer: _summary(rows) for layer, rows in sorted(layers.items())}
 
 
+def update_parts(run: RunResult) -> list[dict[str, Any]]:
+    """What each kind of matrix adds to how far its layer has moved.
+
+    Returns:
+        Rows of ``layer``, ``module``, ``norm`` (its share of the layer's squared norm, times the norm) and
+        ``relative``; both add up over a layer to those of :func:`layer_updates`.
+    """
+    layers = layer_updates(run)
+    parts: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in run.record.get("updates") or []:
+        layer, module = row["layer"], row["module"]
+        known = [r for r in run.record["updates"] if r["layer"] == layer and r["relative"] is not None]
+        whole = layers[layer]["norm"]
+        empty = {"layer": layer, "module": module, "norm": 0.0, "relative": 0.0}
+        part = parts.setdefault((layer, module), empty)
+        part["norm"] += row["norm"] ** 2 / whole if whole else 0.0
+        part["relative"] += (row["relative"] or 0.0) / max(1, len(known))
+    return list(parts.values())
+
+
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     def norm(kept: list[dict[str, Any]]) -> float:
         return math.sqrt(sum(row["norm"] ** 2 for row in kept))
