@@ -3,6 +3,7 @@ Hydra or OmegaConf, and no DictConfig leaves this module."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -148,19 +150,46 @@ def _compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
 def _explained(overrides: list[str], config_dir: Path | None) -> DictConfig:
     """The composition, or what is wrong with it in one line."""
     try:
-        return _raw(overrides)
+        return _raw(overrides, config_dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, overrides, config_dir)) from error
 
 
-def _raw(overrides: list[str]) -> DictConfig:
-    """The composition, with the chosen option of each group noted under ``name``."""
-    config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
-    choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
+# What Hydra composes of options alone, by their words and the files that they may come from.
+_COMPOSED: dict[tuple[Any, ...], tuple[DictConfig, dict[str, str]]] = {}
+
+
+def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
+    """The composition, with the chosen option of each group noted under ``name``.
+
+    Hydra composes options, which takes a tenth of a second, and then sets values in what comes of them.
+    Points of a grid that differ in values alone share the first part.
+    """
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(overrides)
+    values = [p for p in parsed if p.key_or_group not in GROUPS and not p.is_hydra_override()]
+    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p not in values]
+    key = (*chosen, _files(config_dir))
+    if key not in _COMPOSED:
+        composed = hydra_compose("config", overrides=chosen, return_hydra_config=True)
+        choices = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.runtime.choices))
+        OmegaConf.set_struct(composed, False)
+        composed.pop("hydra")
+        _COMPOSED[key] = composed, {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+    base, names = _COMPOSED[key]
+    config = copy.deepcopy(base)
+    OmegaConf.set_struct(config, True)
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
     OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    config["name"] = {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+    config["name"] = names
     return config
+
+
+def _files(config_dir: Path | None) -> tuple[Any, ...]:
+    """Every YAML file there is, with its size and the time of its last change."""
+    roots = [conf_dir(), *([config_dir] if config_dir else [])]
+    files = sorted(file for root in roots for file in root.rglob("*.yaml"))
+    return tuple((str(file), (info := file.stat()).st_size, info.st_mtime_ns) for file in files)
 
 
 @contextmanager
@@ -271,6 +300,10 @@ def _check_layers(run: RunConfig) -> None:
         )
 
 
+# Parts that were built from the same values are the same object: a grid's points share most of them.
+_BUILT: dict[tuple[type, str, str], Any] = {}
+
+
 def _build(node: Any, where: str, schema: type) -> Any:
     """The dataclass filled from the node; unknown keys, wrong types and open values raise."""
     allowed = [field.name for field in dataclasses.fields(schema)]
@@ -282,8 +315,11 @@ def _build(node: Any, where: str, schema: type) -> Any:
     for key, value in content.items():
         if value == "???":
             raise UserError(f"{prefix}{key}: needs a value; give it as {prefix}{key}=…")
+    known = (schema, where, repr(content))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content))
+        if known not in _BUILT:
+            _BUILT[known] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content))
+        return _BUILT[known]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = str(error.full_key or error.key or "")
         raise UserError(f"{prefix}{key}: no such key; {suggest(key, allowed)}") from error
@@ -350,18 +386,18 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
         key = match[1] or match[2]
         parent, _, last = key.rpartition(".")
-        return f"{key}: no such key; {suggest(last, _keys(parent, overrides))}"
+        return f"{key}: no such key; {suggest(last, _keys(parent, overrides, config_dir))}"
     culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
     return f"{culprit}: {brief(error)}" if culprit and culprit not in brief(error) else brief(error)
 
 
-def _keys(parent: str, overrides: list[str]) -> list[str]:
+def _keys(parent: str, overrides: list[str], config_dir: Path | None) -> list[str]:
     """The keys under a dotted path, given the options that were chosen, for the message."""
     chosen = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     try:
-        config = _raw(chosen)
+        config = _raw(chosen, config_dir)
     except (HydraException, OmegaConfBaseException):
-        config = _raw([])
+        config = _raw([], config_dir)
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     if not OmegaConf.is_dict(node):
         return []
