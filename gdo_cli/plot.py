@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sized
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,49 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     """
     names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    known = [name for name in options("experiment", config_dir) if load_experiment(name, config_dir)]
+    specs = {name: load_experiment(name, config_dir) for name in options("experiment", config_dir)}
+    known = [name for name, spec in specs.items() if spec]
     for name in names:
         require_one_of("figure", name, known)
     written: list[Path] = []
     for name in names or known:
-        spec = load_experiment(name, config_dir) or {}
+        spec = specs[name] or {}
         runs, missing = _runs(name, overrides, results, config_dir)
-        if also := spec.get("with"):  # finished runs of another experiment that belong in the figure
-            runs = _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0] + runs
+        found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
         if runs:
-            written += save(_draw(runs, spec), results / "figures" / name)
-            console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
+            try:
+                drawing = _draw(list(found.values()), spec)
+            except UserError as error:  # the runs there are do not hold what the figure shows
+                if names:
+                    raise
+                console.print(f"  {name}: {error}", markup=False, soft_wrap=True)
+                continue
+            written += save(drawing, results / "figures" / name)
+            console.print(f"[bold]{written[-3]}[/]  from {_counted(found, 'run')}", soft_wrap=True)
         if missing:
             where = [] if str(results) == "results" else [f"results_dir={results}"]
             own = [f"--config-dir {config_dir}"] if config_dir else []
             command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
             console.print(
-                f"  {name}: {len(missing)} points missing; to fill them in: {command}", soft_wrap=True
+                f"  {name}: {_counted(missing, 'point')} missing; to fill in: {command}", soft_wrap=True
             )
         if names and not runs:
             raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")
     return written
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _others(spec: dict[str, Any], results: Path, config_dir: Path | None) -> list[RunResult]:
+    """Finished runs of other experiments that belong in the figure (``with``: one of them, or a list)."""
+    named = spec.get("with") or []
+    return [
+        run
+        for also in ([named] if isinstance(named, dict) else named)
+        for run in _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0]
+    ]
 
 
 def _runs(
@@ -75,6 +97,7 @@ def save(drawing: Drawing, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, table = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
     drawing.figure.savefig(png, metadata={"Software": None})
+    drawing.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
     drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     with table.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")

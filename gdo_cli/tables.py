@@ -133,7 +133,7 @@ def print_run(run: RunResult) -> None:
 
 def _print_ranking(run: RunResult) -> None:
     """How far each layer has moved, the furthest first: what ``layers=N`` chooses by."""
-    from gdo_cli.analysis.layers import layer_updates, ranking
+    from gdo_cli.analysis.ranking import layer_updates, ranking
 
     moved = layer_updates(run)
     if not moved:

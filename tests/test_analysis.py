@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 from gdo_cli import experiment
-from gdo_cli.analysis.layers import choose_layers, layer_updates, pilot_run, ranking
+from gdo_cli.analysis.layers import choose_layers, pilot_run
+from gdo_cli.analysis.ranking import layer_updates, ranking
 from gdo_cli.analysis.spectrum import layer_signal, signal_to_noise
 from gdo_cli.analysis.updates import UpdateTracker, matrix_ranks
 from gdo_cli.cli import app

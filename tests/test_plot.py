@@ -36,12 +36,18 @@ METHODS = """sweep:
   - {method: g_freeze, train.lr: 1e-5}
 figure: {kind: methods, title: Methods, marked: [g_freeze]}
 """
+BOTH = """sweep: {method: lora}
+figure:
+  {kind: rates, title: Both, x: [method.share, train.lr], with: [{experiment: mine, overrides: [seed=0]},
+  {experiment: byrate}, {experiment: byrate, overrides: [train.lr=1e-3]}]}
+"""
+COST = "sweep: {method: frozen}\nfigure: {kind: cost, title: Nothing trained}\n"
 METRICS = ("task/exact_match", "winogrande/exact_match")
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's own experiments: four with a figure, one without."""
+    """A user's own experiments, with a figure and one without."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     for name, text in {
@@ -49,6 +55,8 @@ def own(tmp_path: Path) -> Path:
         "byrate": RATES,
         "shares": SHARES,
         "methods": METHODS,
+        "both": BOTH,
+        "cost": COST,
         "bare": "",
     }.items():
         (folder / f"{name}.yaml").write_text(HEAD + text, "utf-8")
@@ -65,7 +73,7 @@ def value(config: RunConfig, step: int) -> float:
     return 0.25 + 0.125 * (config.name["method"] == "sft") + 0.0625 * config.seed + 0.125 * step
 
 
-def finish(config: RunConfig) -> None:
+def finish(config: RunConfig, steps: int = 1) -> None:
     """A finished run with scores of our own."""
     config = replace_data(config, resolve(config.data))
     folder = RunFolder(config)
@@ -82,7 +90,7 @@ def finish(config: RunConfig) -> None:
                 "name": config.name,
                 "method_label": config.method.label,
                 "config": identity(config),
-                "steps": 1,
+                "steps": steps,
                 "parameters": {"added": 0, "trainable": 1_500_000, "trainable_share": 0.25},
                 "final": scores | errors,
                 "data": {"source": config.data.source},
@@ -148,6 +156,21 @@ def test_any_number_may_stand_across(own: Path, results: Path) -> None:
     assert [p["share"] for p in rows(table) if p["metric"] == METRICS[0]] == ["0.25", "0.75"]
 
 
+def test_a_figure_takes_in_the_runs_of_other_experiments_each_once(own: Path, results: Path) -> None:
+    for config in (*grid("mine", own, results), *grid("byrate", own, results), *grid("both", own, results)):
+        if RunFolder(replace_data(config, resolve(config.data))).load() is None:
+            finish(config)
+    *_, table = plot_all(["both"], results, own)
+    points = [(p["line"], float(p["share"]), p["seeds"]) for p in rows(table) if p["metric"] == METRICS[0]]
+    # sft at 1e-3 belongs to both of the others, and to one of them twice.
+    assert sorted(points) == [
+        ("G-Freeze", 0.001, "1"),
+        ("LoRA", 0.001, "1"),
+        ("SFT", 1e-05, "1"),
+        ("SFT", 0.001, "1"),
+    ]
+
+
 def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, results: Path) -> None:
     for config in grid("methods", own, results):
         finish(config)
@@ -191,7 +214,7 @@ def test_missing_points_are_named_with_the_command_that_fills_them_in(own: Path,
     finish(grid("mine", own, results)[0])
     result = gdo("mine", "--results", str(results), "--config-dir", str(own))
     assert result.exit_code == 0, result.exception
-    assert "from 1 runs" in result.stdout
+    assert "from 1 run" in result.stdout
     assert "mine: 3 points missing" in result.stdout
     assert "gdo sweep experiment=mine" in result.stdout
 
@@ -220,7 +243,10 @@ def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: P
 
 
 @pytest.mark.slow
-def test_without_a_name_all_figures_that_have_runs_are_drawn(own: Path, results: Path) -> None:
-    for config in grid("mine", own, results):
-        finish(config)
+def test_without_a_name_all_figures_that_have_runs_are_drawn(
+    own: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for config in (*grid("mine", own, results), *grid("cost", own, results)):
+        finish(config, steps=1 if config.method.trains else 0)
     assert {file.stem for file in plot_all([], results, own)} == {"mine"}
+    assert "cost: none of the runs trains anything" in capsys.readouterr().out

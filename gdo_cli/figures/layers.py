@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.analysis.layers import update_parts
+from gdo_cli.analysis.ranking import update_parts
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (

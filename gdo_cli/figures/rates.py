@@ -12,21 +12,26 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, under
 from gdo_cli.results import RunResult
 
-SETTINGS = {"train.lr": "learning rate", "method.alpha": "α: 0 the base, 1 the run"}
+SETTINGS = {
+    "train.lr": "learning rate",
+    "method.alpha": "α: 0 the base, 1 the run",
+    "method.share": "λ: 0 the base, 1 the trained copy",
+}
 PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """A panel per measure; the dotted line is the untouched model, bars are standard errors.
 
-    ``spec["x"]`` names the setting across (default: ``train.lr``), ``spec["lines"]`` the one that tells
-    lines apart.
+    ``spec["x"]`` names the setting across (default: ``train.lr``), or several, of which a run has one;
+    ``spec["lines"]`` the one that tells lines apart.
     """
-    x = str(spec.get("x", "train.lr"))
+    named = spec.get("x", "train.lr")
+    across = [named] if isinstance(named, str) else [str(key) for key in named]
     score = runs[0].task_score
     metrics = [score, *(m for m in PROBES if m in runs[0].final)]
     by_method: dict[str, list[RunResult]] = {}
-    for run in sorted(runs, key=lambda r: float(field(r, x))):
+    for run in sorted(runs, key=lambda r: _place(r, across)):
         by_method.setdefault(str(field(run, str(spec.get("lines", "method")))), []).append(run)
     points: list[dict[str, Any]] = []
     with rc_context(RC):
@@ -34,10 +39,12 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
             for index, (key, members) in enumerate(by_method.items()):
-                _series(ax, key, index, members, (x, metric), points)
+                _series(ax, key, index, members, (across, metric), points)
             _base(ax, runs, metric)
-            ax.set_xscale("log" if x == "train.lr" else "linear")
-            ax.set_xlabel(SETTINGS.get(x, x))
+            ax.set_xscale("log" if across == ["train.lr"] else "linear")
+            if set(across) <= {"method.alpha", "method.share"}:
+                ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))
+            ax.set_xlabel("\n".join(SETTINGS.get(key, key) for key in across))
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
             ax.set_ylim(bottom=0, top=None if "loss" not in metric else min(ax.get_ylim()[1], 15))
         handles, labels = axes[0].get_legend_handles_labels()
@@ -46,18 +53,26 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     return Drawing(figure, points)
 
 
+def _place(run: RunResult, across: list[str]) -> float:
+    """The run's value of the first setting that it has."""
+    own = [
+        key for key in across if not key.startswith("method.") or key[7:] in run.record["config"]["method"]
+    ]
+    return float(field(run, (own or across)[0]))
+
+
 def _series(
     ax: Axes,
     key: str,
     index: int,
     runs: list[RunResult],
-    axes: tuple[str, str],
+    axes: tuple[list[str], str],
     points: list[dict[str, Any]],
 ) -> None:
-    x, metric = axes
+    across, metric = axes
     by_x: dict[float, list[RunResult]] = {}
     for run in runs:
-        by_x.setdefault(float(field(run, x)), []).append(run)
+        by_x.setdefault(_place(run, across), []).append(run)
     values = [mean(run.final[metric] for run in members) for members in by_x.values()]
     errors = [mean(run.final.get(f"{metric}_se", 0.0) for run in members) for members in by_x.values()]
     look = line_style(key, index)
@@ -72,7 +87,7 @@ def _series(
         elinewidth=0.8,
     )
     points += [
-        {"line": runs[0].label, "metric": metric, x.rpartition(".")[2]: place}
+        {"line": runs[0].label, "metric": metric, across[0].rpartition(".")[2]: place}
         | {"value": value, "se": error, "seeds": len(members)}
         for (place, members), value, error in zip(by_x.items(), values, errors, strict=True)
     ]

@@ -15,13 +15,22 @@ from gdo_cli.results import RunResult
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 VERMILION, PURPLE, SKY, GREY = "#D55E00", "#CC79A7", "#56B4E9", "#555555"
-_BY_METHOD = {
+_BY_METHOD: dict[str, tuple[str, str, Any]] = {
     "sft": (BLUE, "o", "-"),
     "g_freeze": (ORANGE, "s", "-"),
     "g_train": (GREEN, "^", "-"),
     "mlp_only": (VERMILION, "D", "--"),
     "up_only": (PURPLE, "v", "--"),
     "lora": (SKY, "P", "-."),
+    "lora_matched": (SKY, "X", ":"),
+    "attention_only": (GREY, "p", "--"),
+    "output_mix": (ORANGE, "d", "--"),
+    "wise_ft": (BLUE, "*", ":"),
+    "l2_sp": (BLUE, "<", "--"),
+    "kl_to_base": (BLUE, ">", "-."),
+    "replay": (BLUE, "h", (0, (4, 1, 1, 1, 1, 1))),
+    "zero_init": (VERMILION, "x", ":"),
+    "frozen": (GREY, "+", ":"),
 }
 _CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 _MARKERS = "os^DvPX"
@@ -71,7 +80,7 @@ class Line:
 
     color: str
     marker: str
-    linestyle: str
+    linestyle: Any
 
 
 def line_style(key: str, index: int) -> Line:

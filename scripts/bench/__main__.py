@@ -26,11 +26,12 @@ from typing import Any
 import torch
 
 from bench.page import write_page
-from gdo_cli.config import options
+from gdo_cli.config import load_run, options
 from gdo_cli.device import describe_machine
 from gdo_cli.plan import matrix_rate
 from gdo_cli.provenance import code_state, versions
 from gdo_cli.results import write_atomically
+from gdo_cli.schema import identity
 
 Row = dict[str, Any]
 WARM_UP = 2
@@ -121,7 +122,15 @@ def methods(steps: int, more: list[str]) -> Iterator[Row]:
             overrides = [f"method={method}", *extra]
             with working("gdo", overrides + more) as worker:
                 seconds = worker.seconds(steps)
-                yield {"overrides": " ".join(overrides), "peak_bytes": worker.end()} | spread(seconds)
+                row = {"overrides": " ".join(overrides), "work": work_of(overrides + more)}
+                yield row | {"peak_bytes": worker.end()} | spread(seconds)
+
+
+def work_of(overrides: list[str]) -> dict[str, Any]:
+    """What a step works on: by it, figures find the row of a run."""
+    config = load_run(overrides)
+    names = {key: config.name[key] for key in ("model", "task")}
+    return names | {"method": identity(config.method), "batch_size": config.train.batch_size}
 
 
 def peers(steps: int, more: list[str]) -> Iterator[Row]:

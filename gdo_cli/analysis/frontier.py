@@ -1,0 +1,53 @@
+"""Learning against forgetting: which points of a method nothing beats, and what they keep at equal score.
+
+A point is (task score, retention), more of either being better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Point = tuple[float, float]
+
+
+def undominated(points: Sequence[Point]) -> list[bool]:
+    """For each point, whether none is as good in both and better in one (Pareto)."""
+    return [
+        not any(s >= score and r >= kept and (s, r) != (score, kept) for s, r in points)
+        for score, kept in points
+    ]
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The undominated points by rising score, each once; retention falls along them."""
+    return sorted({p for p, best in zip(points, undominated(points), strict=True) if best})
+
+
+def area(points: Sequence[Point]) -> float:
+    """Area of all that some point is at least as good as (the hypervolume above (0, 0)).
+
+    Higher is better; a method that learnt to 1 and forgot nothing of a retention of 0.5 has 0.5.
+    """
+    total, before = 0.0, 0.0
+    for score, kept in frontier(points):
+        total += max(0.0, score - before) * max(0.0, kept)
+        before = max(before, score)
+    return total
+
+
+def retention_at(points: Sequence[Point], score: float) -> float | None:
+    """What is kept at a task score, on straight lines between the frontier's points.
+
+    None above the best score; below the lowest of the frontier it is that point's retention, which is
+    as good in both.
+    """
+    best = frontier(points)
+    scores, kept = zip(*best, strict=True)
+    return None if score > scores[-1] else float(np.interp(score, scores, kept))
+
+
+def matched_score(groups: Sequence[Sequence[Point]]) -> float:
+    """The highest task score that every method reaches."""
+    return min(max(score for score, _ in points) for points in groups)

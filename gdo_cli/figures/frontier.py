@@ -1,0 +1,137 @@
+"""What is kept against what is learnt, over learning rates and steps: one frontier per method."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+from gdo_cli.analysis.frontier import area, frontier, matched_score, retention_at, undominated
+from gdo_cli.figures import Drawing
+from gdo_cli.figures.style import (
+    GREY,
+    RC,
+    TASKS,
+    Line,
+    field,
+    line_style,
+    name_of,
+    new_figure,
+    sources,
+    under,
+)
+from gdo_cli.results import RunResult
+
+Points = list[dict[str, Any]]
+
+
+def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+    """A column per task: every evaluation of every run on validation items, one colour per method.
+
+    Points that another one of the method beats in both are faint; the line runs through the others, from
+    the untouched model on, and is straight where nothing was measured. The dotted line is the highest score
+    that all methods reach: the table says what each keeps there. ``spec["lines"]`` tells lines apart
+    (default: ``method``), ``spec["retention"]`` names what is kept; seeds are averaged.
+    """
+    retention = str(spec.get("retention", "winogrande/exact_match"))
+    by_task: dict[str, list[RunResult]] = {}
+    for run in runs:
+        by_task.setdefault(run.name["task"], []).append(run)
+    points: Points = []
+    table = [
+        ["task", "method", "points", "on the frontier", "area", "best score", "kept at the matched score"]
+    ]
+    with rc_context(RC):
+        figure = new_figure(1.8 + 4 * len(by_task), 4)
+        axes = figure.subplots(1, len(by_task), squeeze=False)[0]
+        for ax, (task, members) in zip(axes, by_task.items(), strict=True):
+            lines = _lines(members, str(spec.get("lines", "method")), retention)
+            table += _panel(ax, task, lines)
+            points += [point for line in lines.values() for point in line]
+            ax.set_title(TASKS.get(task, task))
+            ax.set_xlabel(f"New task: {name_of(members[0].task_score)} (validation)")
+        axes[0].set_ylabel(f"Kept: {name_of(retention)}")
+        handles = {
+            label: handle
+            for ax in axes
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+        under(figure, sources(runs))
+    return Drawing(figure, points, table)
+
+
+def _lines(runs: list[RunResult], key: str, retention: str) -> dict[str, Points]:
+    """By method, a record for each setting and step, the mean over seeds."""
+    cells: dict[tuple[str, str, int], list[tuple[RunResult, dict[str, Any]]]] = {}
+    for run in runs:
+        for scores in run.evaluations:
+            if retention in scores and run.task_score in scores:
+                cells.setdefault((str(field(run, key)), run.id, scores["step"]), []).append((run, scores))
+    lines: dict[str, Points] = {}
+    for (value, identity, step), found in cells.items():
+        run = found[0][0]
+        record: dict[str, Any] = {
+            "task": run.name["task"],
+            "line": value,
+            "label": run.label if value == run.name["method"] else value,
+            "id": identity,
+            "lr": run.record["config"]["train"]["lr"] if run.record["steps"] else None,
+            "step": step,
+            "seeds": len(found),
+            "score": mean(line[run.task_score] for run, line in found),
+            "retention": mean(line[retention] for _, line in found),
+            "score_se": mean(line.get(f"{run.task_score}_se", 0.0) for run, line in found),
+            "retention_se": mean(line.get(f"{retention}_se", 0.0) for _, line in found),
+        }
+        lines.setdefault(value, []).append(record)
+    for line in lines.values():
+        best = undominated([(p["score"], p["retention"]) for p in line])
+        for point, on_frontier in zip(line, best, strict=True):
+            point["on_frontier"] = on_frontier
+    return lines
+
+
+def _panel(ax: Axes, task: str, lines: dict[str, Points]) -> list[list[str]]:
+    """Draw the lines of a task; returns their rows of the table, the largest area first."""
+    places = {key: [(p["score"], p["retention"]) for p in line] for key, line in lines.items()}
+    matched = matched_score(list(places.values()))
+    ax.axvline(matched, color=GREY, linestyle=":", linewidth=1)
+    rows = []
+    for index, (key, found) in enumerate(places.items()):
+        look, label = line_style(key, index), lines[key][0]["label"]
+        _line(ax, found, look, label)
+        kept = retention_at(found, matched)
+        best = frontier(found)
+        numbers = [area(found), best[-1][0], kept]
+        shown = ["–" if n is None else f"{n:.3f}" for n in numbers]
+        rows.append((area(found), [task, label, str(len(found)), str(len(best)), *shown]))
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    trained = [point for line in lines.values() for point in line if point["score"] and point["retention"]]
+    if trained:
+        _typical_error(ax, *(mean(p[f"{name}_se"] for p in trained) for name in ("score", "retention")))
+    return [row for _, row in sorted(rows, key=lambda item: -item[0])]
+
+
+def _typical_error(ax: Axes, score: float, retention: float) -> None:
+    """A cross in the corner: the mean standard error over items, for the eye."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    place = (left + 0.04 * (right - left) + score, bottom + 0.04 * (top - bottom) + retention)
+    ax.errorbar(*place, xerr=score, yerr=retention, color=GREY, elinewidth=0.8, label="standard error")
+
+
+def _line(ax: Axes, points: list[tuple[float, float]], look: Line, label: str) -> None:
+    best = frontier(points)
+    beaten = [point for point in points if point not in best]
+    if beaten:
+        ax.plot(*zip(*beaten, strict=True), look.marker, color=look.color, alpha=0.25, markeredgewidth=0)
+    ax.plot(
+        *zip(*best, strict=True),
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.linestyle,
+        label=label,
+    )

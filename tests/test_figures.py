@@ -1,0 +1,230 @@
+"""Claims about what single figures show: the numbers behind their points, from runs made by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gdo_cli.analysis import frontier as curve
+from gdo_cli.analysis.ranking import layer_updates, update_parts
+from gdo_cli.errors import UserError
+from gdo_cli.figures import Drawing, cost, frontier, layers, ranks
+from gdo_cli.plot import save
+from gdo_cli.results import RunResult
+
+KEPT = "winogrande/exact_match"
+
+
+def run(
+    method: str, metrics: list[dict[str, Any]] | None = None, path: str = "runs/a/b/c/seed0", **record: Any
+) -> RunResult:
+    """A finished run of which only the named things matter."""
+    content: dict[str, Any] = {
+        "id": f"{method}-id",
+        "seed": 0,
+        "name": {"model": "tiny", "task": "scitail", "method": method},
+        "method_label": method.upper(),
+        "final": {"task/exact_match": 0.5, KEPT: 0.25},
+        "steps": 2,
+        "config": {"method": {"a": 1}, "train": {"lr": 1e-3, "batch_size": 4}},
+        "parameters": {"trainable": 2_000_000},
+        "data": {"source": "sample"},
+        "weights": {},
+        "machine": {"gpu": None, "cpu": "A processor"},
+        "peak_memory_bytes": 2**31,
+    }
+    found = RunResult(Path(path), content | record)
+    found.__dict__["metrics"] = metrics or []
+    return found
+
+
+def drawn(drawing: Drawing, folder: Path) -> list[dict[str, Any]]:
+    """The points of a figure that can be saved."""
+    assert all(file.stat().st_size > 0 for file in save(drawing, folder / "figure"))
+    return drawing.points
+
+
+# ---------------------------------------------------------------------------------------- frontiers
+
+
+def random_points(seed: int) -> list[curve.Point]:
+    """On a grid, so that some are equal in one score or in both."""
+    grid = np.random.default_rng(seed).integers(0, 8, (12, 2))
+    return [(float(a), float(b)) for a, b in grid]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_point_is_dominated_if_another_is_as_good_and_better_in_one(seed: int) -> None:
+    points = random_points(seed)
+    for (s, r), best in zip(points, curve.undominated(points), strict=True):
+        beaten = any((a >= s and b > r) or (a > s and b >= r) for a, b in points)
+        assert best is not beaten
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_area_is_that_of_all_that_some_point_is_as_good_as(seed: int) -> None:
+    """The points lie on a grid: unit cells below and left of one of them can be counted."""
+    points = random_points(seed)
+    cells = itertools.product(range(8), range(8))
+    assert curve.area(points) == sum(any(x < s and y < r for s, r in points) for x, y in cells)
+
+
+def test_retention_is_read_off_between_the_frontiers_points() -> None:
+    points = [(0.0, 0.5), (0.4, 0.5), (0.6, 0.1), (0.8, 0.3), (0.8, 0.2)]  # the frontier: 0.4 and 0.8
+    assert curve.retention_at(points, 0.5) == pytest.approx(0.45)
+    assert curve.retention_at(points, 0.8) == pytest.approx(0.3)
+    assert curve.retention_at(points, 0.1) == pytest.approx(0.5)
+    assert curve.retention_at(points, 0.81) is None
+    assert curve.matched_score([points, [(0.7, 0.0), (0.2, 0.9)]]) == 0.7
+
+
+def scores(step: int, score: float, kept: float) -> dict[str, Any]:
+    return {"kind": "evaluation", "step": step, "task/exact_match": score, KEPT: kept}
+
+
+def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: Path) -> None:
+    runs = [
+        run("sft", [scores(0, 0.0, 0.5), scores(1, 0.5, 0.125), scores(2, 0.75, 0.25)], seed=0),
+        run("sft", [scores(0, 0.0, 0.5), scores(1, 0.25, 0.125), scores(2, 1.0, 0.25)], seed=1),
+        run("sft", [scores(0, 0.0, 0.5), scores(1, 0.25, 0.375)], id="slower"),
+        run("g_freeze", [scores(0, 0.0, 0.5), scores(2, 0.5, 0.5)]),
+    ]
+    drawing = frontier.draw(runs, {})
+    points = drawn(drawing, tmp_path)
+    sft = {
+        (p["id"], p["step"]): (p["score"], p["retention"], p["on_frontier"], p["seeds"])
+        for p in points
+        if p["line"] == "sft"
+    }
+    assert sft == {
+        ("sft-id", 0): (0.0, 0.5, True, 2),
+        ("sft-id", 1): (0.375, 0.125, False, 2),
+        ("sft-id", 2): (0.875, 0.25, True, 2),
+        ("slower", 0): (0.0, 0.5, True, 1),
+        ("slower", 1): (0.25, 0.375, True, 1),
+    }
+    assert drawing.table is not None
+    _, first, second = drawing.table
+    # All methods reach 0.5; there SFT keeps 0.375 - 0.25/0.625 of 0.125. Areas are 0.25 and 0.25.
+    assert [first[1:], second[1:]] == [
+        ["SFT", "5", "3", "0.250", "0.875", "0.325"],
+        ["G_FREEZE", "2", "1", "0.250", "0.500", "0.500"],
+    ]
+
+
+# --------------------------------------------------------------------------------------------- layers
+
+UPDATES = [
+    {"layer": 0, "module": "gate_proj", "norm": 3.0, "relative": 0.1},
+    {"layer": 0, "module": "q_proj", "norm": 4.0, "relative": 0.3},
+    {"layer": 1, "module": "gate_proj", "norm": 1.0, "relative": 0.5},
+    {"layer": 1, "module": "gate_proj", "norm": 2.0, "relative": None},  # a new copy that starts at zero
+    {"layer": 2, "module": "fc1", "norm": 0.0, "relative": 0.0},
+]
+
+
+def test_the_parts_of_a_layer_add_up_to_how_far_it_moved() -> None:
+    found = run("sft", updates=UPDATES)
+    parts = update_parts(found)
+    for layer, whole in layer_updates(found).items():
+        for measure in ("norm", "relative"):
+            total = sum(part[measure] for part in parts if part["layer"] == layer)
+            assert total == pytest.approx(whole[measure])
+    by_place = {(p["layer"], p["module"]): p["norm"] for p in parts}
+    assert by_place[0, "gate_proj"] == pytest.approx(5 * 9 / 25)  # its share of the squared norm
+
+
+def test_the_ranking_has_a_record_for_each_task_layer_and_matrix(tmp_path: Path) -> None:
+    other = {"model": "tiny", "task": "qasc", "method": "sft"}
+    twice = [row | {"norm": 2 * row["norm"]} for row in UPDATES]
+    runs = [run("sft", updates=UPDATES), run("sft", updates=twice, seed=1), run("frozen", updates=[])]
+    points = drawn(layers.draw([*runs, run("sft", updates=UPDATES, name=other)], {}), tmp_path)
+    found = {(p["task"], p["layer"], p["module"]): (p["norm"], p["seeds"]) for p in points}
+    assert len(found) == 2 * 4
+    assert found["scitail", 0, "q_proj"] == (pytest.approx(1.5 * 16 / 5), 2)
+    assert found["qasc", 0, "q_proj"] == (pytest.approx(16 / 5), 1)
+    with pytest.raises(UserError, match="none of the runs holds update norms"):
+        layers.draw(runs[2:], {})
+
+
+# ---------------------------------------------------------------------------------------------- ranks
+
+
+def rank(step: int, layer: int, of: str, value: float, module: str = "up_proj") -> dict[str, Any]:
+    measures = dict.fromkeys(("effective_rank", "participation_ratio", "stable_rank"), value)
+    return {
+        "kind": "rank",
+        "step": step,
+        "layer": layer,
+        "module": module,
+        "of": of,
+        "full_rank": 32,
+    } | measures
+
+
+def test_ranks_are_shown_by_layer_and_stage_for_weights_and_gradients(tmp_path: Path) -> None:
+    rows = [
+        rank(step, layer, of, 1 + step + 10 * layer + 5 * (of == "weights"), module)
+        for step in (4, 8)
+        for layer in (0, 1)
+        for of in ("weights", "gradients")
+        for module in ("gate_proj", "up_proj")
+    ]
+    higher = [row | {"effective_rank": row["effective_rank"] + 1} for row in rows]
+    points = drawn(ranks.draw([run("sft", rows), run("sft", higher, seed=1)], {}), tmp_path)
+    assert len(points) == len(rows)
+    (one,) = (
+        p
+        for p in points
+        if (p["layer"], p["from_step"], p["to_step"], p["of"], p["module"])
+        == (1, 4, 8, "gradients", "gate_proj")
+    )
+    assert (one["effective_rank"], one["stable_rank"]) == (19.5, 19)
+    with pytest.raises(UserError, match=r"evaluation\.ranks=true"):
+        ranks.draw([run("sft", [])], {})
+
+
+def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> None:
+    rows = [
+        rank(step, layer, of, 10 * step + layer)
+        for step in (1, 2)
+        for layer in (0, 1, 2)
+        for of in ("weights", "gradients")
+    ]
+    top = ranks.draw([run("sft", rows)], {}).figure.axes[0]
+    assert top.yaxis_inverted()
+    assert top.collections[0].get_array().tolist() == [[10, 11, 12], [20, 21, 22]]  # type: ignore[union-attr]
+
+
+# ----------------------------------------------------------------------------------------------- cost
+
+
+def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_path: Path) -> None:
+    work = {"model": "tiny", "task": "scitail", "method": {"a": 1}, "batch_size": 4}
+    (tmp_path / "benchmarks").mkdir()
+    rows = [
+        {"work": work | {"batch_size": 8}, "median": 7.0, "peak_bytes": 1},
+        {"work": work, "median": 0.5, "peak_bytes": 2**30},
+        {"overrides": "of an earlier time", "median": 9.0, "peak_bytes": 1},
+    ]
+    (tmp_path / "benchmarks" / "methods.json").write_text(json.dumps({"rows": rows}), "utf-8")
+    own = str(tmp_path / "runs" / "tiny" / "scitail" / "x" / "seed0")
+    steps = [{"kind": "train", "step": i, "seconds": s} for i, s in enumerate((1.0, 3.0, 50.0))]
+    other = {"method": {"a": 2}, "train": {"lr": 1e-3, "batch_size": 4}}
+    runs = [
+        run("sft", steps, path=own),
+        run("g_freeze", steps, path=own, config=other),
+        run("frozen", path=own, steps=0),
+    ]
+    points = {p["method"]: p for p in drawn(cost.draw(runs, {"marked": ["sft"]}), tmp_path)}
+    keys = ("seconds", "gib", "measured", "trained", "task/exact_match", KEPT)
+    assert [points["SFT"][k] for k in keys] == [0.5, 1.0, "benchmark", 2.0, 0.5, 0.25]
+    assert [points["G_FREEZE"][k] for k in keys] == [3.0, 2.0, "run", 2.0, 0.5, 0.25]
+    assert len(points) == 2
+    with pytest.raises(UserError, match="none of the runs trains anything"):
+        cost.draw(runs[2:], {})
