@@ -119,7 +119,7 @@ def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: 
 
 # --------------------------------------------------------------------------------------------- layers
 
-UPDATES = [
+UPDATES: list[dict[str, Any]] = [
     {"layer": 0, "module": "gate_proj", "norm": 3.0, "relative": 0.1},
     {"layer": 0, "module": "q_proj", "norm": 4.0, "relative": 0.3},
     {"layer": 1, "module": "gate_proj", "norm": 1.0, "relative": 0.5},
@@ -205,11 +205,11 @@ def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> Non
 
 
 def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_path: Path) -> None:
-    work = {"model": "tiny", "task": "scitail", "method": {"a": 1}, "batch_size": 4}
+    settings = {"model": "tiny", "task": "scitail", "method": {"a": 1}, "batch_size": 4}
     (tmp_path / "benchmarks").mkdir()
     rows = [
-        {"work": work | {"batch_size": 8}, "median": 7.0, "peak_bytes": 1},
-        {"work": work, "median": 0.5, "peak_bytes": 2**30},
+        {"settings": settings | {"batch_size": 8}, "median": 7.0, "peak_bytes": 1},
+        {"settings": settings, "median": 0.5, "peak_bytes": 2**30},
         {"overrides": "of an earlier time", "median": 9.0, "peak_bytes": 1},
     ]
     (tmp_path / "benchmarks" / "methods.json").write_text(json.dumps({"rows": rows}), "utf-8")

@@ -83,9 +83,9 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
 def _benchmark(run: RunResult) -> dict[str, Any] | None:
     """The row of the benchmark that did the same work as a step of the run."""
     config = run.record["config"]
-    work = {key: run.name[key] for key in ("model", "task")}
-    work |= {"method": config["method"], "batch_size": config["train"]["batch_size"]}
-    return next((row for row in _rows(run.path.parents[4]) if row.get("work") == work), None)
+    settings = {key: run.name[key] for key in ("model", "task")}
+    settings |= {"method": config["method"], "batch_size": config["train"]["batch_size"]}
+    return next((row for row in _rows(run.path.parents[4]) if row.get("settings") == settings), None)
 
 
 @cache

@@ -122,11 +122,11 @@ def methods(steps: int, more: list[str]) -> Iterator[Row]:
             overrides = [f"method={method}", *extra]
             with working("gdo", overrides + more) as worker:
                 seconds = worker.seconds(steps)
-                row = {"overrides": " ".join(overrides), "work": work_of(overrides + more)}
+                row = {"overrides": " ".join(overrides), "settings": settings_of(overrides + more)}
                 yield row | {"peak_bytes": worker.end()} | spread(seconds)
 
 
-def work_of(overrides: list[str]) -> dict[str, Any]:
+def settings_of(overrides: list[str]) -> dict[str, Any]:
     """What a step works on: by it, figures find the row of a run."""
     config = load_run(overrides)
     names = {key: config.name[key] for key in ("model", "task")}
