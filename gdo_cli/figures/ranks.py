@@ -133,4 +133,4 @@ def _legend(figure: Figure) -> None:
     """What the lines' colours and dashes stand for."""
     looks = [Line2D([], [], color=color, label=label) for label, color in _OF.values()]
     looks += [Line2D([], [], color=GREY, ls=_DASHES[m], label=label) for m, label in MEASURES.items()]
-    figure.legend(handles=looks, loc="outside upper center", ncols=5 if figure.get_figwidth() > 6 else 2)
+    figure.legend(handles=looks, loc="outside upper center", ncols=min(5, int(figure.get_figwidth() / 1.9)))
