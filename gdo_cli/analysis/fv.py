@@ -1,0 +1,134 @@
+"""``gdo analyze fv``: how much of the base model's function vector for a task a run has kept (Table 1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdo_cli.analysis.comparison import chance, compare, top_heads
+from gdo_cli.analysis.function_vectors import Measured, measure
+from gdo_cli.analysis.heads import Heads
+from gdo_cli.analysis.pair import Pair
+from gdo_cli.analysis.prompts import Sample, Task
+from gdo_cli.basecache import base_arrays
+from gdo_cli.errors import UserError
+from gdo_cli.progress import Reporter, note
+from gdo_cli.rebuild import rebuild
+from gdo_cli.results import RunResult
+from gdo_cli.scoring import AnswerLM
+
+KIND = "fv"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How function vectors are measured (Todd et al.: 10, 100, 25, 10).
+
+    Attributes:
+        shots: solved examples in every prompt.
+        prompts: prompts over which the heads' outputs are averaged.
+        effect_prompts: prompts with shuffled answers, for the indirect effects.
+        heads: heads of a function vector.
+        seed: draws the prompts and the bootstrap.
+    """
+
+    shots: int = 10
+    prompts: int = 100
+    effect_prompts: int = 25
+    heads: int = 10
+    seed: int = 0
+
+
+def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bool = False) -> dict[str, Any]:
+    """Compare a run's function vector with its base model's, and keep what is found beside the run.
+
+    Base and run are measured on the same prompts; the base also on others, as the ceiling.
+
+    Raises:
+        UserError: no weights, no data, more heads than the model has, or prompts that are too long.
+    """
+    done = run.analysis(KIND)
+    if done is not None and done["options"] == asdict(options) and not force:
+        note(f"already done: {run.path / 'analysis' / KIND}.json")
+        return done
+    began = time.perf_counter()
+    pair = Pair(run, rebuild(run, config_dir))
+    task = Task(pair.config, pair.encoder)
+    samples = task.samples(2, options.shots, options.prompts, options.effect_prompts, options.seed)
+    lm = pair.base()
+    heads = _heads(lm, options)
+    _check_length(lm, samples)
+    with Reporter(f"{KIND} {run.label}", 3) as reporter:
+        base, again = (
+            _measure_base(pair, lm, heads, sample, _told(reporter, f"base, {which} prompts", sample))
+            for which, sample in zip(("the same", "other"), samples, strict=True)
+        )
+        tuned = measure(pair.tuned(), heads, samples[0], _told(reporter, "the run", samples[0]))
+    found = {
+        "options": asdict(options),
+        "n_heads": len(heads),
+        "run": compare(base, tuned, options.heads, paired=True, seed=options.seed),
+        "ceiling": compare(base, again, options.heads, paired=False, seed=options.seed),
+        "chance": chance(base, options.heads, options.seed),
+        "models": {
+            name: _summary(measured, heads, options.heads)
+            for name, measured in (("base", base), ("base_other_prompts", again), ("run", tuned))
+        },
+        "prompt_tokens": round(float(np.mean([len(q.context) for q in samples[0].clean])), 1),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    record = pair.record(task.provenance) | found
+    run.save_analysis(KIND, record)
+    return record
+
+
+def _heads(lm: AnswerLM, options: Options) -> Heads:
+    try:
+        heads = Heads(lm.model)
+    except ValueError as error:
+        raise UserError(f"no function vectors: {error}") from error
+    if options.heads > len(heads):
+        raise UserError(f"--heads {options.heads}: the model has {len(heads)}")
+    return heads
+
+
+def _check_length(lm: AnswerLM, samples: list[Sample]) -> None:
+    most = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(q.context) for sample in samples for q in (*sample.clean, *sample.shuffled))
+    if most is not None and longest > most:
+        raise UserError(f"a prompt has {longest} tokens and the model takes {most}: give fewer --shots")
+
+
+def _told(reporter: Reporter, part: str, sample: Sample) -> Callable[[int], None]:
+    total = len(sample.clean) + len(sample.shuffled)
+    return lambda n: reporter.advance(part, n, total)
+
+
+def _measure_base(
+    pair: Pair, lm: AnswerLM, heads: Heads, sample: Sample, advance: Callable[[int], None]
+) -> Measured:
+    """The base model's part, which all runs on a task share."""
+    folder = Path(__file__).parent
+    code = [folder / f"{name}.py" for name in ("function_vectors", "heads")] + [folder.parent / "scoring.py"]
+    key = {"kind": KIND, "prompts": sample.content(), **pair.facts}
+    return Measured(**base_arrays(key, code, lambda: vars(measure(lm, heads, sample, advance))))
+
+
+def _summary(measured: Measured, heads: Heads, n: int) -> dict[str, Any]:
+    """Its heads of largest effect, and how well the examples in the prompt work at all."""
+    places, effects = heads.places(), measured.effects.mean(0)
+    return {
+        "heads": [
+            {"layer": places[i][0], "head": places[i][1], "effect": float(effects[i])}
+            for i in top_heads(measured.effects, n)
+        ],
+        "right_answer": {
+            "clean": float(measured.clean.mean()),
+            "shuffled": float(measured.shuffled.mean()),
+        },
+    }
