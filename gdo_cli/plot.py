@@ -33,6 +33,8 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         runs, missing = _runs(name, overrides, results, config_dir)
         if also := spec.get("with"):  # finished runs of another experiment that belong in the figure
             runs = _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0] + runs
+        if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
+            runs = _analysed(runs, kind, name, results)
         if runs:
             written += save(_draw(runs, spec), results / "figures" / name)
             console.print(f"[bold]{written[-3]}[/]  from {len(runs)} runs", soft_wrap=True)
@@ -62,6 +64,18 @@ def _runs(
         else:
             missing.append(config)
     return runs, missing
+
+
+def _analysed(runs: list[RunResult], kind: str, name: str, results: Path) -> list[RunResult]:
+    """The runs that have the analysis which the figure is of; for the others, how they get it."""
+    done = [run for run in runs if run.analysis(kind) is not None]
+    if len(done) < len(runs):
+        where = "" if str(results) == "results" else f" --results {results}"
+        console.print(f"  {name}: {len(runs) - len(done)} runs not analysed; to do it:", soft_wrap=True)
+        for run in runs:
+            if run not in done:
+                console.print(f"    gdo analyze {kind} {run.title}{where}", soft_wrap=True)
+    return done
 
 
 def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:

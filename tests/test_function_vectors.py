@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gdo_cli.analysis.fv import Options, analyse
 from gdo_cli.analysis.heads import Heads
 from gdo_cli.analysis.prompts import Sample, Task
 from gdo_cli.cli import app
-from gdo_cli.config import load_run
+from gdo_cli.config import load_grid, load_run
 from gdo_cli.errors import UserError
 from gdo_cli.experiment import run
 from gdo_cli.growth.architecture import find_decoder
@@ -31,6 +32,7 @@ from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze
 from gdo_cli.methods.sft import SFT
 from gdo_cli.models import Loaded
+from gdo_cli.plot import plot_all
 from gdo_cli.results import RunResult
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoded, Encoder
@@ -492,10 +494,18 @@ def test_arrays_in_the_cache_that_cannot_be_read_are_measured_again(
     (file,) = (tmp_path / "analyses").iterdir()
     file.write_bytes(b"half of a file")
     made = []
-    basecache.base_arrays({"k": 1}, code, lambda: made.append(1) or arrays)
-    basecache.base_arrays({"k": 2}, code, lambda: made.append(1) or arrays)
-    basecache.base_arrays({"k": 2}, [Path(__file__)], lambda: made.append(1) or arrays)
-    basecache.base_arrays({"k": 1}, code, lambda: made.append(1) or arrays)
+
+    def make() -> basecache.Arrays:
+        made.append(1)
+        return arrays
+
+    for key, file_of_code in (
+        ({"k": 1}, code),
+        ({"k": 2}, code),
+        ({"k": 2}, [Path(__file__)]),
+        ({"k": 1}, code),
+    ):
+        basecache.base_arrays(key, file_of_code, make)
     assert len(made) == 3
 
 
@@ -523,7 +533,7 @@ def test_mistakes_are_told_before_anything_is_measured(
     where = ["--results", str(results)]
     for words, message in (
         (["--heads", "17"], "--heads 17: the model has 16"),
-        (["--shots", "300"], "give fewer --shots"),
+        (["--shots", "60", *FEW_WORDS[2:]], "the model takes 1024: give fewer --shots"),
         (["--shots", "999"], "--shots 999: the training split has"),
     ):
         refused = gdo("fv", tuned.title, *words, *where)
@@ -550,3 +560,49 @@ def test_the_decoder_found_in_a_wrapper_is_the_text_model() -> None:
     heads = Heads(base)
     assert len(heads) == len(find_decoder(base)) * N_HEADS
     assert heads.head_dim == HEAD_DIM
+
+
+# -------------------------------------------------------------------------------------------- figures
+
+TABLE = """# @package _global_
+defaults:
+  - override /model: tiny
+  - override /data: sample
+  - override /probe: []
+train: {steps: 4, precision: fp32, batch_size: 4}
+evaluation: {every: 2, items: 8, final_items: 8, kl_prompts: 2}
+sweep: {method: "sft,g_freeze"}
+figure:
+  kind: function_vectors
+  analysis: fv
+  published: {scitail: {sft: [2, 0.25]}}
+"""
+
+
+def test_the_table_is_drawn_from_the_analyses_and_says_which_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(TABLE, "utf-8")
+    points = load_grid(["experiment=mine", f"results_dir={results}"], tmp_path)
+    first, second = (run(config) for _, config in points)
+    found = analyse(first, FEW, tmp_path)
+    _, _, table = plot_all(["mine"], results, tmp_path)
+    assert f"gdo analyze fv {second.title}" in "".join(capsys.readouterr().out.split("\n"))
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = {row["row"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["SFT", "base, other prompts", "random heads"]
+    for name, numbers in (("SFT", found["run"]), ("base, other prompts", found["ceiling"])):
+        for key, number in numbers.items():
+            assert float(rows[name][key]) == number["value"]
+            assert float(rows[name][f"{key}_high"]) == number["high"]
+    assert float(rows["random heads"]["overlap"]) == found["chance"]["overlap"]["value"]
+    assert rows["SFT"]["published_cosine"] == "0.25"
+    lines = table.with_suffix(".md").read_text("utf-8").splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert f"{found['run']['overlap']['value']:g}/3 [" in lines[2]
+    analyse(second, FEW, tmp_path)
+    plot_all(["mine"], results, tmp_path)
+    assert "not analysed" not in capsys.readouterr().out
+    assert "G-Freeze" in table.read_text("utf-8")

@@ -104,5 +104,6 @@ def chance(base: Measured, n: int, seed: int) -> dict[str, dict[str, float]]:
 
 
 def _interval(draws: list[float]) -> dict[str, float]:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    low, high = np.quantile(draws, ends, method="closest_observation")  # heads come in whole numbers
     return {"low": float(low), "high": float(high)}

@@ -46,6 +46,7 @@ def print_function_vectors(found: dict[str, Any]) -> None:
         "draws of prompts\n",
         style="dim",
         markup=False,
+        soft_wrap=True,
     )
     table = plain_table("model", "right answer", "shuffled", "most effective heads (layer.head)")
     for name, key in (("the base", "base"), ("the run", "run")):
