@@ -17,6 +17,17 @@ analyze = typer.Typer(
 
 Again = Annotated[bool, typer.Option("--force", help="Analyse again even if it is done.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draws prompts and bootstrap.")]
+DriftPrompts = Annotated[
+    int,
+    typer.Option("--prompts", min=2, help="Prompts, of the probes and of the task, to compare states on."),
+]
+DriftItems = Annotated[int, typer.Option("--items", min=2, help="Items of WinoGrande.")]
+DriftShots = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--shots", min=0, help="Solved examples in front of them; may be repeated (default: 0 5 20)."
+    ),
+]
 Shots = Annotated[int, typer.Option(min=2, help="Solved examples in every prompt.")]
 Prompts = Annotated[int, typer.Option(min=2, help="Prompts over which the heads' outputs are averaged.")]
 EffectPrompts = Annotated[
@@ -50,3 +61,28 @@ def fv(
 
         options = Options(shots, prompts, effect_prompts, heads, seed)
         print_function_vectors(analyse(find_run(run, results), options, config_dir, force))
+
+
+@analyze.command()
+def drift(
+    run: RunName,
+    prompts: DriftPrompts = 128,
+    items: DriftItems = 100,
+    shots: DriftShots = None,
+    force: Again = False,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """How far the run has moved from its base: layer by layer, in its predictions, in its format.
+
+    Hidden states on prompts of the probes and of the task (linear CKA, cosine); KL to the base on the
+    task's prompts and on general text; WinoGrande generated with few and more solved examples, and with
+    the two options given, which tells lost format from lost knowledge.
+    """
+    with messages():
+        from gdo_cli.analysis.drift import Options, analyse
+        from gdo_cli.analysis.tables import print_drift
+        from gdo_cli.results import find_run
+
+        options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
+        print_drift(analyse(find_run(run, results), options, config_dir, force))

@@ -7,6 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from gdo_cli.progress import console
+from gdo_cli.tables import with_error
+
+KL_NAMES = {
+    "task_answer": "task, at the answer",
+    "task_prompt": "task, in the prompt",
+    "text": "general text",
+}
 
 
 def plain_table(*columns: str) -> Table:
@@ -58,6 +65,37 @@ def print_function_vectors(found: dict[str, Any]) -> None:
     console.print(
         "right answer: probability of its first token with the shots as they are, and with their answers "
         "shuffled",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def print_drift(found: dict[str, Any]) -> None:
+    """Layer by layer, then what the model says."""
+    hidden = found["hidden"]
+    places = ", ".join(f"{part['places']} places of {part['texts']} {kind}" for kind, part in hidden.items())
+    console.print(f"[bold]Drift from the base[/]  {found['run_name']}; {places}", soft_wrap=True)
+    table = plain_table("layer", *(f"{what}, {kind}" for kind in hidden for what in ("CKA", "cosine")))
+    for layer in range(len(hidden["task"]["cka"])):
+        numbers = [part[what][layer] for part in hidden.values() for what in ("cka", "cosine")]
+        table.add_row(str(layer), *(f"{number:.4f}" for number in numbers))
+    console.print(table)
+    console.print()
+    table = plain_table("KL to the base, nats", "value")
+    for key, name in KL_NAMES.items():
+        number = found["kl"][key]
+        table.add_row(name, f"{number['value']:.4f} ± {number['se']:.4f}")
+    console.print(table)
+    console.print()
+    shots = list(found["winogrande"]["base"])
+    table = plain_table("WinoGrande", *(f"{n} shots" for n in shots))
+    for measure, name in (("exact_match", "generated"), ("choice", "options given")):
+        for who in ("base", "run"):
+            by_shots = found["winogrande"][who]
+            table.add_row(f"{name}, {who}", *(with_error(by_shots[n], measure) for n in shots))
+    console.print(table)
+    console.print(
+        "options given: the right one of the two is the likelier answer to the same prompt (chance 0.5)",
         style="dim",
         soft_wrap=True,
     )
