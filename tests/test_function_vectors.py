@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from gdo_cli import basecache
 from gdo_cli.analysis import function_vectors, fv
 from gdo_cli.analysis.comparison import chance, compare, cosine, function_vector, top_heads
-from gdo_cli.analysis.function_vectors import Measured, indirect_effects, measure
+from gdo_cli.analysis.function_vectors import Measured, in_residual_stream, indirect_effects, measure
 from gdo_cli.analysis.fv import Options, analyse
 from gdo_cli.analysis.heads import Heads
 from gdo_cli.analysis.prompts import Sample, Task
@@ -230,6 +230,34 @@ def test_a_model_that_has_just_been_grown_has_exactly_the_heads_of_its_base(fami
     after = measure(answering(model), heads, sample)
     np.testing.assert_allclose(after.contributions, before.contributions, rtol=1e-3, atol=2e-6)
     np.testing.assert_allclose(after.effects, before.effects, rtol=1e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_heads_of_a_layer_add_to_the_residual_stream_what_attention_adds(family: str) -> None:
+    """Behind the norm that Gemma has there; against the module's own output."""
+    lm, heads = changed_by(SFT(), family)
+    clean = prompts(3)
+    measured = measure(lm, heads, Sample(clean, prompts(1, seed=1)))
+    for layer in range(3):
+        block: Any = find_decoder(lm.model).layers[layer]
+        last = block.post_attention_layernorm if "gemma3" in family else heads.projection(layer)
+        outputs: list[Tensor] = []
+        handle = last.register_forward_hook(lambda m, args, out, outputs=outputs: outputs.append(out[0, -1]))
+        with torch.no_grad():
+            for prompt in clean:
+                lm.hidden(torch.tensor([prompt.context]), torch.tensor([0]))
+        handle.remove()
+        expected = torch.stack(outputs).mean(0).numpy()
+        if (bias := getattr(last, "bias", None)) is not None:
+            expected = expected - bias.numpy()
+        chosen = range(layer * N_HEADS, (layer + 1) * N_HEADS)
+        np.testing.assert_allclose(
+            in_residual_stream(heads, measured, chosen), expected, rtol=1e-3, atol=1e-5
+        )
+    parts = [in_residual_stream(heads, measured, [i]) for i in (1, 6, 7)]
+    np.testing.assert_allclose(
+        in_residual_stream(heads, measured, [1, 6, 7]), sum(parts), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_a_model_without_a_known_output_projection_is_refused() -> None:

@@ -12,7 +12,7 @@ Shapes: P clean prompts, E shuffled ones, N heads of all layers, D width, R rows
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,26 @@ class Measured:
     effects: Array
     clean: Array
     shuffled: Array
+
+
+@torch.no_grad()
+def in_residual_stream(heads: Heads, measured: Measured, chosen: Sequence[int]) -> Array:
+    """The function vector of the chosen heads as the residual stream receives it, (D,).
+
+    Where a norm follows the output projection (g·x/rms(x)), each head's part passes it at the scale that
+    all heads of its layer together have on each prompt. To be called on the model that was measured.
+    """
+    total = np.zeros(measured.contributions.shape[2], np.float32)
+    for layer in range(len(heads) // heads.per_layer):
+        here = range(layer * heads.per_layer, (layer + 1) * heads.per_layer)
+        part_PD = measured.contributions[:, [i for i in chosen if i in here]].sum(1)
+        norm = heads.norm_behind(layer)
+        if norm is not None:
+            together_PD = measured.contributions[:, here].sum(1)
+            gain_D = norm(torch.ones(len(total), device=next(norm.parameters()).device)).float().cpu().numpy()
+            part_PD = gain_D * part_PD / np.sqrt(np.square(together_PD).mean(1, keepdims=True))
+        total += part_PD.mean(0)
+    return total
 
 
 @torch.no_grad()

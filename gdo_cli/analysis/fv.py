@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from gdo_cli.analysis.comparison import chance, compare, top_heads
-from gdo_cli.analysis.function_vectors import Measured, measure
+from gdo_cli.analysis.function_vectors import Array, Measured, in_residual_stream, measure
 from gdo_cli.analysis.heads import Heads
 from gdo_cli.analysis.pair import Pair
 from gdo_cli.analysis.prompts import Sample, Task
@@ -19,10 +20,10 @@ from gdo_cli.basecache import base_arrays
 from gdo_cli.errors import UserError
 from gdo_cli.progress import Reporter, note
 from gdo_cli.rebuild import rebuild
-from gdo_cli.results import RunResult
+from gdo_cli.results import RunResult, write_atomically
 from gdo_cli.scoring import AnswerLM
 
-KIND = "fv"
+KIND, VECTORS = "fv", "fv.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         UserError: no weights, no data, more heads than the model has, or prompts that are too long.
     """
     done = run.analysis(KIND)
-    if done is not None and done["options"] == asdict(options) and not force:
+    whole = done is not None and (run.path / "analysis" / VECTORS).is_file()
+    if done is not None and whole and done["options"] == asdict(options) and not force:
         note(f"already done: {run.path / 'analysis' / KIND}.json")
         return done
     began = time.perf_counter()
@@ -68,7 +70,9 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
             _measure_base(pair, lm, heads, sample, _told(reporter, f"base, {which} prompts", sample))
             for which, sample in zip(("the same", "other"), samples, strict=True)
         )
+        vectors = {"base": _vector(heads, base, options.heads)}
         tuned = measure(pair.tuned(), heads, samples[0], _told(reporter, "the run", samples[0]))
+        vectors["run"] = _vector(heads, tuned, options.heads)
     found = {
         "options": asdict(options),
         "n_heads": len(heads),
@@ -83,8 +87,26 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         "seconds": round(time.perf_counter() - began, 1),
     }
     record = pair.record(task.provenance) | found
+    (run.path / "analysis").mkdir(exist_ok=True)
+    write_atomically(run.path / "analysis" / VECTORS, save(vectors))
     run.save_analysis(KIND, record)
     return record
+
+
+def read_vectors(run: RunResult) -> dict[str, Array]:
+    """The function vectors of a run, ``run``, and of its ``base``, in the residual stream: (D,) each.
+
+    Raises:
+        UserError: they have not been measured.
+    """
+    file = run.path / "analysis" / VECTORS
+    if run.analysis(KIND) is None or not file.is_file():
+        raise UserError(f"{run.title}: no function vectors yet; measure them: gdo analyze fv {run.title}")
+    return load(file.read_bytes())
+
+
+def _vector(heads: Heads, measured: Measured, n: int) -> Array:
+    return in_residual_stream(heads, measured, top_heads(measured.effects, n).tolist())
 
 
 def _heads(lm: AnswerLM, options: Options) -> Heads:

@@ -55,6 +55,12 @@ class Heads:
         """The output projection of a layer, with whatever a method has wrapped around it."""
         return self._layers[layer].get_submodule(self._names[layer])
 
+    def norm_behind(self, layer: int) -> nn.Module | None:
+        """The norm between a layer's output projection and the residual stream (Gemma 2 and 3, OLMo 2)."""
+        block: Any = self._layers[layer]
+        # Elsewhere the norm of this name stands in front of the MLP.
+        return block.post_attention_layernorm if hasattr(block, "post_feedforward_layernorm") else None
+
     def features(self, layer: int, width: int) -> Tensor:
         """Which of the W features that the projection reads belong to each head, (H, F)."""
         features = torch.arange(width)
