@@ -25,7 +25,7 @@ from gdo_cli.tokens import Query
 KIND = "drift"
 TEXT = "perplexity"  # the probe that reads general text
 # Texts of each kind whose distributions are kept: eight each, a megabyte apiece with Gemma's vocabulary.
-KL_TEXTS = 32
+KL_TEXTS = 24
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         kept = {kind: _states(pair, base, reporter, "base", kind, texts[kind]) for kind in ("probes", "task")}
         references = {kind: Reference(base, texts[kind][:KL_TEXTS]) for kind in ("task", "text")}
         answers = {"base": _winogrande(suite, base, reporter)}
+        del base  # with its copy of the head
         tuned = pair.tuned()
         hidden = {
             kind: drift_by_layer(states, _states(pair, tuned, reporter, "run", kind, texts[kind]))

@@ -71,6 +71,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
             for which, sample in zip(("the same", "other"), samples, strict=True)
         )
         vectors = {"base": _vector(heads, base, options.heads)}
+        del lm  # with its copy of the head
         tuned = measure(pair.tuned(), heads, samples[0], _told(reporter, "the run", samples[0]))
         vectors["run"] = _vector(heads, tuned, options.heads)
     found = {
