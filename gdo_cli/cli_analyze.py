@@ -86,3 +86,30 @@ def drift(
 
         options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
         print_drift(analyse(find_run(run, results), options, config_dir, force))
+
+
+@analyze.command()
+def steer(
+    run: RunName,
+    layer: Annotated[
+        list[int], typer.Option(min=0, help="Layer behind which the vector is added; may be repeated.")
+    ],
+    scale: Annotated[float, typer.Option(help="What the vector is multiplied by.")] = 1.0,
+    prompts: Annotated[int, typer.Option(min=2, help="Zero-shot prompts.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Draws prompts and the control's direction.")] = 0,
+    force: Again = False,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """What the function vectors of [b]gdo analyze fv[/b] do when they are added to zero-shot prompts.
+
+    Added at the last token to the residual stream behind a layer, in the run and in its base; as a
+    control, a random vector of the same length.
+    """
+    with messages():
+        from gdo_cli.analysis.steer import Options, analyse
+        from gdo_cli.analysis.tables import print_steering
+        from gdo_cli.results import find_run
+
+        options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
+        print_steering(analyse(find_run(run, results), options, config_dir, force))

@@ -99,3 +99,21 @@ def print_drift(found: dict[str, Any]) -> None:
         style="dim",
         soft_wrap=True,
     )
+
+
+def print_steering(found: dict[str, Any]) -> None:
+    """What each vector does behind each layer, the unsteered models first."""
+    options = found["options"]
+    console.print(
+        f"[bold]Steering[/]  {found['run_name']}; {options['prompts']} zero-shot prompts, "
+        f"scale {options['scale']:g}",
+        soft_wrap=True,
+    )
+    table = plain_table("model", "layer", "added", "P(right answer)", "exact match")
+    table.columns[2].justify = "left"
+    for row in found["effects"]:
+        layer = "" if row["layer"] is None else str(row["layer"])
+        scores = (with_error(row, key) for key in ("probability", "exact_match"))
+        table.add_row(row["model"], layer, row["added"], *scores)
+    console.print(table)
+    console.print("P(right answer): probability of its first token", style="dim", markup=False)
