@@ -41,7 +41,8 @@ def answering(model: Any) -> AnswerLM:
 @torch.no_grad()
 def logits(lm: AnswerLM) -> Tensor:
     """At every position, (T, V)."""
-    return lm(IDS, torch.arange(IDS.shape[1]))
+    found: Tensor = lm(IDS, torch.arange(IDS.shape[1]))
+    return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -98,8 +98,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         kl = _divergences(references, tuned)
         answers["run"] = _winogrande(suite, tuned, reporter)
     found = {"options": asked, "hidden": hidden, "kl": kl, "winogrande": answers}
-    found["seconds"] = round(time.perf_counter() - began, 1)
-    record = pair.record(suite.provenance) | found
+    record = pair.record(suite.provenance) | found | {"seconds": round(time.perf_counter() - began, 1)}
     run.save_analysis(KIND, record)
     return record
 

@@ -81,8 +81,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
             del lm
     lengths = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
     found = {"options": asked, "effects": effects, "vector_lengths": lengths}
-    found["seconds"] = round(time.perf_counter() - began, 1)
-    record = pair.record(task.provenance) | found
+    record = pair.record(task.provenance) | found | {"seconds": round(time.perf_counter() - began, 1)}
     run.save_analysis(KIND, record)
     return record
 

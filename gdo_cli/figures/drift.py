@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.methods import distinct_names
@@ -72,7 +73,7 @@ def _layers(
     ax.set_title(_HIDDEN[measure])
     ax.set_xlabel("layer")
     ax.set_ylim(top=1 + 0.03 * (1 - ax.get_ylim()[0]))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _row(
