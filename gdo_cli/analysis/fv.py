@@ -136,8 +136,9 @@ def _measure_base(
     pair: Pair, lm: AnswerLM, heads: Heads, sample: Sample, advance: Callable[[int], None]
 ) -> Measured:
     """The base model's part, which all runs on a task share."""
-    folder = Path(__file__).parent
-    code = [folder / f"{name}.py" for name in ("function_vectors", "heads")] + [folder.parent / "scoring.py"]
+    here, above = Path(__file__).parent, Path(__file__).parent.parent
+    code = [here / f"{name}.py" for name in ("function_vectors", "heads")]
+    code += [above / f"{name}.py" for name in ("scoring", "vocabulary", "device")]
     key = {"kind": KIND, "prompts": sample.content(), **pair.facts}
     return Measured(**base_arrays(key, code, lambda: vars(measure(lm, heads, sample, advance))))
 
