@@ -31,6 +31,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     for name in names or known:
         spec = load_experiment(name, config_dir) or {}
         runs, missing = _runs(name, overrides, results, config_dir)
+        n_points = len(runs) + len(missing)
         if also := spec.get("with"):  # finished runs of another experiment that belong in the figure
             runs = _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0] + runs
         if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
@@ -46,7 +47,8 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
                 f"  {name}: {len(missing)} points missing; to fill them in: {command}", soft_wrap=True
             )
         if names and not runs:
-            raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")
+            kind = "analysed" if spec.get("analysis") else "finished"
+            raise UserError(f"{name}: no {kind} run of its {n_points} points in {results}")
     return written
 
 

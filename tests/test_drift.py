@@ -293,7 +293,7 @@ def test_the_figure_is_drawn_from_the_analyses(tmp_path: Path) -> None:
     results = tmp_path / "results"
     points = load_grid(["experiment=mine", f"results_dir={results}"], tmp_path)
     runs = [run(config) for _, config in points]
-    with pytest.raises(UserError, match="mine: no finished run"):
+    with pytest.raises(UserError, match="mine: no analysed run of its 2 points"):
         plot_all(["mine"], results, tmp_path)
     found = [analyse(r, FEW, tmp_path) for r in runs]
     png, _, table = plot_all(["mine"], results, tmp_path)
