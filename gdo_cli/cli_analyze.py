@@ -33,6 +33,9 @@ Prompts = Annotated[int, typer.Option(min=2, help="Prompts over which the heads'
 EffectPrompts = Annotated[
     int, typer.Option(min=2, help="Prompts with shuffled answers, for the heads' indirect effects.")
 ]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16 or auto; in bf16 most heads' effects drown in rounding.")
+]
 TopHeads = Annotated[int, typer.Option("--heads", min=1, help="Heads of a function vector.")]
 
 
@@ -44,6 +47,7 @@ def fv(
     effect_prompts: EffectPrompts = 25,
     heads: TopHeads = 10,
     seed: Seed = 0,
+    precision: Precision = "fp32",
     force: Again = False,
     results: Results = Path("results"),
     config_dir: ConfigDir = None,
@@ -59,7 +63,7 @@ def fv(
         from gdo_cli.analysis.tables import print_function_vectors
         from gdo_cli.results import find_run
 
-        options = Options(shots, prompts, effect_prompts, heads, seed)
+        options = Options(shots, prompts, effect_prompts, heads, seed, precision)
         print_function_vectors(analyse(find_run(run, results), options, config_dir, force))
 
 

@@ -562,6 +562,7 @@ def test_mistakes_are_told_before_anything_is_measured(
     for words, message in (
         (["--heads", "17"], "--heads 17: the model has 16"),
         (["--shots", "60", *FEW_WORDS[2:]], "the model takes 1024: give fewer --shots"),
+        (["--precision", "fp16"], "--precision=fp16: unknown"),
         (["--shots", "999"], "--shots 999: the training split has"),
     ):
         refused = gdo("fv", tuned.title, *words, *where)

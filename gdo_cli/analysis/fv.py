@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gdo_cli.analysis.heads import Heads
 from gdo_cli.analysis.pair import Pair
 from gdo_cli.analysis.prompts import Sample, Task
 from gdo_cli.basecache import base_arrays
-from gdo_cli.errors import UserError
+from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.progress import Reporter, note
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult, write_atomically
@@ -36,6 +36,8 @@ class Options:
         effect_prompts: prompts with shuffled answers, for the indirect effects.
         heads: heads of a function vector.
         seed: draws the prompts and the bootstrap.
+        precision: ``fp32``, ``bf16`` or ``auto``. In bf16 the effect of a head on a prompt is off by 0.005
+            (Gemma 3 270M on SciTail), as much as separates all heads but the first few.
     """
 
     shots: int = 10
@@ -43,6 +45,10 @@ class Options:
     effect_prompts: int = 25
     heads: int = 10
     seed: int = 0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        require_one_of("--precision", self.precision, ("auto", "bf16", "fp32"))
 
 
 def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bool = False) -> dict[str, Any]:
@@ -59,7 +65,8 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         note(f"already done: {run.path / 'analysis' / KIND}.json")
         return done
     began = time.perf_counter()
-    pair = Pair(run, rebuild(run, config_dir))
+    config = rebuild(run, config_dir)
+    pair = Pair(run, replace(config, train=replace(config.train, precision=options.precision)))
     task = Task(pair.config, pair.encoder)
     samples = task.samples(2, options.shots, options.prompts, options.effect_prompts, options.seed)
     lm = pair.base()
