@@ -136,7 +136,7 @@ def _texts(suite: Suite, options: Options) -> dict[str, list[list[int]]]:
 
 def _states(pair: Pair, lm: AnswerLM, reporter: Reporter, who: str, kind: str, texts: list[list[int]]) -> Any:
     part = f"hidden states of the {who}, {kind}"
-    return hidden_states(lm, pair.layers, texts, lambda n: reporter.advance(part, n, len(texts)))
+    return hidden_states(lm, pair.layers, texts, reporter.part_of(part, len(texts)))
 
 
 def _divergences(references: dict[str, Reference], tuned: AnswerLM) -> dict[str, dict[str, float]]:

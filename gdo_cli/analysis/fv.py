@@ -74,12 +74,12 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     _check_length(lm, samples)
     with Reporter(f"{KIND} {run.label}", 3) as reporter:
         base, again = (
-            _measure_base(pair, lm, heads, sample, _told(reporter, f"base, {which} prompts", sample))
+            _measure_base(pair, lm, heads, sample, reporter.part_of(f"base, {which} prompts", len(sample)))
             for which, sample in zip(("the same", "other"), samples, strict=True)
         )
         vectors = {"base": _vector(heads, base, options.heads)}
         del lm  # with its copy of the head
-        tuned = measure(pair.tuned(), heads, samples[0], _told(reporter, "the run", samples[0]))
+        tuned = measure(pair.tuned(), heads, samples[0], reporter.part_of("the run", len(samples[0])))
         vectors["run"] = _vector(heads, tuned, options.heads)
     found = {
         "options": asdict(options),
@@ -132,11 +132,6 @@ def _check_length(lm: AnswerLM, samples: list[Sample]) -> None:
     longest = max(len(q.context) for sample in samples for q in (*sample.clean, *sample.shuffled))
     if most is not None and longest > most:
         raise UserError(f"a prompt has {longest} tokens and the model takes {most}: give fewer --shots")
-
-
-def _told(reporter: Reporter, part: str, sample: Sample) -> Callable[[int], None]:
-    total = len(sample.clean) + len(sample.shuffled)
-    return lambda n: reporter.advance(part, n, total)
 
 
 def _measure_base(

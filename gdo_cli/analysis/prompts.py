@@ -25,6 +25,9 @@ class Sample:
     clean: list[Encoded]
     shuffled: list[Encoded]
 
+    def __len__(self) -> int:
+        return len(self.clean) + len(self.shuffled)
+
     def content(self) -> list[Any]:
         """The tokens, as plain data."""
         return [[(q.context, q.continuation) for q in part] for part in (self.clean, self.shuffled)]

@@ -75,7 +75,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
             added = {f"{name}'s vector": vectors[name] for name in own}
             added["random vector"] = _random_like(vectors[who], options.seed)
             for place in _places(options, added):
-                told = _told(reporter, f"{who}, {place.name}", len(sample.clean))
+                told = reporter.part_of(f"{who}, {place.name}", len(sample))
                 measured = zero_shot(lm, sample.clean, ends, place.on(pair.layers, options.scale), told)
                 effects.append({"model": who, "layer": place.layer, "added": place.name} | measured)
             del lm
@@ -109,10 +109,6 @@ def _random_like(vector: Array, seed: int) -> Array:
     """A vector of the same length in a random direction."""
     drawn = np.random.default_rng(seed).normal(size=vector.shape)
     return (drawn * np.linalg.norm(vector) / np.linalg.norm(drawn)).astype(np.float32)
-
-
-def _told(reporter: Reporter, part: str, total: int) -> Callable[[int], None]:
-    return lambda n: reporter.advance(part, n, total)
 
 
 @torch.no_grad()
