@@ -1,8 +1,9 @@
-"""The base model's evaluation, computed once for all runs that start from the same model and measure
-the same things."""
+"""What is measured of the base model, computed once for all runs that start from the same model and
+measure the same things."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zlib
@@ -11,9 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from gdo_cli.device import describe_machine
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.models import cache_dir
+from gdo_cli.provenance import versions
 from gdo_cli.results import write_atomically
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], Evaluation]) -> Evaluation:
@@ -22,9 +33,8 @@ def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], 
     The key is the content: every token asked and scored, the weights' checksum and precision
     (``facts``), and the code that measures. A file that cannot be read is computed again.
     """
-    key = {"suite": suite.fingerprint(), "code": _code_sha256(), **facts}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    file = cache_dir() / "evaluations" / f"{digest[:24]}.json"
+    key = {"suite": suite.fingerprint(), "code": _code_sha256(_measuring_code()), **facts}
+    file = _file("evaluations", key, "json")
     try:
         checksum, content = file.read_bytes().split(b"\n", 1)
         if checksum != b"%08x" % zlib.crc32(content):
@@ -32,17 +42,60 @@ def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], 
         return Evaluation(**json.loads(content))
     except (OSError, ValueError, TypeError):
         evaluation = evaluate()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(asdict(evaluation)).encode()
-        write_atomically(file, b"%08x\n" % zlib.crc32(content) + content)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+    content = json.dumps(asdict(evaluation)).encode()
+    _keep(file, b"%08x\n" % zlib.crc32(content) + content)
     return evaluation
 
 
-def _code_sha256() -> str:
+def base_arrays(key: dict[str, Any], code: list[Path], measure: Callable[[], Arrays]) -> Arrays:
+    """Arrays measured of the untouched model, from the cache or computed and put there.
+
+    Args:
+        key: the content that decides them: what is asked, and :func:`base_facts`.
+        code: the files that measure.
+    """
+    file = _file("analyses", key | {"code": _code_sha256(code)}, "safetensors")
+    try:
+        return load(file.read_bytes())
+    except (OSError, ValueError, SafetensorError):
+        arrays = measure()
+    _keep(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    return arrays
+
+
+def base_facts(weights: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What decides the base model's numbers beside the items: weights, precision, machine, torch."""
+    facts = {"weights": weights["sha256"], "dtype": str(dtype)}
+    return facts | {"machine": describe_machine(device), "versions": versions()}
+
+
+def _file(kind: str, key: dict[str, Any], suffix: str) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / kind / f"{digest[:24]}.{suffix}"
+
+
+def _keep(file: Path, content: bytes) -> None:
+    """A cache that cannot be written costs time, nothing else."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+
+
+def _measuring_code() -> list[Path]:
     root = Path(__file__).parent
-    names = ("evaluation", "divergence", "scoring", "vocabulary", "packing", "scores", "tokens", "device")
-    files = [*(root / f"{name}.py" for name in names), *sorted((root / "probes").glob("*.py"))]
+    names = (
+        "evaluation",
+        "divergence",
+        "scoring",
+        "vocabulary",
+        "packing",
+        "prefixes",
+        "scores",
+        "tokens",
+        "device",
+    )
+    return [*(root / f"{name}.py" for name in names), *sorted((root / "probes").glob("*.py"))]
+
+
+def _code_sha256(files: list[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

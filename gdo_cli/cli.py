@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.stopping import Stopped
+from gdo_cli.cli_analyze import analyze
+from gdo_cli.cli_shared import ConfigDir, Force, Overrides, Results, RunName, messages
 
 app = typer.Typer(
     name="gdo",
@@ -20,38 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        help="Hydra overrides, e.g. task=scitail method=g_freeze train.lr=1e-4", show_default=False
-    ),
-]
-ConfigDir = Annotated[
-    Path | None, typer.Option("--config-dir", help="Folder of your own YAML, laid out like conf/.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Start again even if the run is done or begun.")]
-Results = Annotated[
-    Path, typer.Option("--results", envvar="GDO_RESULTS_DIR", help="Folder that holds runs/ and figures/.")
-]
-
-
-@contextmanager
-def messages() -> Iterator[None]:
-    """A user's mistake is one message and exit code 2; a failed run, one message and 1; a signal, its own."""
-    try:
-        yield
-    except UserError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(2) from error
-    except RunFailed as error:
-        typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
-    except Stopped as stopped:
-        typer.secho(str(stopped), err=True, fg=typer.colors.YELLOW)
-        raise typer.Exit(stopped.code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+app.add_typer(analyze)
 
 
 @app.command()
@@ -149,7 +116,7 @@ def list_runs(
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="Path of a run, or a part of its name.")],
+    run: RunName,
     results: Results = Path("results"),
 ) -> None:
     """All that is known of one run."""
@@ -186,7 +153,7 @@ def compare(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="Path of a run, or a part of its name.")],
+    run: RunName,
     folder: Annotated[Path, typer.Argument(help="New folder for the checkpoint.")],
     form: Annotated[
         str | None,

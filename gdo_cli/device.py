@@ -52,16 +52,25 @@ def hold_weights(model: PreTrainedModel, compute: torch.dtype) -> None:
 
     What trains is held in fp32: at lr 1e-5 an Adam step moves only a tenth of bf16 weights. Frozen
     linear weights are held in the compute dtype, which is what autocast would make of them at every
-    use, and so is a frozen vocabulary, whose rows are looked up as fp32. The rest (norms, positions) is
-    fp32, so that every method starts from the same numbers.
+    use. So is a frozen vocabulary that loses nothing by it; its rows are looked up as fp32. The rest
+    (norms, positions) is fp32, so that every method starts from the same numbers.
     """
     vocabulary = model.get_input_embeddings()
     look_up_in_fp32(vocabulary)
     for module in model.modules():
-        low = isinstance(module, nn.Linear) or module is vocabulary
         for parameter in module.parameters(recurse=False):
-            dtype = compute if low and not parameter.requires_grad else torch.float32
-            parameter.data = parameter.data.to(dtype)
+            low = not parameter.requires_grad and (
+                _loses_nothing(parameter, compute)
+                if parameter is vocabulary.weight
+                else isinstance(module, nn.Linear)
+            )
+            parameter.data = parameter.data.to(compute if low else torch.float32)
+
+
+def _loses_nothing(parameter: nn.Parameter, dtype: torch.dtype) -> bool:
+    if parameter.dtype == dtype or parameter.is_meta:
+        return True
+    return torch.equal(parameter.to(dtype).float(), parameter.float())
 
 
 def reset_peak_memory(device: torch.device) -> None:

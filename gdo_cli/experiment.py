@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from gdo_cli.analysis.layers import Choice, choose_layers
 from gdo_cli.analysis.updates import UpdateTracker
-from gdo_cli.basecache import base_evaluation
+from gdo_cli.basecache import base_evaluation, base_facts
 from gdo_cli.checkpoints import Keeper, trained
 from gdo_cli.compiling import compiled
 from gdo_cli.data import resolve
@@ -272,10 +272,7 @@ class _Run:
         self.reporter.advance(part, n, total)
 
     def base_facts(self) -> dict[str, Any]:
-        """What decides the base model's numbers beside the items: weights, precision, machine, torch."""
-        machine = describe_machine(self.device)
-        facts = {"weights": self.weights["sha256"], "dtype": str(self.dtype)}
-        return facts | {"machine": machine, "versions": versions()}
+        return base_facts(self.weights, self.dtype, self.device)
 
     def final(self, lm: AnswerLM) -> Evaluation:
         """The task on test data; the probes are those of the last step, which are the same items."""

@@ -33,7 +33,10 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     for name in names or known:
         spec = specs[name] or {}
         runs, missing = _runs(name, overrides, results, config_dir)
+        n_points = len(runs) + len(missing)
         found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
+        if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
+            found = {run.path: run for run in _analysed(list(found.values()), kind, name, results)}
         if runs:
             try:
                 drawing = _draw(list(found.values()), spec)
@@ -52,7 +55,8 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
                 f"  {name}: {_counted(missing, 'point')} missing; to fill in: {command}", soft_wrap=True
             )
         if names and not runs:
-            raise UserError(f"{name}: no finished run of its {len(missing)} points in {results}")
+            kind = "analysed" if spec.get("analysis") else "finished"
+            raise UserError(f"{name}: no {kind} run of its {n_points} points in {results}")
     return written
 
 
@@ -84,6 +88,18 @@ def _runs(
         else:
             missing.append(config)
     return runs, missing
+
+
+def _analysed(runs: list[RunResult], kind: str, name: str, results: Path) -> list[RunResult]:
+    """The runs that have the analysis which the figure is of; for the others, how they get it."""
+    done = [run for run in runs if run.analysis(kind) is not None]
+    if len(done) < len(runs):
+        where = "" if str(results) == "results" else f" --results {results}"
+        console.print(f"  {name}: {len(runs) - len(done)} runs not analysed; to do it:", soft_wrap=True)
+        for run in runs:
+            if run not in done:
+                console.print(f"    gdo analyze {kind} {run.title}{where}", soft_wrap=True)
+    return done
 
 
 def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:

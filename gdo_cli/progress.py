@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +61,10 @@ class Reporter:
             self.part = self.bars.add_task(f"  evaluating {part}", total=total, status="")
             self.part_name = part
         self.bars.advance(self.part, n)
+
+    def part_of(self, part: str, total: int) -> Callable[[int], None]:
+        """What tells the progress of one part: called with the number that is done."""
+        return lambda n: self.advance(part, n, total)
 
     def end_evaluation(self) -> None:
         if self.part is not None:

@@ -8,6 +8,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     failed.json         why the last attempt failed, until the next one
     checkpoint.safetensors  what an unfinished run goes on from
     adapter/ or trained/  the trained weights (never in git)
+    analysis/           what ``gdo analyze`` has found later, a JSON file for each kind
 """
 
 from __future__ import annotations
@@ -115,6 +116,37 @@ class RunResult:
     def weights(self) -> Path | None:
         """Folder of the trained weights, if they were kept."""
         return next((self.path / name for name in WEIGHTS if (self.path / name).is_dir()), None)
+
+    def analysis(self, kind: str) -> dict[str, Any] | None:
+        """What ``gdo analyze KIND`` has found, if it was asked.
+
+        Raises:
+            UserError: its file cannot be read.
+        """
+        file = self.path / "analysis" / f"{kind}.json"
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not the record of an analysis")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); remove it to analyse again") from error
+        return content
+
+    def save_analysis(self, kind: str, content: dict[str, Any]) -> None:
+        """Keep what an analysis has found, whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = self.path / "analysis"
+        try:
+            folder.mkdir(exist_ok=True)
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / f"{kind}.json", text.encode())
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
 class RunFolder:

@@ -38,6 +38,17 @@ def save_trained(model: Any, folder: Path) -> str | None:
     return files_sha256([folder / "trained" / FILE])
 
 
+def kept_weights(run: RunResult) -> Path:
+    """Folder of a run's trained weights.
+
+    Raises:
+        UserError: they were not kept.
+    """
+    if run.weights is None:
+        raise UserError(f"{run.title}: its weights were not kept; run it again: gdo train --force …")
+    return run.weights
+
+
 def load_trained(
     base: PreTrainedModel, method: Method, run: RunResult, alpha: float = 1.0
 ) -> PreTrainedModel:
@@ -54,9 +65,7 @@ def load_trained(
     model = method.prepare(base, None if chosen == "all" else chosen)
     if not method.trains:
         return model
-    folder = run.weights
-    if folder is None:
-        raise UserError(f"{run.title}: its weights were not kept; run it again: gdo train --force …")
+    folder = kept_weights(run)
     trains = [p for p in model.parameters() if p.requires_grad]
     for parameter in trains:
         parameter.data = parameter.data.float()  # as it was trained, whatever the base is held in

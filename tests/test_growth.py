@@ -121,7 +121,7 @@ def test_a_run_accepts_every_other_method(family: str, method: Method, dtype: to
 def test_what_trains_is_held_in_fp32_and_frozen_products_and_rows_in_bf16(
     gemma3: PreTrainedModel, method: Method
 ) -> None:
-    model = method.prepare(gemma3, None)
+    model = method.prepare(gemma3.bfloat16(), None)
     hold_weights(model, torch.bfloat16)
     for name, parameter in model.named_parameters():
         product = name.endswith("proj.weight") or "base_layer" in name or "embed_tokens" in name

@@ -123,11 +123,17 @@ def test_the_cast_head_follows_its_weight() -> None:
 
 
 def test_a_frozen_vocabulary_is_held_once_in_the_compute_dtype(family: str) -> None:
-    model = tiny_model(family).requires_grad_(False)
+    model = tiny_model(family).bfloat16().requires_grad_(False)
     hold_weights(model, torch.bfloat16)
     lm = AnswerLM(model, torch.bfloat16)
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     assert lm.head_weight().data_ptr() == model.get_output_embeddings().weight.data_ptr()
+
+
+def test_a_vocabulary_that_rounding_would_change_stays_as_it_is(gemma3: PreTrainedModel) -> None:
+    before = gemma3.get_input_embeddings().weight.clone()
+    hold_weights(gemma3.requires_grad_(False), torch.bfloat16)
+    assert torch.equal(gemma3.get_input_embeddings().weight, before)
 
 
 def test_rows_of_a_low_embedding_come_as_from_one_in_fp32(family: str) -> None:

@@ -1,0 +1,77 @@
+"""The base model of a run and the run's own, in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdo_cli.basecache import base_facts
+from gdo_cli.data import resolve
+from gdo_cli.device import compute_dtype, describe_machine, hold_weights, pick_device
+from gdo_cli.errors import UserError
+from gdo_cli.experiment import end_ids
+from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.progress import warn
+from gdo_cli.provenance import code_state, versions
+from gdo_cli.results import RunResult
+from gdo_cli.schema import RunConfig, replace_data
+from gdo_cli.scoring import AnswerLM
+from gdo_cli.tokens import Encoder
+from gdo_cli.weights import kept_weights, load_trained
+
+
+class Pair:
+    """The base, and then the tuned model: the weights are loaded once and changed in place, so
+    :meth:`tuned` ends what :meth:`base` gave.
+
+    Attributes:
+        layers: the base's own decoder layers. They stay these objects when a method changes what is
+            inside them or puts blocks in between.
+    """
+
+    def __init__(self, run: RunResult, config: RunConfig) -> None:
+        """
+        Raises:
+            UserError: the run's weights were not kept, or its data or model cannot be had.
+        """
+        if config.method.trains:
+            kept_weights(run)  # before anything slow
+        self.run = run
+        self.config = replace_data(config, resolve(config.data))
+        if self.config.data.source == "sample":
+            warn("data: the bundled sample, not the real data sets (set GDO_DATA_DIR, or data=hub)")
+        self.device = pick_device()
+        self.dtype = compute_dtype(config.train.precision, self.device)
+        self._loaded = config.model.load()
+        self.encoder = Encoder.of(self._loaded.tokenizer, end_ids(self._loaded.model))
+        try:
+            self.layers = list(find_decoder(self._loaded.model).layers)
+        except ValueError as error:
+            raise UserError(f"{run.title}: {error}") from error
+        self.facts = base_facts(self._loaded.provenance, self.dtype, self.device)
+
+    def base(self) -> AnswerLM:
+        """The untouched model."""
+        self._loaded.model.requires_grad_(False)
+        return self._ready(self._loaded.model)
+
+    def tuned(self) -> AnswerLM:
+        """The model as it was at the end of the run."""
+        return self._ready(load_trained(self._loaded.model, self.config.method, self.run))
+
+    def _ready(self, model: Any) -> AnswerLM:
+        hold_weights(model, self.dtype)  # before freezing: what was trained stays in fp32, as it was measured
+        model.requires_grad_(False)
+        lm = AnswerLM(model.to(self.device), self.dtype)
+        lm.eval()
+        return lm
+
+    def record(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What every analysis says of itself."""
+        return {
+            "run_name": self.run.title,
+            "data": data,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "machine": describe_machine(self.device),
+            "versions": versions(),
+            "code": code_state(),
+        }
