@@ -7,7 +7,6 @@ that it keeps for the backward pass.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +26,10 @@ from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods import Method, layer_indices
-from gdo_cli.models import HubModel, ModelSource
+from gdo_cli.models import ARCHITECTURES, ModelSource
 from gdo_cli.parameters import count_parameters, text_parameters
 from gdo_cli.scoring import AnswerLM
 
-ARCHITECTURES = Path(__file__).parent / "architectures"
 # Share of the measured matrix rate that a training step reaches; the rest is memory traffic.
 EFFICIENCY = 0.45
 
@@ -64,13 +62,10 @@ def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = Path(source.path).expanduser() if isinstance(source, HubModel) else Path()
-    file = folder / "config.json" if isinstance(source, HubModel) and folder.is_dir() else None
-    file = file or ARCHITECTURES / f"{name}.json"
-    if not file.is_file():
+    content = source.shape(name)
+    if content is None:
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
         raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
-    content = json.loads(file.read_text("utf-8"))
 
     def make() -> PreTrainedModel:
         with torch.device("meta"):
