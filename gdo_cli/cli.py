@@ -72,19 +72,32 @@ def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Forc
 
 
 @app.command()
-def sweep(overrides: Overrides = None, config_dir: ConfigDir = None, dry_run: bool = False) -> None:
-    """Train every point of a grid, one after another; what is done already is not repeated.
+def sweep(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the points, which are done, and what the rest costs.")
+    ] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave impossible points out instead of refusing all.")
+    ] = False,
+) -> None:
+    """Train every point of a grid; what is done already is not repeated, so this also resumes a sweep.
 
-    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze seed=range(3)[/b], or an experiment that
-    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs.
+    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze 'seed=range(3)'[/b], or an experiment that
+    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs. Hydra's
+    launchers run several at a time: [b]hydra/launcher=joblib hydra.launcher.n_jobs=2[/b], submitit_local,
+    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best task score.
     """
     with messages():
-        from gdo_cli.config import load_grid
+        from gdo_cli.grid import load_sweep
 
-        points = load_grid(overrides or [], config_dir)
-        from gdo_cli.sweep import run_points
+        points = load_sweep(overrides or [], config_dir)
+        if points.impossible and not skip_invalid:
+            raise points.refusal()
+        from gdo_cli.sweep import run_sweep
 
-        if not run_points(points, dry_run):
+        if not run_sweep(points, dry_run, skip_invalid):
             raise typer.Exit(1)
 
 

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gdo_cli import config
-from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_grid, load_run, options
+from gdo_cli import grid as grid_module
+from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_run, options
 from gdo_cli.errors import UserError
+from gdo_cli.grid import load_grid
 from gdo_cli.methods import Method
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
@@ -143,7 +144,7 @@ def test_every_value_that_an_experiment_sweeps_over_composes(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(config, "load_run", lambda words, _: words)  # the points, not yet composed
+        patched.setattr(grid_module, "load_run", lambda words, _: words)  # the points, not yet composed
         grid = [words for words, _ in load_grid([f"experiment={option}"])]
     seen: set[str] = set()
     for words in grid:

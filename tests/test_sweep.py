@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from gdo_cli import sweep
 from gdo_cli.cli import app
-from gdo_cli.config import load_grid
 from gdo_cli.errors import RunFailed, UserError
+from gdo_cli.grid import load_grid
 from gdo_cli.results import RunFolder, RunResult, find_runs
 from gdo_cli.schema import RunConfig
 from gdo_cli.sweep import Point, run_points
