@@ -129,7 +129,7 @@ def composed(overrides: list[str], config_dir: Path | None, compose: Compose | N
     """The composition, or what is wrong with it in one line."""
     try:
         return compose(overrides) if compose else _raw(overrides, config_dir)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, AttributeError) as error:  # the last: a merge into null
         raise UserError(_explain(error, overrides, config_dir)) from error
 
 

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from gdo_cli.config import composed, hydra_messages, hydra_ready, quoted
 from gdo_cli.errors import UserError
 from gdo_cli.grid import Engine
+from gdo_cli.progress import note
 from gdo_cli.results import write_atomically
 
 
@@ -71,7 +72,7 @@ def launch(engine: Engine, points: list[list[str]], run: Run, results_dir: Path)
         run: is given a point's overrides; it must not raise. Launchers pickle it.
         results_dir: what launchers leave behind, such as the logs of their jobs, goes below it.
     Returns:
-        The outcomes of the points whose process lived to tell.
+        An outcome for every point, an error for those whose process was lost.
     Raises:
         UserError: settings of the launcher that it does not take.
     """
@@ -86,7 +87,7 @@ def launch(engine: Engine, points: list[list[str]], run: Run, results_dir: Path)
             lost = error
         outcomes = _outcomes(folder)
         told = {tuple(outcome.words) for outcome in outcomes}
-        reason = f"its process ended without a word{f' ({_one_line(lost)})' if lost else ''}"
+        reason = f"nothing was heard of it{f' ({_one_line(lost)})' if lost else ''}"
         return outcomes + [Outcome(words, error=reason) for words in points if tuple(words) not in told]
 
 
@@ -99,6 +100,7 @@ def search(engine: Engine, words: list[str], run: Run, results_dir: Path) -> lis
     with _folder(results_dir) as folder, _prepared(engine, folder) as (setup, _):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
+        _quiet_optuna()
         own = [str(word) for word in setup.hydra.overrides.hydra]
         try:
             hydra.multirun("config", _Task(run), [*words, *own], with_log_configuration=False)
@@ -139,8 +141,10 @@ def _own_words(engine: Engine, folder: Path) -> list[str]:
             wanted["hydra.sweeper.sampler.seed"] = "0"  # so that the same command tries the same points
         if engine.launcher == "basic":
             wanted["hydra.sweeper.n_jobs"] = "1"  # a batch would only keep it from learning in between
+    if engine.launcher == "ray":  # the plugin's own value is refused where there is a cluster already
+        wanted["++hydra.launcher.ray.init.object_store_memory"] = "null"
     given = {word.partition("=")[0].lstrip("+~") for word in engine.words}
-    return [f"{key}={value}" for key, value in wanted.items() if key not in given]
+    return [f"{key}={value}" for key, value in wanted.items() if key.lstrip("+") not in given]
 
 
 @contextmanager
@@ -160,6 +164,15 @@ def _folder(results_dir: Path) -> Iterator[Path]:
         with suppress(OSError):  # not empty: logs of the jobs, or the result of a search
             folder.rmdir()
             root.rmdir()
+        if folder.is_dir():
+            note(f"logs and what else the jobs left: {folder}")
+
+
+def _quiet_optuna() -> None:
+    with suppress(ImportError):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _outcomes(folder: Path) -> list[Outcome]:

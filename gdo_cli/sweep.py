@@ -40,6 +40,7 @@ class Job:
         sources: data sources as they were resolved there.
         folder: the working directory there.
         labels: what tells each point from the others.
+        shared: overrides that all points of a search have.
         alone: whether it runs in the sweep's own process; elsewhere, every line bears the label.
         config_dir: where a user's own configuration is.
     """
@@ -49,10 +50,11 @@ class Job:
     folder: str
     labels: dict[tuple[str, ...], str]
     alone: bool
+    shared: frozenset[str] = frozenset()
     config_dir: Path | None = None
 
     def __call__(self, words: list[str]) -> Outcome:
-        label = self.labels.get(tuple(words), " ".join(words))
+        label = self.labels.get(tuple(words)) or " ".join(word for word in words if word not in self.shared)
         with contextlib.chdir(self.folder), contextlib.nullcontext() if self.alone else label_lines(label):
             if self.alone:
                 note(self.heading(words, label))
@@ -65,7 +67,8 @@ class Job:
             except Exception as error:
                 traceback.print_exc()
                 told = f"{type(error).__name__}: {error}"
-            errors.print(f"[red]failed[/] {escape(f'{label}: {told}')}", highlight=False, soft_wrap=True)
+            shown = f"{label}: {told}" if self.alone else told
+            errors.print(f"[red]failed[/] {escape(shown)}", highlight=False, soft_wrap=True)
             return Outcome(words, error=told)
 
     def heading(self, words: list[str], label: str) -> str:
@@ -153,7 +156,8 @@ class _Work:
         points = [*self.pilots, *self.open]
         planned = {tuple(words): config for words, config in points}
         labels = {tuple(words): sweep.label(words) for words, _ in points}
-        self.labels = labels | {tuple(words): f"pilot {config.id}" for words, config in self.pilots}
+        pilots = {tuple(words): f"pilot {RunFolder(config).title}" for words, config in self.pilots}
+        self.labels = labels | pilots
         self.job = Job(planned, sources, str(Path.cwd()), self.labels, _alone(sweep))
         self.failed: dict[Path, tuple[str, str]] = {}
 
@@ -253,9 +257,9 @@ def _patiently(config: RunConfig) -> RunResult:
 def _search(sweep: Sweep, sources: dict[DataConfig, DataConfig], dry_run: bool) -> bool:
     """Let a sweeper search, once for every grid; True if no point failed."""
     engine = sweep.engine
-    job = Job({}, sources, str(Path.cwd()), {}, _alone(sweep), engine.config_dir)
     failed = False
     for words in sweep.searches:
+        job = Job({}, sources, str(Path.cwd()), {}, _alone(sweep), frozenset(words), engine.config_dir)
         console.print(f"hydra/sweeper={engine.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
         if not dry_run:
             tried = search(engine, words, job, Path(sweep.points[0][1].results_dir))
