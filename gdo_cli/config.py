@@ -58,7 +58,7 @@ _PLAIN = {
 }
 _NAMED = {"model": ModelSource, "task": Task, "method": Method}
 # Keys of the composition that are no part of a run.
-_BESIDE = ("probe", "sweep", "suite", "figure", "name")
+_BESIDE = ("probe", "sweep", "suite", "suites", "figure", "name")
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -150,10 +150,10 @@ def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
     key = (*chosen, _files(config_dir))
     if key not in _COMPOSED:
         composed = hydra_compose("config", overrides=chosen, return_hydra_config=True)
-        choices = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.runtime.choices))
+        names = option_names(composed)
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
-        _COMPOSED[key] = composed, {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+        _COMPOSED[key] = composed, names
     base, names = _COMPOSED[key]
     config = copy.deepcopy(base)
     OmegaConf.set_struct(config, True)
@@ -161,6 +161,12 @@ def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config["name"] = names
     return config
+
+
+def option_names(config: DictConfig) -> dict[str, str]:
+    """The chosen option of each group, of a composition that Hydra's own settings are still part of."""
+    choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
+    return {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
 
 
 # The parsed files of a state of the configuration, by their paths in it.

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gdo_cli.config import GROUPS, composed, hydra_messages, hydra_ready, load_run, parse
+from gdo_cli.config import GROUPS, composed, hydra_messages, hydra_ready, load_run, option_names, parse
 from gdo_cli.errors import UserError
 from gdo_cli.schema import RunConfig
 
@@ -123,7 +123,10 @@ def load_sweep(overrides: list[str], config_dir: Path | None = None) -> Sweep:
 
 def _for_sweeps(words: list[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
-    return loader.load_configuration("config", overrides=words, run_mode=RunMode.MULTIRUN)
+    setup = loader.load_configuration("config", overrides=words, run_mode=RunMode.MULTIRUN)
+    OmegaConf.set_struct(setup, False)
+    setup["name"] = option_names(setup)
+    return setup
 
 
 def _engine(setup: DictConfig, words: list[str], config_dir: Path | None) -> Engine:

@@ -18,6 +18,7 @@ from gdo_cli.analysis.layers import needs_pilot, pilot_config
 from gdo_cli.config import load_run
 from gdo_cli.data import resolve
 from gdo_cli.errors import RunFailed, UserError, require
+from gdo_cli.estimate import Estimator
 from gdo_cli.experiment import run
 from gdo_cli.grid import Point, Sweep
 from gdo_cli.launch import Outcome, launch, search
@@ -169,9 +170,32 @@ class _Work:
             note(f"before them, to rank layers by, pilot runs of SFT: {shown}")
 
     def print_points(self) -> None:
+        """Every point, and what those that are open would cost."""
+        estimator = Estimator(self.sweep.points[0][1].results_dir)
+        table = Table("", "run", box=None, pad_edge=False, header_style="dim")
+        for column in ("hours", "GiB"):
+            table.add_column(column, justify="right")
+        table.add_column("point", overflow="fold")
+        estimates = []
         for words, config in [*self.pilots, *self.sweep.points]:
-            state = "done" if _done((words, config)) else "open"
-            console.print(f"  {state}  {config.id}  {escape(self.sweep.label(words))}", soft_wrap=True)
+            if _done((words, config)):
+                table.add_row("done", config.id, "", "", escape(self.sweep.label(words)))
+                continue
+            estimates.append(estimate := estimator.estimate(config))
+            hours = "?" if estimate.hours is None else f"{estimate.hours:.2f}"
+            memory = "?" if estimate.memory is None else f"{estimate.memory / 2**30:.1f}"
+            label = self.labels[tuple(words)]
+            table.add_row("open", config.id, hours, memory, escape(label))
+        console.print(table)
+        if estimates:
+            hours = sum(estimate.hours or 0 for estimate in estimates)
+            memory = max(estimate.memory or 0 for estimate in estimates) / 2**30
+            console.print(
+                f"about {hours:.1f} h one after another, {memory:.1f} GiB at the most; "
+                f"{estimator.sources(estimates)}",
+                style="dim",
+                highlight=False,
+            )
 
     def run(self) -> bool:
         """Run what is open; True if nothing failed."""
