@@ -147,17 +147,40 @@ def plot(
 
 @app.command("ls")
 def list_runs(
+    filters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Which runs: key=value,value of model, task, method, layers, seed, status (done, running, "
+            "failed, unfinished) or any setting, e.g. method=g_* train.lr=1e-4 status=failed",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="A row for each combination of these keys, e.g. method,layers: means.")
+    ] = None,
+    means: Annotated[
+        bool, typer.Option("--mean", help="A row for all seeds of a run: means with 95 % intervals.")
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", help="Measures beside the task's score (default: winogrande/exact_match)."
+        ),
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")] = None,
     results: Results = Path("results"),
-    form: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
 ) -> None:
-    """Table of finished runs."""
+    """Table of runs: filtered, grouped, averaged over seeds."""
     with messages():
-        from gdo_cli.errors import require_one_of
-        from gdo_cli.results import find_runs
-        from gdo_cli.tables import print_runs
+        from gdo_cli.listing import RETENTION, listed, mean_rows, run_rows, write
+        from gdo_cli.tables import print_listing
 
-        require_one_of("--format", form, ("table", "markdown", "csv"))
-        print_runs(find_runs(results), form)
+        runs, others = listed(results, filters or [])
+        metrics = metric or [RETENTION]
+        rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
+        write(rows, markdown, table)
+        print_listing(rows, others, bool(filters))
 
 
 @app.command()
