@@ -39,19 +39,32 @@ def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Forc
 
 
 @app.command()
-def sweep(overrides: Overrides = None, config_dir: ConfigDir = None, dry_run: bool = False) -> None:
-    """Train every point of a grid, one after another; what is done already is not repeated.
+def sweep(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the points, which are done, and what the rest costs.")
+    ] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave impossible points out instead of refusing all.")
+    ] = False,
+) -> None:
+    """Train every point of a grid; what is done already is not repeated, so this also resumes a sweep.
 
-    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze seed=range(3)[/b], or an experiment that
-    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs.
+    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze 'seed=range(3)'[/b], or an experiment that
+    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs. Hydra's
+    launchers run several at a time: [b]hydra/launcher=joblib hydra.launcher.n_jobs=2[/b], submitit_local,
+    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best task score.
     """
     with messages():
-        from gdo_cli.config import load_grid
+        from gdo_cli.grid import load_sweep
 
-        points = load_grid(overrides or [], config_dir)
-        from gdo_cli.sweep import run_points
+        points = load_sweep(overrides or [], config_dir)
+        if points.impossible and not skip_invalid:
+            raise points.refusal()
+        from gdo_cli.sweep import run_sweep
 
-        if not run_points(points, dry_run):
+        if not run_sweep(points, dry_run, skip_invalid):
             raise typer.Exit(1)
 
 
@@ -101,17 +114,40 @@ def plot(
 
 @app.command("ls")
 def list_runs(
+    filters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Which runs: key=value,value of model, task, method, layers, seed, status (done, running, "
+            "failed, unfinished) or any setting, e.g. method=g_* train.lr=1e-4 status=failed",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="A row for each combination of these keys, e.g. method,layers: means.")
+    ] = None,
+    means: Annotated[
+        bool, typer.Option("--mean", help="A row for all seeds of a run: means with 95 % intervals.")
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", help="Measures beside the task's score (default: winogrande/exact_match)."
+        ),
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")] = None,
     results: Results = Path("results"),
-    form: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
 ) -> None:
-    """Table of finished runs."""
+    """Table of runs: filtered, grouped, averaged over seeds."""
     with messages():
-        from gdo_cli.errors import require_one_of
-        from gdo_cli.results import find_runs
-        from gdo_cli.tables import print_runs
+        from gdo_cli.listing import RETENTION, listed, mean_rows, run_rows, write
+        from gdo_cli.tables import print_listing
 
-        require_one_of("--format", form, ("table", "markdown", "csv"))
-        print_runs(find_runs(results), form)
+        runs, others = listed(results, filters or [])
+        metrics = metric or [RETENTION]
+        rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
+        write(rows, markdown, table)
+        print_listing(rows, others, bool(filters))
 
 
 @app.command()

@@ -1,12 +1,13 @@
-"""The Hydra border: overrides go in, a checked :class:`RunConfig` comes out. Nothing else imports
-Hydra or OmegaConf, and no DictConfig leaves this module."""
+"""The Hydra border: overrides go in, a checked :class:`RunConfig` comes out. Nothing but this module and
+its neighbours, :mod:`gdo_cli.grid` and :mod:`gdo_cli.launch`, imports Hydra or OmegaConf, and no
+DictConfig leaves them."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +17,6 @@ from typing import Any, cast
 import yaml
 from hydra import compose as hydra_compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -32,13 +32,23 @@ from omegaconf.errors import (
 )
 
 from gdo_cli.errors import UserError, brief, suggest
-from gdo_cli.methods import Method
+from gdo_cli.methods import Method, layer_indices
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
 from gdo_cli.schema import DataConfig, EvaluationConfig, RunConfig, TrainConfig, WandbConfig
 from gdo_cli.tasks import Task
 
 GROUPS = ("model", "task", "method", "data", "train", "probe", "experiment")
+# Hydra's own groups that plugins add to, and the extra of this package that brings each of them.
+PLUGGED = {
+    "hydra/launcher": {
+        "joblib": "joblib",
+        "submitit_local": "submitit",
+        "submitit_slurm": "submitit",
+        "ray": "ray",
+    },
+    "hydra/sweeper": {"optuna": "optuna"},
+}
 # The parts of a run: those of a fixed type, and those whose YAML names a dataclass of the base type.
 _PLAIN = {
     "data": DataConfig,
@@ -47,6 +57,9 @@ _PLAIN = {
     "wandb": WandbConfig,
 }
 _NAMED = {"model": ModelSource, "task": Task, "method": Method}
+# Keys of the composition that are no part of a run.
+_BESIDE = ("probe", "sweep", "suite", "suites", "figure", "name")
+Compose = Callable[[list[str]], DictConfig]
 
 
 @dataclass
@@ -75,46 +88,6 @@ def load_run(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
     return _build_run(_compose(overrides, config_dir), overrides, config_dir)
 
 
-def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[tuple[list[str], RunConfig]]:
-    """Every point of a sweep, as its overrides and its run, in Hydra's order, all checked.
-
-    The grid is the product of the overrides given as Hydra sweeps (``seed=0,1``, ``range(3)``,
-    ``glob(*)``) and of ``sweep`` in the chosen experiment, where the former does not mention it. A list
-    of sweeps in the experiment is one grid after another, of which the overrides choose: a grid keeps
-    the values that both name, and falls away where there are none.
-    """
-    with _messages(), _hydra(config_dir):
-        given = dict(zip(overrides, _parse(overrides, config_dir, True), strict=True))
-        plain = [override for override, parsed in given.items() if not parsed.is_sweep_override()]
-        experiment = OmegaConf.select(_explained(plain, config_dir), "sweep") or {}
-        named = {parsed.get_key_element().lstrip("+~"): o.partition("=")[2] for o, parsed in given.items()}
-        points: list[list[str]] = []
-        for grid in _grids(experiment, named):
-            words = [o for o, parsed in given.items() if parsed.get_key_element().lstrip("+~") not in grid]
-            words += [f"{key}={value}" for key, value in grid.items()]
-            (found,) = BasicSweeper.split_arguments(_parse(words, config_dir, True), max_batch_size=None)
-            points += [point for point in found if point not in points]
-    return [(point, load_run(point, config_dir)) for point in points]
-
-
-def _grids(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
-    """What an experiment sweeps beside the overrides that are named already, as key → alternatives."""
-    if not OmegaConf.is_list(experiment):
-        return [{str(k): _alternatives(v) for k, v in experiment.items() if k not in named}]
-    narrowed = []
-    for grid in experiment:
-        choices = {str(key): _alternatives(value).split(",") for key, value in grid.items()}
-        for key in choices.keys() & named.keys():
-            choices[key] = [value for value in choices[key] if value in named[key].split(",")]
-        if all(choices.values()):
-            narrowed.append({key: ",".join(values) for key, values in choices.items()})
-    return narrowed or [{}]
-
-
-def _alternatives(value: Any) -> str:
-    return ",".join(map(str, value)) if OmegaConf.is_list(value) else str(value)
-
-
 def load_experiment(name: str, config_dir: Path | None = None) -> dict[str, Any] | None:
     """What an experiment file says of its figure, e.g. ``{"kind": "curves", …}``; None if nothing."""
     figure = OmegaConf.select(_compose([f"experiment={name}"], config_dir), "figure")
@@ -125,7 +98,7 @@ def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
     """The composed configuration as YAML, after all the checks of :func:`load_run`."""
     config = _compose(overrides, config_dir)
     _build_run(config, overrides, config_dir)
-    for key in ("sweep", "figure", "name"):
+    for key in _BESIDE[1:]:
         config.pop(key, None)
     return OmegaConf.to_yaml(config, resolve=True)
 
@@ -136,22 +109,27 @@ def options(group: str, config_dir: Path | None = None) -> list[str]:
     return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml")})
 
 
+def quoted(text: str) -> str:
+    """Text as Hydra's overrides quote it: backslashes count double before a quote and at the end alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"
+
+
 # ---------------------------------------------------------------------------------------- compose
 
 
 def _compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    with _messages(), _hydra(config_dir):
-        _parse(overrides, config_dir)
-        config = _explained(overrides, config_dir)
+    with hydra_messages(), hydra_ready(config_dir):
+        parse(overrides, config_dir)
+        config = composed(overrides, config_dir)
         OmegaConf.resolve(config)
         return config
 
 
-def _explained(overrides: list[str], config_dir: Path | None) -> DictConfig:
+def composed(overrides: list[str], config_dir: Path | None, compose: Compose | None = None) -> DictConfig:
     """The composition, or what is wrong with it in one line."""
     try:
-        return _raw(overrides, config_dir)
-    except (HydraException, OmegaConfBaseException) as error:
+        return compose(overrides) if compose else _raw(overrides, config_dir)
+    except (HydraException, OmegaConfBaseException, AttributeError) as error:  # the last: a merge into null
         raise UserError(_explain(error, overrides, config_dir)) from error
 
 
@@ -172,10 +150,10 @@ def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
     key = (*chosen, _files(config_dir))
     if key not in _COMPOSED:
         composed = hydra_compose("config", overrides=chosen, return_hydra_config=True)
-        choices = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.runtime.choices))
+        names = option_names(composed)
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
-        _COMPOSED[key] = composed, {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+        _COMPOSED[key] = composed, names
     base, names = _COMPOSED[key]
     config = copy.deepcopy(base)
     OmegaConf.set_struct(config, True)
@@ -183,6 +161,12 @@ def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config["name"] = names
     return config
+
+
+def option_names(config: DictConfig) -> dict[str, str]:
+    """The chosen option of each group, of a composition that Hydra's own settings are still part of."""
+    choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
+    return {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
 
 
 # The parsed files of a state of the configuration, by their paths in it.
@@ -211,7 +195,7 @@ def _files(config_dir: Path | None) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _hydra(config_dir: Path | None) -> Iterator[None]:
+def hydra_ready(config_dir: Path | None) -> Iterator[None]:
     """Hydra set up on the bundled configuration, and on the user's own directory before it."""
     if config_dir is not None and not config_dir.is_dir():
         raise UserError(f"--config-dir {config_dir}: no such directory")
@@ -227,8 +211,12 @@ def _hydra(config_dir: Path | None) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) -> list[Override]:
-    """Each override parsed on its own, so that a message can name the one that is wrong."""
+def parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) -> list[Override]:
+    """Each override parsed on its own, so that a message can name the one that is wrong.
+
+    Args:
+        sweeps: whether several values may stand in one, and settings of Hydra's own among them.
+    """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return [_parse_one(parser, override, config_dir, sweeps) for override in overrides]
 
@@ -236,7 +224,7 @@ def _parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) 
 def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, sweeps: bool) -> Override:
     try:
         (override,) = parser.parse_overrides([text])
-        if override.is_sweep_override():
+        if override.is_discrete_sweep():
             list(override.sweep_string_iterator())
     except (HydraException, ValueError) as error:
         raise UserError(
@@ -246,9 +234,13 @@ def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, swee
     group = override.key_or_group
     if not group:
         raise UserError(f"{text}: not an override; they are written key=value")
+    if not sweeps and override.is_hydra_override():
+        raise UserError(f"{text}: only 'gdo sweep' takes launchers, sweepers and other settings of Hydra")
     if override.is_sweep_override():
         if not sweeps:
             raise UserError(f"{text}: several values; 'gdo sweep' takes them, this command takes one")
+        if override.is_hydra_override():
+            raise UserError(f"{text}: several values; only settings of runs can be swept")
     elif group in GROUPS:
         value = override.value()
         if override.is_delete():
@@ -275,7 +267,7 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
             parts[key] = _build(node, key, _PLAIN[key])
         elif key in _NAMED:
             parts[key] = _build(node, key, _named(node, key, _NAMED[key]))
-        elif key not in ("probe", "sweep", "figure", "name"):
+        elif key not in _BESIDE:
             rest[key] = node
     for key in (*_NAMED, *_PLAIN):
         if key not in parts:
@@ -317,6 +309,9 @@ def _check_layers(run: RunConfig) -> None:
             f"layers={run.layers}: method={run.name['method']} takes no layers; leave it out, or choose a "
             "method that works on layers (g_freeze, g_train, mlp_only, …)"
         )
+    depth = run.model.depth(run.name["model"])
+    if isinstance(choice, list) and depth is not None:
+        layer_indices(choice, depth)
 
 
 # Parts that were built from the same values are the same object: a grid's points share most of them.
@@ -381,7 +376,7 @@ def _named(node: Any, where: str, base: type) -> type:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def hydra_messages() -> Iterator[None]:
     """Turn what Hydra, OmegaConf and YAML raise into one line each."""
     try:
         yield
@@ -400,6 +395,8 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
     text = str(error)
     if match := re.search(r"Could not find '([^']+)'|Could not load '([^']+)'", text):
         group, _, option = (match[1] or match[2]).removesuffix(".yaml").rpartition("/")
+        if group in PLUGGED:
+            return _no_plugin(group, option)
         if group in GROUPS:
             return f"{group}={option}: no such option; {suggest(option, options(group, config_dir))}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
@@ -408,6 +405,13 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
         return f"{key}: no such key; {suggest(last, _keys(parent, overrides, config_dir))}"
     culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
     return f"{culprit}: {brief(error)}" if culprit and culprit not in brief(error) else brief(error)
+
+
+def _no_plugin(group: str, option: str) -> str:
+    known = GlobalHydra.instance().config_loader().get_group_options(group)
+    if extra := PLUGGED[group].get(option):
+        return f"{group}={option}: its plugin is not installed: pip install 'gdo-cli[{extra}]'"
+    return f"{group}={option}: no such option; {suggest(option, {*known, *PLUGGED[group]})}"
 
 
 def _keys(parent: str, overrides: list[str], config_dir: Path | None) -> list[str]:
@@ -420,4 +424,4 @@ def _keys(parent: str, overrides: list[str], config_dir: Path | None) -> list[st
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     if not OmegaConf.is_dict(node):
         return []
-    return [str(key) for key in node if key not in ("_target_", "name", "sweep", "figure")]
+    return [str(key) for key in node if key not in ("_target_", *_BESIDE[1:])]

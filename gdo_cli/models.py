@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -53,7 +54,30 @@ class ModelSource:
         """
         raise NotImplementedError
 
+    def shape(self, name: str) -> dict[str, Any] | None:
+        """The architecture as transformers describes it, where it is known without the weights.
 
+        Args:
+            name: the option by which the model was chosen.
+        """
+        return _read_shape(ARCHITECTURES / f"{name}.json")
+
+    def depth(self, name: str) -> int | None:
+        """Number of decoder layers, where it is known without the weights."""
+        shape = self.shape(name) or {}
+        n = shape.get("text_config", shape).get("num_hidden_layers")
+        return n if isinstance(n, int) else None
+
+
+def _read_shape(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None  # what is wrong with it, loading will say
+    return content if isinstance(content, dict) else None
+
+
+ARCHITECTURES = Path(__file__).parent / "architectures"
 CHECKSUM = "weights.sha256"
 
 
@@ -189,6 +213,10 @@ class HubModel(ModelSource):
     def __post_init__(self) -> None:
         require(bool(self.path.strip()), "model.path=: name a folder or a hub id")
 
+    def shape(self, name: str) -> dict[str, Any] | None:
+        folder = Path(self.path).expanduser()
+        return _read_shape(folder / "config.json") if folder.is_dir() else super().shape(name)
+
     def load(self) -> Loaded:
         folder = Path(self.path).expanduser()
         if folder.is_dir():
@@ -207,21 +235,27 @@ class TinyModel(ModelSource):
     num_hidden_layers: int = 4
     vocab_size: int = 1024
 
+    def shape(self, name: str) -> dict[str, Any]:
+        return {
+            "model_type": "gemma3_text",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": 2 * self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "max_position_embeddings": 1024,
+            "sliding_window": 512,
+        }
+
     def load(self) -> Loaded:
         import torch
         from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
         tokenizer = _tiny_tokenizer(self.vocab_size)
         config = Gemma3TextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden_size,
-            intermediate_size=2 * self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=1024,
-            sliding_window=512,
+            **(self.shape("tiny") | {"vocab_size": len(tokenizer)}),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

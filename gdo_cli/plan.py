@@ -7,7 +7,6 @@ that it keeps for the backward pass.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +26,11 @@ from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods import Method, layer_indices
-from gdo_cli.models import HubModel, ModelSource
+from gdo_cli.models import ARCHITECTURES, ModelSource
 from gdo_cli.parameters import count_parameters, text_parameters
+from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 
-ARCHITECTURES = Path(__file__).parent / "architectures"
 # Share of the measured matrix rate that a training step reaches; the rest is memory traffic.
 EFFICIENCY = 0.45
 
@@ -64,13 +63,10 @@ def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = Path(source.path).expanduser() if isinstance(source, HubModel) else Path()
-    file = folder / "config.json" if isinstance(source, HubModel) and folder.is_dir() else None
-    file = file or ARCHITECTURES / f"{name}.json"
-    if not file.is_file():
+    content = source.shape(name)
+    if content is None:
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
         raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
-    content = json.loads(file.read_text("utf-8"))
 
     def make() -> PreTrainedModel:
         with torch.device("meta"):
@@ -88,12 +84,7 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     """
     model: Any = make()
     n_base = sum(p.numel() for p in text_parameters(model).values())
-    n_layers = len(find_decoder(model))
-    choice = getattr(method, "layers", "all")
-    # Which layers does not matter for what they cost: the last ones stand for any number.
-    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
-    model.requires_grad_(False)
-    model = method.prepare(model, chosen)
+    model = _prepared(method, model)
     hold_weights(model, torch.bfloat16)
     parameters = text_parameters(model).values()
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -103,6 +94,27 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     counts = count_parameters(model, n_base)
     return Plan(label, counts, weights, 3 * 4 * trained, activations, flops)
+
+
+def _prepared(method: Method, model: Any) -> Any:
+    n_layers = len(find_decoder(model))
+    choice = getattr(method, "layers", "all")
+    # Which layers does not matter for what they cost: the last ones stand for any number.
+    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
+    return method.prepare(model.requires_grad_(False), chosen)
+
+
+def why_not(config: RunConfig) -> str | None:
+    """Why the method cannot be applied to the model, as far as the model's shape tells."""
+    if not config.method.trains:
+        return None  # nothing is added; what there is to be checked needs weights
+    try:
+        _prepared(config.method, architecture(config.name["model"], config.model)())
+    except ValueError as error:
+        return f"method={config.name['method']}: {error}"
+    except (UserError, RuntimeError):  # the shape is not known, or says too little
+        return None
+    return None
 
 
 def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:

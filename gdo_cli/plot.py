@@ -8,10 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gdo_cli.config import load_experiment, load_grid, options
+from gdo_cli.config import load_experiment, options
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
+from gdo_cli.grid import load_grid
 from gdo_cli.progress import console
 from gdo_cli.results import RunFolder, RunResult
 from gdo_cli.schema import RunConfig, replace_data

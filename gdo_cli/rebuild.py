@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from gdo_cli.config import load_run
+from gdo_cli.config import load_run, quoted
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
 from gdo_cli.results import RunResult
@@ -24,13 +23,8 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
     recorded = [str(word) for word in run.record["overrides"]]
     kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
     *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
-    config = load_run([*kept, f"results_dir={_quoted(str(results))}", *extra], config_dir)
+    config = load_run([*kept, f"results_dir={quoted(str(results))}", *extra], config_dir)
     for part in ("model", "method"):
         if identity(getattr(config, part)) != run.record["config"][part]:
             raise UserError(f"{run.title}: conf/{part} has changed since; the run cannot be rebuilt from it")
     return replace(config, data=resolve(config.data))
-
-
-def _quoted(text: str) -> str:
-    """Text as Hydra's overrides quote it: backslashes count double before a quote and at the end alone."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"

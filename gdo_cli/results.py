@@ -158,6 +158,7 @@ class RunFolder:
         method = f"{name['method']}-{config.id}"
         root = Path(config.results_dir) / "runs" / name["model"] / name["task"]
         self.path = root / method / f"seed{config.seed}"
+        self.title = f"{name['task']}/{method}/seed{config.seed}"
 
     def load(self) -> RunResult | None:
         """The result, if the run is complete."""

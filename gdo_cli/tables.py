@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
+from gdo_cli.listing import RETENTION, Mean, Row, text
 from gdo_cli.progress import console, key_values
 from gdo_cli.results import RunResult
 
@@ -59,47 +58,35 @@ def with_error(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
-RUN_COLUMNS = ("run", "model", "data", "lr", "trained %", "task score", "winogrande", "minutes")
-# The same without the source of the data, and short enough for eighty columns.
-NARROW = ("run", "model", "lr", "train%", "task", "wino", "min")
+# Headings short enough for eighty columns, which the source of the data has to leave.
+_NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", "minutes": "min"}
+_NOT_SHOWN = ("data",)
+_WORDS = ("run", "model", "task", "method", "layers", "status", "why")
 
 
-def print_runs(runs: list[RunResult], form: str = "table") -> None:
-    """All finished runs, a line each: as a table, as Markdown or as CSV."""
-    lines = [_line(run) for run in runs]
-    if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([RUN_COLUMNS, *lines])
-    elif form == "markdown":
-        for line in (RUN_COLUMNS, ["---"] * len(RUN_COLUMNS), *lines):
-            print(f"| {' | '.join(line)} |")
-    elif not runs:
-        console.print("no finished runs; start one with: gdo train")
+def print_rows(rows: list[Row]) -> None:
+    """Rows of ``gdo ls``, whatever their columns."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    shown = [key for key in (rows[0] if rows else ()) if key not in _NOT_SHOWN]
+    for key in shown:
+        justify: Literal["left", "right"] = "left" if key in _WORDS else "right"
+        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key != "why", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(text(key, row[key])) for key in shown))
+    console.print(table)
+    if any(isinstance(cell, Mean) and cell.half is not None for row in rows for cell in row.values()):
+        console.print("± half of a 95 % confidence interval over runs (Student's t)", style="dim")
+
+
+def print_listing(rows: list[Row], besides: dict[str, int], filtered: bool) -> None:
+    """The rows, and how many runs there are beside them that are not done."""
+    if rows:
+        print_rows(rows)
     else:
-        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-        for column in NARROW:
-            table.add_column(column, justify="left" if column in ("run", "model") else "right", no_wrap=True)
-        for line in lines:
-            table.add_row(*line[:2], *line[3:])
-        console.print(table)
-
-
-def _line(run: RunResult) -> list[str]:
-    record, final = run.record, run.final
-    return [
-        run.title,
-        run.name["model"],
-        str(record["data"]["source"]),
-        f"{record['config']['train']['lr']:g}",
-        f"{100 * record['parameters']['trainable_share']:.1f}",
-        _number(final.get(run.task_score)),
-        _number(final.get("winogrande/exact_match")),
-        f"{record['wall_seconds'] / 60:.1f}",
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+        console.print("no such runs" if filtered else "no finished runs; start one with: gdo train")
+    if besides:
+        counted = ", ".join(f"{n} {status}" for status, n in besides.items())
+        console.print(f"besides: {counted} (gdo ls status={','.join(besides)})", style="dim", highlight=False)
 
 
 def print_run(run: RunResult) -> None:
@@ -167,8 +154,8 @@ def print_comparison(found: Comparison) -> None:
             table.add_row(places[measure], *(row[index] for index in shown))
             table.add_row()
         console.print(table)
-    for text in found.notes:
-        console.print(text, style="dim", markup=False, highlight=False)
+    for note in found.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
 
 
 def _heading(label: str, title: str) -> str:

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
@@ -19,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gdo_cli import config
-from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_grid, load_run, options
+from gdo_cli import grid as grid_module
+from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_run, options
 from gdo_cli.errors import UserError
+from gdo_cli.grid import load_grid
 from gdo_cli.methods import Method
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
@@ -138,13 +140,65 @@ def test_all_probes_compose_together() -> None:
     assert sorted(load_run([*SMALL, f"probe=[{','.join(bundled('probe'))}]"]).probe) == bundled("probe")
 
 
+def grid_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
+    """The points of a grid, not yet composed."""
+    with monkeypatch.context() as patched:
+        patched.setattr(grid_module, "load_run", lambda words, _: words)
+        return [point for point, _ in load_grid(list(words))]
+
+
+# The paper's models in `make test`, all of them in `make test-slow`.
+MODELS = [
+    pytest.param(model, marks=() if model in ("gemma3_1b", "gemma3_4b") else pytest.mark.slow)
+    for model in bundled("model")
+]
+PAPER = ("fig2", "fig3", "fig4a", "fig4b", "fig7", "fig8")
+
+
+def test_every_figure_of_the_paper_has_its_experiment() -> None:
+    assert set(PAPER) <= set(bundled("experiment"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("option", bundled("experiment"))
+def test_every_experiment_composes_for_every_model(
+    monkeypatch: pytest.MonkeyPatch, option: str, model: str
+) -> None:
+    first, *_, last = [*grid_of(monkeypatch, f"experiment={option}", f"model={model}", *needed(model))] * 2
+    for words in (first, last):
+        assert load_run(words).name | {"model": model, "experiment": option} == load_run(words).name
+
+
+def test_the_papers_models_have_its_tasks_and_layers_and_a_laptop_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def grid(name: str, model: str) -> set[tuple[str, ...]]:
+        points = grid_of(monkeypatch, f"experiment={name}", f"model={model}")
+        return {tuple(w for w in words if w.startswith(("task=", "layers="))) for words in points}
+
+    layers = {f"layers={n}" for n in (1, 3, 5, 7, 10, 15, 20)}
+    assert grid("fig4a", "gemma3_1b") == set(product(["task=scitail"], layers))
+    assert grid("fig4b", "gemma3_4b") == set(product(["task=mathqa"], layers))
+    assert grid("fig3", "gemma3_1b") == set(
+        product(("task=mtnt", "task=scitail", "task=qasc"), ("layers=all", "layers=10"))
+    )
+    for laptop in ("gemma3_270m", "smollm2_135m"):
+        assert grid("fig3", laptop) == set(
+            product(("task=multi30k", "task=scitail", "task=qasc"), ("layers=all", "layers=6"))
+        )
+
+
+def test_published_runs_of_the_1b_are_the_papers_and_on_whole_test_sets() -> None:
+    run = load_run(["experiment=fig2", "model=gemma3_1b", "train=published"])
+    assert (run.train.lr, run.train.lr_scheduler, run.train.warmup_steps) == (1e-3, "constant", 0)
+    assert (run.evaluation.final_items, run.probe["winogrande"].items) == (None, None)
+
+
 @pytest.mark.parametrize("option", bundled("experiment"))
 def test_every_value_that_an_experiment_sweeps_over_composes(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(config, "load_run", lambda words, _: words)  # the points, not yet composed
-        grid = [words for words, _ in load_grid([f"experiment={option}"])]
+    grid = grid_of(monkeypatch, f"experiment={option}")
     seen: set[str] = set()
     for words in grid:
         if not seen.issuperset(words):
@@ -314,6 +368,23 @@ figure: {kind: curves, title: Mine}
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     return write(tmp_path, "experiment/mine.yaml", EXPERIMENT)
+
+
+def test_every_experiment_and_model_that_is_swept_over_brings_its_own_grid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = grid_of(monkeypatch, "experiment=fig4a,fig3", "model=gemma3_270m,gemma3_1b")
+    found = Counter(tuple(words[:2]) for words in grid)
+    counts = [5, 7, 6, 6]
+    chosen = product(("experiment=fig4a", "experiment=fig3"), ("model=gemma3_270m", "model=gemma3_1b"))
+    assert found == dict(zip(chosen, counts, strict=True))
+
+
+def test_a_value_of_one_method_can_stand_beside_a_sweep_of_methods() -> None:
+    """The default method has no such key."""
+    grid = load_grid(["model=tiny", "method=zero_init,zero_init", "method.train=all", "seed=0,1"])
+    assert {run.method.train for _, run in grid} == {"all"}  # type: ignore[attr-defined]
+    assert len(grid) == 2
 
 
 def points(*overrides: str, config_dir: Path | None = None) -> list[tuple[str, int, float]]:

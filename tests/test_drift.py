@@ -25,9 +25,10 @@ from gdo_cli.analysis.representations import (
     places,
 )
 from gdo_cli.cli import app
-from gdo_cli.config import load_grid, load_run
+from gdo_cli.config import load_run
 from gdo_cli.errors import UserError
 from gdo_cli.experiment import run
+from gdo_cli.grid import load_grid
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.plot import plot_all

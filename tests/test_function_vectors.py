@@ -23,9 +23,10 @@ from gdo_cli.analysis.fv import Options, analyse
 from gdo_cli.analysis.heads import Heads
 from gdo_cli.analysis.prompts import Sample, Task
 from gdo_cli.cli import app
-from gdo_cli.config import load_grid, load_run
+from gdo_cli.config import load_run
 from gdo_cli.errors import UserError
 from gdo_cli.experiment import run
+from gdo_cli.grid import load_grid
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods import Method
 from gdo_cli.methods.blocks import ZeroBlock

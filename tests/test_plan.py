@@ -89,7 +89,7 @@ def test_methods_that_do_not_fit_are_listed_with_the_reason() -> None:
 
 def test_an_unknown_shape_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="gemma3_1b, gemma3_270m, gemma3_4b"):
-        planned("model=tiny", "method=sft")
+        planned("model=custom", "model.path=some/model", "method=sft")
 
 
 def test_the_command_prints_all_methods_without_network_or_weights(monkeypatch: pytest.MonkeyPatch) -> None:

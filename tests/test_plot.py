@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gdo_cli.cli import app
-from gdo_cli.config import load_grid
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
+from gdo_cli.grid import load_grid
 from gdo_cli.plot import plot_all
 from gdo_cli.results import RunFolder
 from gdo_cli.schema import RunConfig, identity, replace_data

@@ -67,12 +67,27 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
     return Choice(sorted(chosen), record | {"chosen": sorted(chosen)})
 
 
+def needs_pilot(config: RunConfig) -> bool:
+    """Whether a finished pilot run is needed to choose the run's layers."""
+    asked = getattr(config.method, "layers", "all")
+    depth = config.model.depth(config.name["model"])
+    few = isinstance(asked, int) and (depth is None or asked < depth)
+    return few and config.layer_rule in PILOT_RULES
+
+
 def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunResult:
+    """The finished pilot of a run."""
+    pilot = pilot_config(config)
+    note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
+    return run(pilot)
+
+
+def pilot_config(config: RunConfig) -> RunConfig:
     """The SFT run on the same model, task and data, at the model's own rate and for as many steps."""
     train = replace(config.train, lr=config.model.lr, warmup_steps=config.model.warmup_steps)
     dropped = ("method", "layer", "train.lr=", "train.warmup_steps=")
     kept = [word for word in config.overrides if not word.startswith(dropped)]
-    pilot = replace(
+    return replace(
         config,
         method=SFT(),
         train=train,
@@ -87,8 +102,6 @@ def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunRe
             f"train.warmup_steps={train.warmup_steps}",
         ],
     )
-    note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
-    return run(pilot)
 
 
 def _without_pilot(rule: str, n: int, n_layers: int, seed: int) -> list[int]:
