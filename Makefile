@@ -45,6 +45,10 @@ test-faults: $(VENV)/.dev  ## Kills, full disks, bad input and broken networks, 
 reliability: $(VENV)/.dev  ## The same faults, written down: results/reliability.md (half an hour)
 	PYTHONPATH=scripts $(BIN)/python -m reliability
 
+test-launchers: $(VENV)/.dev  ## Tests of Hydra's launchers and sweeper (installs their plugins)
+	$(INSTALL) -e ".[dev,joblib,submitit,ray,optuna]"
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/test_launchers.py
+
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -252,15 +252,16 @@ def interval(values: Sequence[float | None]) -> Mean | None:
         return None
     if len(known) == 1:
         return Mean(known[0], None)
-    from scipy.special import stdtrit  # quantiles of Student's t
+    from gdo_cli.analysis.statistics import seed_mean
 
-    return Mean(mean(known), float(stdtrit(len(known) - 1, 0.975)) * stdev(known) / len(known) ** 0.5)
+    found = seed_mean(known)
+    return Mean(found.value, found.high - found.value)
 
 
 # ---------------------------------------------------------------------------------------------- output
 
 
-def text(key: str, cell: Cell) -> str:
+def cell_text(key: str, cell: Cell) -> str:
     """A cell for people."""
     if cell is None:
         return "–"
@@ -276,7 +277,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     lines = [
         heading,
         ["---"] * len(heading),
-        *([text(key, cell) for key, cell in row.items()] for row in rows),
+        *([cell_text(key, cell) for key, cell in row.items()] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -46,7 +46,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
                     raise
                 console.print(f"  {name}: {error}", markup=False, soft_wrap=True)
                 continue
-            written += save(drawing, results / "figures" / name)
+            written += save(drawing, results / "figures" / _file_name(name, overrides))
             console.print(f"[bold]{written[-3]}[/]  from {_counted(found, 'run')}", soft_wrap=True)
         if missing:
             where = [] if str(results) == "results" else [f"results_dir={results}"]
@@ -59,6 +59,12 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
             kind = "analysed" if spec.get("analysis") else "finished"
             raise UserError(f"{name}: no {kind} run of its {n_points} points in {results}")
     return written
+
+
+def _file_name(name: str, overrides: list[str]) -> str:
+    """The figure's, with the options by which it is of something else than the experiment's own model."""
+    chosen = [o.partition("=")[2] for o in overrides if o.partition("=")[0] in ("model", "train")]
+    return "-".join([name, *chosen])
 
 
 def _counted(things: Sized, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from gdo_cli.listing import RETENTION, Mean, Row, text
+from gdo_cli.listing import RETENTION, Mean, Row, cell_text
 from gdo_cli.progress import console, key_values
 from gdo_cli.results import RunResult
 
@@ -72,7 +72,7 @@ def print_rows(rows: list[Row]) -> None:
         justify: Literal["left", "right"] = "left" if key in _WORDS else "right"
         table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key != "why", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(text(key, row[key])) for key in shown))
+        table.add_row(*(escape(cell_text(key, row[key])) for key in shown))
     console.print(table)
     if any(isinstance(cell, Mean) and cell.half is not None for row in rows for cell in row.values()):
         console.print("± half of a 95 % confidence interval over runs (Student's t)", style="dim")

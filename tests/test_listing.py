@@ -137,7 +137,7 @@ def test_a_result_that_cannot_be_read_hides_no_other(make: Make, tmp_path: Path)
         (["methd=sft"], "methd: no run has such a setting; did you mean 'method'?"),
         (
             ["status=fine"],
-            "status=fine: unknown; did you mean 'failed'? choose from: done, failed, running, unfi",
+            "status=fine: unknown; did you mean 'failed'? choose from: done, f",
         ),
         (["--by", "method,layer"], "--by layer: no run has such a setting; did you mean 'layers'?"),
     ],
