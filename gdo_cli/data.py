@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gdo_cli.errors import UserError, brief, suggest
+from gdo_cli.hub import ANSWER_S, STALL_S, within
 from gdo_cli.schema import DataConfig
 from gdo_cli.tasks import Dataset, Row, RowError
 
@@ -201,8 +202,10 @@ def _from_hub(dataset: Dataset, spec: str) -> Split:
     hub = dataset.hub
     try:
         # The commit behind the branch is what is loaded and recorded.
-        commit = HfApi().dataset_info(hub.path, revision=hub.revision, timeout=30).sha
-        loaded = load_dataset(hub.path, hub.name, split=spec, revision=commit)
+        commit = within(
+            ANSWER_S, lambda: HfApi().dataset_info(hub.path, revision=hub.revision, timeout=ANSWER_S).sha
+        )
+        loaded = within(STALL_S, lambda: load_dataset(hub.path, hub.name, split=spec, revision=commit))
     except Exception as error:
         raise UserError(
             f"data=hub: cannot load {hub.path} ({type(error).__name__}: {brief(error)}); "
@@ -221,9 +224,11 @@ def _from_sacrebleu(path: str, spec: str) -> Split:
     for name, take in _parse_spec(spec):
         test_set = f"{path}/{name}"
         try:
-            source = _lines(get_source_file(test_set, "en-fr"))
-            (target_file,) = get_reference_files(test_set, "en-fr")
-            target = _lines(target_file)
+            source_file, (target_file,) = within(
+                STALL_S,
+                lambda name=test_set: (get_source_file(name, "en-fr"), get_reference_files(name, "en-fr")),  # type: ignore[misc]
+            )
+            source, target = _lines(source_file), _lines(target_file)
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"data=hub: sacrebleu could not fetch {test_set} ({error}); check the network, or use "

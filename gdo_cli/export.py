@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdo_cli.errors import RunFailed, UserError, brief, require_one_of
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
+from gdo_cli.hub import ANSWER_S, within
 from gdo_cli.models import HubModel
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
@@ -159,7 +160,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
 
     try:
         api = HfApi()
-        api.create_repo(repository, exist_ok=True, private=True)
+        within(ANSWER_S, lambda: api.create_repo(repository, exist_ok=True, private=True))
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(

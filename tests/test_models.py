@@ -8,22 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from conftest import tiny_model
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors.torch import load_file, save_file
 
 from gdo_cli import models
@@ -169,69 +158,9 @@ def test_code_in_a_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
 def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(models, "fetch", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match=f"model.path={path}: no such folder"):
         HubModel(path=path, **RATES).load()
-
-
-# ---------------------------------------------------------------------------------------------- hub
-
-REPO = "org/model"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def test_the_commit_of_a_branch_is_recorded(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = Path(shutil.copytree(checkpoints / "llama", tmp_path / "snapshots" / COMMIT))
-    asked: list[Any] = []
-
-    def download(repo: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.extend((repo, revision, allow_patterns))
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    loaded = HubModel(path=REPO, revision="v2", **RATES).load()
-    record = loaded.provenance
-    assert (record["source"], record["path"], record["commit"]) == ("hub", REPO, COMMIT)
-    assert asked[:2] == [REPO, "v2"]
-    assert not [pattern for pattern in asked[2] if pattern.endswith((".bin", ".pt", ".py", "*"))]
-
-
-def http(kind: Any) -> Exception:
-    """The hub's own exception, as its client raises it."""
-    response = SimpleNamespace(headers={}, request=None)
-    error: Exception = kind("said the server", response=response)
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "fragments"),
-    [
-        (http(GatedRepoError), ["is gated", f"huggingface.co/{REPO}", "hf auth login", "model=gemma3_270m"]),
-        (http(RepositoryNotFoundError), ["neither a folder nor a hub repository"]),
-        (http(RevisionNotFoundError), ["has no such revision", "v2", REPO]),
-        (http(HfHubHTTPError), ["cannot be reached (HfHubHTTPError)", "model.path=FOLDER"]),
-        (LocalEntryNotFoundError("offline"), ["cannot be reached", "model.path=FOLDER", "gemma3_270m"]),
-        (OfflineModeIsEnabled("offline"), ["cannot be reached", "model.path=FOLDER"]),
-        (ConnectionError(), ["cannot be reached (ConnectionError)"]),
-        (TimeoutError(), ["cannot be reached (TimeoutError)"]),
-        (HFValidationError("Repo id must be"), ["neither a folder nor a hub repository"]),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_what_the_hub_refuses_is_told_with_the_mend(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, fragments: list[str]
-) -> None:
-    def download(*_: Any, **__: Any) -> str:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(UserError) as caught:
-        HubModel(path=REPO, revision="v2", **RATES).load()
-    message = str(caught.value)
-    assert message.startswith(("model.path=", "model.revision="))
-    assert [fragment for fragment in fragments if fragment not in message] == []
 
 
 # --------------------------------------------------------------------------------------------- PyPI

@@ -1,0 +1,147 @@
+"""What is asked of the hub, with a limit of time: it may be down, slow or lying."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from gdo_cli.errors import UserError, brief
+from gdo_cli.progress import warn
+
+ANSWER_S = 30.0  # for a question; its own limits count anew with every byte
+# For a download to bring anything: ten megabytes are written at a time, so that this is 17 kB a second.
+STALL_S = 600.0
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+T = TypeVar("T")
+
+
+def within(seconds: float, action: Callable[[], T], moved: Callable[[], float] = lambda: 0) -> T:
+    """What an action returns or raises, waited for no longer than this.
+
+    Args:
+        moved: how far it has come; the time counts anew whenever this grows.
+    Raises:
+        TimeoutError: nothing came. The action is left to itself, in a thread that holds up no exit.
+    """
+    done: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def act() -> None:
+        try:
+            result = action()
+            done.put(lambda: result)
+        except BaseException as error:
+            done.put(lambda error=error: _raise(error))  # type: ignore[misc]
+
+    threading.Thread(target=act, daemon=True).start()
+    so_far = moved()
+    while True:
+        try:
+            answer = done.get(timeout=seconds)
+        except Empty:
+            if (now := moved()) <= so_far:
+                raise TimeoutError(f"no answer within {seconds:g} s") from None
+            so_far = now
+        else:
+            return answer()
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def fetch(repository: str, revision: str) -> tuple[Path, str]:
+    """The folder of a model's files, and its commit; the copy in the cache if the hub is out of reach.
+
+    Raises:
+        UserError: no such model or revision, a licence not accepted, or neither hub nor copy.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return _download(repository, revision)
+    except RevisionNotFoundError as error:
+        raise UserError(f"model.revision={revision}: {repository} has no such revision") from error
+    except HFValidationError as error:
+        raise UserError(f"model.path={repository}: neither a folder nor a hub repository") from error
+    except Exception as error:  # what a server says that is none of the hub's breaks anywhere
+        if copy := _copy(repository, revision):
+            warn(f"model.path={repository}: {_reason(error)}; using commit {copy.name[:12]} from the cache")
+            return copy, copy.name
+        if isinstance(error, GatedRepoError):
+            raise UserError(
+                f"model.path={repository} is gated: accept its licence at huggingface.co/{repository}, then "
+                "run 'hf auth login'; model=gemma3_270m needs no account"
+            ) from error
+        if isinstance(error, RepositoryNotFoundError):
+            raise UserError(f"model.path={repository}: neither a folder nor a hub repository") from error
+        raise UserError(
+            f"model.path={repository}: {_reason(error)}; give a local folder with model.path=FOLDER, or use "
+            "model=gemma3_270m, which comes from PyPI"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"the hub cannot be reached or makes no sense ({type(error).__name__}: {brief(error)})"
+
+
+def _download(repository: str, revision: str) -> tuple[Path, str]:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.utils import filter_repo_objects, tqdm
+
+    info = within(ANSWER_S, lambda: HfApi().model_info(repository, revision=revision, timeout=ANSWER_S))
+    files = list(filter_repo_objects([s.rfilename for s in info.siblings or []], allow_patterns=PATTERNS))
+    if not files:
+        raise ValueError("it names no files")
+    received = [0.0]
+
+    class Bar(tqdm):  # type: ignore[misc, type-arg]
+        def update(self, n: float | None = 1) -> bool | None:
+            received[0] += n or 0
+            return super().update(n)  # type: ignore[no-any-return]
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            received[0] += n or 0
+
+    # One by one, the weights last: where they are, the rest is too. The library's own way of many at
+    # once leaves threads behind that an exit waits for.
+    for file in sorted(files, key=lambda name: (name.endswith(".safetensors"), name)):
+
+        def get(file: str = file) -> str:
+            return hf_hub_download(repository, file, revision=revision, tqdm_class=Bar)
+
+        path = Path(within(STALL_S, get, lambda: received[0]))
+        folder = path.parents[file.count("/")]
+        if folder.name != info.sha:
+            raise ValueError(
+                f"it changed from {str(info.sha)[:12]} to {folder.name[:12]} meanwhile; try again"
+            )
+    return folder, folder.name
+
+
+def _copy(repository: str, revision: str) -> Path | None:
+    """The folder of files that an earlier download left in the cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=PATTERNS, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
+    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
+
+
+def announced_sha256(file: Path) -> str | None:
+    """The checksum by which the hub's cache names a large file's content; None for any other file."""
+    content = file.readlink() if file.is_symlink() else file
+    known = content.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", content.name)
+    return content.name if known else None
