@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,12 +26,16 @@ def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], 
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = cache_dir() / "evaluations" / f"{digest[:24]}.json"
     try:
-        return Evaluation(**json.loads(file.read_text("utf-8")))
+        checksum, content = file.read_bytes().split(b"\n", 1)
+        if checksum != b"%08x" % zlib.crc32(content):
+            raise ValueError("a bit has changed")
+        return Evaluation(**json.loads(content))
     except (OSError, ValueError, TypeError):
         evaluation = evaluate()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(asdict(evaluation)).encode())
+        content = json.dumps(asdict(evaluation)).encode()
+        write_atomically(file, b"%08x\n" % zlib.crc32(content) + content)
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
     return evaluation

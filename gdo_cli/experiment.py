@@ -141,9 +141,8 @@ class _Run:
         final = self.final(lm)
         self.stage = "writing results"
         self.folder.save_predictions(final.predictions)
-        if self.config.save_weights:
-            save_trained(lm.model, self.folder.path)
-        return self.folder.seal(self.record(final))
+        checksum = save_trained(lm.model, self.folder.path) if self.config.save_weights else None
+        return self.folder.seal(self.record(final) | {"trained_sha256": checksum})
 
     def where(self) -> str:
         """How far the run is, for messages: ``evaluating after step 50 of 300``."""

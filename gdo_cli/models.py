@@ -103,7 +103,7 @@ class PyPIModel(ModelSource):
         try:
             self._assemble(work / "model.gguf")
             _convert_gguf(work, "model.gguf", work / "model")
-            checksum = _files_sha256(sorted((work / "model").glob("*.safetensors")))
+            checksum = files_sha256(sorted((work / "model").glob("*.safetensors")))
             (work / "model" / CHECKSUM).write_text(f"{checksum}\n")
             try:
                 (work / "model").rename(self.cached)
@@ -283,7 +283,7 @@ def _load_folder(folder: Path, provenance: dict[str, Any]) -> Loaded:
     _check_whole(folder, report)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")
-    checksum = provenance.get("sha256") or _files_sha256(files)
+    checksum = provenance.get("sha256") or files_sha256(files)
     return Loaded(model.eval(), tokenizer, provenance | {"sha256": checksum})
 
 
@@ -297,7 +297,7 @@ def _check_whole(folder: Path, report: dict[str, Any]) -> None:
             )
 
 
-def _files_sha256(files: list[Path]) -> str:
+def files_sha256(files: list[Path]) -> str:
     """Checksum of all of them together; each is compared with what the hub's cache knows of it."""
     digest = hashlib.sha256()
     for file in files:

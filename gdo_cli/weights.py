@@ -10,6 +10,7 @@ import torch
 from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
 from gdo_cli.methods import Method
+from gdo_cli.models import files_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,22 +18,24 @@ if TYPE_CHECKING:
     from gdo_cli.results import RunResult
 
 FILE = "parameters.safetensors"
+ADAPTER = "adapter_model.safetensors"  # PEFT's name
 
 
-def save_trained(model: Any, folder: Path) -> None:
+def save_trained(model: Any, folder: Path) -> str | None:
     """Keep what was trained, in fp32: ``adapter/`` (PEFT's own format) where an adapter is all of it,
-    else every trainable parameter by name in ``trained/``."""
+    else every trainable parameter by name in ``trained/``. Returns the file's checksum."""
     from peft import PeftModel
     from safetensors.torch import save_file
 
     trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
-        return  # interpolated weights are those of the run they come from
+        return None  # interpolated weights are those of the run they come from
     if isinstance(model, PeftModel) and all(model.base_model.prefix in name for name in trained):
         model.save_pretrained(folder / "adapter")
-    else:
-        (folder / "trained").mkdir(exist_ok=True)
-        save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)
+        return files_sha256([folder / "adapter" / ADAPTER])
+    (folder / "trained").mkdir(exist_ok=True)
+    save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)
+    return files_sha256([folder / "trained" / FILE])
 
 
 def load_trained(
@@ -43,7 +46,7 @@ def load_trained(
     Args:
         alpha: how far on the straight way there from where its training began, 1 being all of it.
     Raises:
-        UserError: the weights were not kept, or are not those of this method.
+        UserError: the weights were not kept, are damaged, or are not those of this method.
     """
     chosen = run.record["layers"]["chosen"]
     hold_weights(base.requires_grad_(False), getattr(torch, run.record["precision"]))
@@ -58,23 +61,29 @@ def load_trained(
     for parameter in trains:
         parameter.data = parameter.data.float()  # as it was trained, whatever the base is held in
     start = [p.detach().clone() for p in trains] if alpha != 1 else []
-    _restore(model, folder)
+    _restore(model, folder, run.record.get("trained_sha256"))
     with torch.no_grad():
         for parameter, before in zip(trains, start, strict=False):
             parameter.copy_(before.lerp(parameter, alpha))
     return model
 
 
-def _restore(model: Any, folder: Path) -> None:
-    """Put saved weights in the place of those that the method has just prepared."""
+def _restore(model: Any, folder: Path, checksum: str | None) -> None:
+    """Put saved weights in the place of those that the method has just prepared.
+
+    Args:
+        checksum: of the file when it was written; older results hold none.
+    """
     from peft import set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     # PEFT's own format, read here: PEFT itself would take a pickle where there is no safetensors file.
     adapter = folder.name == "adapter"
-    file = folder / ("adapter_model.safetensors" if adapter else FILE)
+    file = folder / (ADAPTER if adapter else FILE)
     try:
+        if checksum not in (None, files_sha256([file])):
+            raise OSError("its checksum is not what the run recorded")
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error

@@ -197,6 +197,13 @@ def test_a_corrupt_file_is_computed_again_and_mended(suite: Suite, cache: Path, 
     assert not measured(suite)
 
 
+def test_a_number_that_has_changed_in_the_file_is_noticed(suite: Suite, cache: Path) -> None:
+    assert measured(suite)
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:-20].replace(b"0.", b"1.", 1) + file.read_bytes()[-20:])
+    assert measured(suite)
+
+
 def test_a_cache_that_cannot_be_written_costs_only_time(suite: Suite, cache: Path) -> None:
     cache.parent.mkdir()
     cache.touch()  # a file where the folder should be

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,20 @@ def test_peft_alone_puts_the_saved_adapter_back_onto_the_base(
     loaded = AnswerLM(PeftModel.from_pretrained(lm.model, result.weights), torch.float32)
     assert suite.evaluate(loaded, "test").metrics == result.final
     assert result.final["kl/answer"] > 0
+
+
+def test_trained_weights_with_a_bit_flipped_are_refused(
+    finished: tuple[RunConfig, RunResult], tmp_path: Path
+) -> None:
+    config, result = finished
+    copy = replace(result, path=Path(shutil.copytree(result.path, tmp_path / "copy")))
+    file = copy.path / "adapter" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    _, lm = suite_and_base(config)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: .*checksum.*gdo train --force"):
+        load_trained(lm.model, config.method, copy)
 
 
 @pytest.mark.parametrize("method", ["sft", "mlp_only", "zero_block", "attention_grow", "output_mix"])

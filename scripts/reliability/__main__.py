@@ -1,12 +1,14 @@
 """Bring every fault about, for real, and write ``results/reliability.md``.
 
-python -m reliability [--only PART_OF_A_NAME …] [--times AT_MOST] [--out results/reliability.md]
+python -m reliability [--only PART_OF_A_NAME …] [--times AT_MOST] [--jobs N] [--out results/reliability.md]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,9 +16,8 @@ import torch
 
 from gdo_cli.device import describe_machine
 from gdo_cli.provenance import code_state, versions
-from reliability import broken_networks, long_sweep  # noqa: F401 - they add their faults to the list
 from reliability.faults import FAULTS, Fault
-from reliability.work import Outcome
+from reliability.work import Outcome, undisturbed
 
 HEAD = """# Reliability
 
@@ -34,12 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="reliability", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--times", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/reliability.md"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [f for f in FAULTS if not arguments.only or any(word in f.name for word in arguments.only)]
-    lines = [_line(fault, _tried(fault, arguments.times)) for fault in chosen]
     machine, code = describe_machine(torch.device("cpu")), code_state()
+    undisturbed()  # once, for all of them
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("fork")) as pool:
+        outcomes = pool.map(_tried, chosen, [arguments.times] * len(chosen))
+        lines = [_line(fault, outcome) for fault, outcome in zip(chosen, outcomes, strict=True)]
     about = f"{machine['cpu']}, {machine['system']}, Python {machine['python']}, torch {versions()['torch']}"
     changes = " with changes" if code.get("dirty") else ""
     page = HEAD.format(inputs=_bad_inputs()) + "\n".join(lines)

@@ -6,14 +6,14 @@ import os
 import re
 from pathlib import Path
 
-from reliability.faults import fault
 from reliability.process import gdo
+from reliability.registry import fault
 from reliability.work import RUN, Outcome, last_line, quoted
 
 QUICK = ("train.steps=2", "evaluation.every=2", "evaluation.items=4", "evaluation.final_items=4")
 
 
-@fault("a long sweep", "quick points, one after another in one process", 200)
+@fault("a long sweep", "quick points, one after another in one process", 200, quick=40)
 def long_sweep(folder: Path, times: int) -> Outcome:
     log, memory = folder / "sweep.log", folder / "memory"
     results = folder / "results"

@@ -5,24 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any
 
-from reliability.process import Ended, gdo
+from reliability.process import Ended, Process, gdo, start
 
+STEPS, EVALUATED_EVERY = 24, 8
 RUN = (
     "model=tiny",
     "data=sample",
     "method=g_freeze",
     "train.precision=fp32",
-    "train.steps=24",
+    f"train.steps={STEPS}",
     "train.batch_size=4",
     "train.lr=1e-2",
     "train.checkpoint_every=2",
-    "evaluation.every=8",
+    f"evaluation.every={EVALUATED_EVERY}",
     "evaluation.items=16",
     "evaluation.final_items=16",
     "evaluation.kl_prompts=2",
@@ -53,6 +55,11 @@ def train(results: Path, *more: str, **process: Any) -> Ended:
     return gdo("train", *RUN, f"results_dir={quoted(results)}", *more, log=log_of(results), **process)
 
 
+def begin(results: Path, *more: str) -> Process:
+    """The same, not waited for."""
+    return start(["train", *RUN, f"results_dir={quoted(results)}", *more], log_of(results))
+
+
 def quoted(path: Path | str) -> str:
     """A path as Hydra's overrides quote it."""
     return "'" + str(path).replace("'", "\\'") + "'"
@@ -65,6 +72,36 @@ def log_of(results: Path) -> Path:
 def run_folder(results: Path) -> Path | None:
     """The folder of the only run, if it has begun."""
     return next(results.glob("runs/*/*/*/seed*"), None)
+
+
+def lines_of_metrics(results: Path) -> list[str]:
+    folder = run_folder(results)
+    file = folder / "metrics.jsonl" if folder else None
+    return file.read_text("utf-8").splitlines() if file and file.exists() else []
+
+
+def stage(results: Path) -> str:
+    """How far a run has come, by what lies in its folder."""
+    folder, lines = run_folder(results), lines_of_metrics(results)
+    if folder is None or not lines:
+        return "loading"
+    names = {entry.name for entry in folder.iterdir()}
+    if "result.json" in names:
+        return "after the result"
+    if "adapter" in names or ".result.json.tmp" in names:
+        return "writing the result"
+    if any(name.startswith((".checkpoint", ".tmp")) for name in names):
+        return "writing a checkpoint"
+    if not lines[-1].endswith("}"):
+        return "training"  # a line is being written
+    last = json.loads(lines[-1])
+    if last["kind"] == "train":
+        return "evaluating" if last["step"] % EVALUATED_EVERY == 0 else "training"
+    return "training" if last["step"] < STEPS else "evaluating"
+
+
+def counted(what: Counter[str]) -> str:
+    return ", ".join(f"{n} × {name}" for name, n in what.most_common())
 
 
 def finished(results: Path) -> bool:
