@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -95,18 +96,19 @@ def _reason(error: Exception) -> str:
 
 def _download(repository: str, revision: str) -> tuple[Path, str]:
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.utils import filter_repo_objects, tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     info = within(ANSWER_S, lambda: HfApi().model_info(repository, revision=revision, timeout=ANSWER_S))
-    files = list(filter_repo_objects([s.rfilename for s in info.siblings or []], allow_patterns=PATTERNS))
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    files = [name for name in names if any(fnmatch(name, pattern) for pattern in PATTERNS)]
     if not files:
         raise ValueError("it names no files")
     received = [0.0]
 
-    class Bar(tqdm):  # type: ignore[misc, type-arg]
+    class Bar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             received[0] += n or 0
-            return super().update(n)  # type: ignore[no-any-return]
+            return super().update(n)
 
         def update_transfer(self, n: float | None = 1) -> None:
             received[0] += n or 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reliability.faults import FAULTS, Fault
+from reliability.faults import FAULTS
+from reliability.registry import Fault
 
 
 @pytest.mark.faults

@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_model
 from huggingface_hub import HfApi, hf_api
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from reliability.servers import COMMIT, KINDS, REPOSITORY, hub, point_hub_at, server
 
 from gdo_cli import data

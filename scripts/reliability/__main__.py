@@ -16,7 +16,8 @@ import torch
 
 from gdo_cli.device import describe_machine
 from gdo_cli.provenance import code_state, versions
-from reliability.faults import FAULTS, Fault
+from reliability.faults import FAULTS
+from reliability.registry import Fault
 from reliability.work import Outcome, undisturbed
 
 HEAD = """# Reliability

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from gdo_cli import hub as asking
 from gdo_cli.models import TinyModel
 from reliability.process import gdo
@@ -45,6 +47,7 @@ def no_weights(folder: Path, times: int) -> Outcome:
     len(LIES),
 )
 def wrong_weights(folder: Path, times: int) -> Outcome:
+    disable_progress_bar()
     loaded = TinyModel(1e-3, 0).load()
     loaded.model.save_pretrained(folder / "files")
     loaded.tokenizer.save_pretrained(folder / "files")
