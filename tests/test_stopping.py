@@ -25,7 +25,10 @@ from gdo_cli.results import CHECKPOINT, RunFolder
 from gdo_cli.schema import RunConfig
 from gdo_cli.stopping import Stop, Stopped, stoppable
 
-BOTH = pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+BOTH = pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), pytest.param(signal.SIGINT, "Ctrl-C", marks=pytest.mark.faults)],
+)
 SELDOM = "train.checkpoint_every=100"  # no checkpoint but the one that the signal brings about
 
 
@@ -90,18 +93,21 @@ def test_a_signal_while_loading_ends_at_once_and_leaves_nothing_half_done(tiny_r
     assert [entry.name for entry in RunFolder(config).path.iterdir()] == [".lock"]
 
 
+@pytest.mark.faults
 def test_before_the_first_step_there_is_nothing_to_keep(tiny_run: RunFactory) -> None:
     error = stopped(tiny_run(*STEPS, "evaluation.items=7"), Suite, "evaluate_task", 1)
     assert "evaluating after step 0 of 6" in str(error)
     assert "the same command starts again (there is no checkpoint yet)" in str(error)
 
 
+@pytest.mark.faults
 def test_a_signal_while_the_result_is_written_comes_after_it(tiny_run: RunFactory) -> None:
     config = tiny_run(*STEPS)
     stopped(config, RunFolder, "seal", 1)
     assert RunFolder(config).load() is not None
 
 
+@pytest.mark.faults
 def test_what_handles_signals_itself_goes_on_to(tiny_run: RunFactory) -> None:
     """A launcher, such as submitit, that requeues its job."""
     seen: list[int] = []
