@@ -35,6 +35,11 @@ class UpdateTracker:
         self.last = {name: self.start[name].clone() for name in ranked}
         self.gradients = {name: torch.zeros_like(self.start[name]) for name in ranked}
 
+    @property
+    def matrices(self) -> dict[str, nn.Parameter]:
+        """As they are now: FSDP puts parameters of its own in the place of the first ones."""
+        return {name: self.model.get_parameter(name) for name in self.start}
+
     def state(self) -> dict[str, Tensor]:
         """What cannot be had again from the prepared model: the matrices at the last look and the sums of
         their gradients since, by name."""
@@ -45,8 +50,9 @@ class UpdateTracker:
         """Per matrix: layer, module, Frobenius norm of the update since the start, absolute and
         relative to the weight's own."""
         rows = []
-        for name, before in self.start.items():
-            moved = float(torch.linalg.vector_norm(self._now(name).detach() - before))
+        for name, parameter in self.matrices.items():
+            before = self.start[name]
+            moved = float(torch.linalg.vector_norm(parameter.detach() - before))
             size = float(torch.linalg.vector_norm(before))
             rows.append(self._place(name) | {"norm": moved, "relative": moved / size if size else None})
         return rows
@@ -55,8 +61,9 @@ class UpdateTracker:
         """Per gate and up matrix: ranks of its change since the last look (``of: weights``) and of the sum
         of its gradients (``of: gradients``); empty when not asked for."""
         rows = []
+        matrices = self.matrices
         for name, last in self.last.items():
-            parameter, gradient = self._now(name).detach(), self.gradients[name]
+            parameter, gradient = matrices[name].detach(), self.gradients[name]
             for what, delta in (("weights", parameter - last), ("gradients", gradient)):
                 place = self._place(name) | {"of": what, "full_rank": min(delta.shape)}
                 rows.append(place | matrix_ranks(delta))
@@ -66,14 +73,11 @@ class UpdateTracker:
 
     def add_gradients(self) -> None:
         """To be called, by every process, when the gradients of a step are complete."""
+        matrices = self.matrices
         for name, total in self.gradients.items():
-            gradient = self._now(name).grad
+            gradient = matrices[name].grad
             if gradient is not None:
                 total.add_(whole(gradient))
-
-    def _now(self, name: str) -> nn.Parameter:
-        """Asked of the model each time: FSDP puts parameters of its own in the place of the first ones."""
-        return self.model.get_parameter(name)
 
     @staticmethod
     def _place(name: str) -> dict[str, Any]:
