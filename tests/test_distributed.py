@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_RUN
+from conftest import EOS, TINY_RUN, random_queries
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from gdo_cli import experiment
+from gdo_cli.batches import Batch, batches, step_batches
 from gdo_cli.config import load_run
 from gdo_cli.results import RunResult, find_runs
+from gdo_cli.schema import TrainConfig
 
 LOSS, WEIGHTS = 2e-5, 1e-5  # relative, absolute: fp32 sums in another order, through a few steps of Adam
 # An update of Adam's is the gradient's sign where the gradient is mere rounding, unless epsilon is above it.
@@ -92,9 +94,7 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
     mine, theirs = weights(found), weights(expected)
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
-        assert_close(
-            tensor, theirs[name], rtol=0, atol=WEIGHTS, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert_close(tensor, theirs[name], rtol=0, atol=WEIGHTS, msg=f"{name} is not the same")
 
 
 def compare(cases: dict[str, list[str]], root: Path) -> None:
@@ -115,3 +115,68 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_so_they_do_with_every_way_to_train(tmp_path: Path, kind: str) -> None:
     compare({name: words for name, words in LONG.items() if name.startswith(kind)}, tmp_path)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("budget", [None, 30])
+@pytest.mark.parametrize("undivided", [False, True])
+def test_all_examples_of_a_step_are_dealt_out_once(
+    processes: int, budget: int | None, undivided: bool
+) -> None:
+    examples = random_queries(12)
+    config = TrainConfig(batch_size=2, gradient_accumulation_steps=2, token_budget=budget)
+
+    def texts(shares: list[list[Batch]]) -> list[list[int]]:
+        batches_ = [batch for share in shares for batch in share]
+        return sorted(
+            row[:n]
+            for batch in batches_
+            for row, n in zip(batch.input_ids_BT.tolist(), batch.lengths, strict=True)
+        )
+
+    alone = step_batches(batches(examples, 2, seed=0), config, EOS)
+    shares = step_batches(batches(examples, 2, seed=0), config, EOS, processes, undivided)
+    assert len(shares) == processes
+    assert texts(shares) == texts(alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_all_with_its_message_and_another_number_of_them_goes_on(
+    tmp_path: Path,
+) -> None:
+    words = overrides(["method=sft", "train.steps=6", "train.checkpoint_every=1"], tmp_path)
+    worker = str(Path(__file__).with_name("distributed_worker.py"))
+    file = tmp_path / "points.json"
+    file.write_text(json.dumps([words]))
+    failed = launch(worker, str(file), GDO_TEST_FAIL="1:4")  # the second process, in its fourth step
+    assert failed.returncode == 1
+    (mark,) = tmp_path.rglob("failed.json")
+    assert (
+        "training after step 3 of 6: ValueError: broken on purpose" in json.loads(mark.read_text())["error"]
+    )
+    assert failed.stderr.count("going on") == 0
+    file.write_text(json.dumps([[*words, SHARD]]))
+    cut = launch(worker, str(file), GDO_TEST_FAIL="0:3")  # taken up in pieces, and failing again
+    assert cut.returncode == 1
+    assert "going on from step 3 of 6" in cut.stderr
+    alone = load_run(overrides(["method=sft", "train.steps=6"], tmp_path / "alone"))
+    resumed = experiment.run(load_run(words))  # by one process, from a checkpoint of two
+    expected = experiment.run(alone)
+    assert [line["step"] for line in resumed.metrics] == [line["step"] for line in expected.metrics]
+    for name, tensor in weights(resumed).items():
+        assert_close(tensor, weights(expected)[name], rtol=0, atol=WEIGHTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_the_command_line_under_torchrun(tmp_path: Path, shard: str) -> None:
+    words = overrides([f"train.shard={shard}", "train.token_budget=64"], tmp_path)
+    first = launch("-m", "gdo_cli", "train", *words)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout.count("task/loss") == 1  # one process speaks
+    again = launch("-m", "gdo_cli", "train", *words)
+    assert again.returncode == 0
+    assert again.stderr.count("already done") == 1
+    refused = launch("-m", "gdo_cli", "train", *words, "train.lr=-1")
+    assert refused.returncode != 0
+    assert refused.stderr.count("error: train.lr=-1") == 1
