@@ -53,17 +53,35 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
     return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
 
 
-def step_batches(stream: Iterator[list[Encoded]], config: TrainConfig, eos_id: int) -> list[Batch]:
-    """The examples of one optimizer step, in the parts that go through the model together.
+def step_batches(
+    stream: Iterator[list[Encoded]],
+    config: TrainConfig,
+    eos_id: int,
+    processes: int = 1,
+    undivided: bool = False,
+) -> list[list[Batch]]:
+    """The examples of one optimizer step: for each process, the parts that go through the model together.
 
-    Which examples they are does not depend on ``token_budget``, only how they are put together.
+    Which examples they are does not depend on ``token_budget`` or the number of processes, only how they
+    are put together. A process may get none.
+
+    Args:
+        undivided: deal out whole batches of ``batch_size``, not the examples of each.
     """
     parts = [next(stream) for _ in range(config.gradient_accumulation_steps)]
+    if undivided:
+        shares = [parts[rank::processes] for rank in range(processes)]
+    else:
+        shares = [[part[rank::processes] for part in parts] for rank in range(processes)]
+    return [_together(share, config, eos_id) for share in shares]
+
+
+def _together(parts: list[list[Encoded]], config: TrainConfig, eos_id: int) -> list[Batch]:
     if config.token_budget is not None:
         examples = [example for part in parts for example in part]
         together = by_length([len(e) + 1 for e in examples], config.token_budget)
         parts = [[examples[i] for i in indices] for indices in together]
-    return [collate(part, eos_id, config.loss_on) for part in parts]
+    return [collate(part, eos_id, config.loss_on) for part in parts if part]
 
 
 def batches(

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gdo_cli.distributed import is_first, largest, like, of_first, whole
 from gdo_cli.progress import warn
 from gdo_cli.results import CHECKPOINT, RunFolder
 
@@ -112,6 +113,12 @@ class Keeper:
 
     def find(self) -> dict[str, Any] | None:
         """What the last checkpoint says of the run, if there is one to go on from."""
+        run = of_first(self._find)
+        if run is not None and self.found is None:  # the first process has checked it
+            self.found = Checkpoint.read(self.file)
+        return run
+
+    def _find(self) -> dict[str, Any] | None:
         if not self.file.exists():
             return None
         try:
@@ -154,7 +161,9 @@ class Keeper:
             kind, _, place = name.partition(".")
             if kind == "optimizer":
                 index, _, key = place.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor.clone()  # the file is only mapped
+                parameter = optimizer.param_groups[0]["params"][int(index)]
+                # cloned, for the file is only mapped
+                moments.setdefault(int(index), {})[key] = like(tensor.clone(), parameter)
         optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         scheduler.load_state_dict(state["scheduler"])
         _set_random_states(tensors, state["random"])
@@ -169,30 +178,46 @@ class Keeper:
         """Write a checkpoint after a step if it is time; True if it stands."""
         if self.every == 0 or self.optimizer is None:
             return False
-        if stopping or (step % self.every == 0 if self.every else self.due()):
+        if stopping or (step % self.every == 0 if self.every else largest(self.due())):
             return self.save(step)
         return False
 
     def save(self, step: int) -> bool:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
         began = time.monotonic()
+        tensors = self._tensors()  # every process may have a piece of them
         try:
-            checkpoint = self._collect(step)
+            return of_first(lambda: self._write(step, tensors))
+        finally:
+            self.written = time.monotonic()
+            self.cost = self.written - began
+
+    def _write(self, step: int, tensors: dict[str, Tensor]) -> bool:
+        try:
+            checkpoint = self._collect(step, tensors)
             self._need_room(checkpoint)
             checkpoint.write(self.file)
         except OSError as error:
             warn(f"step {step}: no checkpoint could be written ({error}); the run goes on without")
             return False
-        finally:
-            self.written = time.monotonic()
-            self.cost = self.written - began
         return True
 
-    def _collect(self, step: int) -> Checkpoint:
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, whole; by the first process, which writes it."""
+        assert self.optimizer is not None
+        tensors = {f"run.{name}": tensor for name, tensor in self.named().items()}
+        moments = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{key}": t for i, s in moments.items() for key, t in s.items()}
+        kept = {}
+        for name, tensor in tensors.items():
+            complete = whole(tensor.detach())
+            if is_first():
+                kept[name] = complete.cpu().contiguous()
+        return kept
+
+    def _collect(self, step: int, tensors: dict[str, Tensor]) -> Checkpoint:
         assert self.optimizer is not None
         optimizer = self.optimizer.state_dict()
-        tensors = {f"run.{name}": tensor for name, tensor in self.named().items()}
-        tensors |= {f"optimizer.{i}.{key}": t for i, s in optimizer["state"].items() for key, t in s.items()}
         random_tensors, random_rest = _random_states()
         state = {
             "step": step,
@@ -203,8 +228,7 @@ class Keeper:
             "scheduler": self.scheduler.state_dict(),
             "random": random_rest,
         }
-        kept = {name: t.detach().cpu().contiguous() for name, t in (tensors | random_tensors).items()}
-        return Checkpoint(kept, state)
+        return Checkpoint(tensors | random_tensors, state)
 
     def _need_room(self, checkpoint: Checkpoint) -> None:
         size = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gdo_cli.errors import RunFailed, UserError
+from gdo_cli.errors import RunFailed, UserError, in_turn
 from gdo_cli.stopping import Stopped
 
 Overrides = Annotated[
@@ -32,7 +32,8 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Path of a run, or a
 def messages() -> Iterator[None]:
     """A user's mistake is one message and exit code 2; a failed run, one message and 1; a signal, its own."""
     try:
-        yield
+        with in_turn():
+            yield
     except UserError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from error

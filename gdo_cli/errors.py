@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -39,3 +42,23 @@ def require(condition: bool, message: str) -> None:
     """Raise a UserError with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def speaks() -> bool:
+    """Whether this is the one of several processes on the same work that a person hears."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Hold back what ends a process beside the first one: that one is likely to say it too, and the
+    launcher then ends the others before they do."""
+    try:
+        yield
+    except BaseException:
+        if not speaks():
+            time.sleep(SECONDS_BEFORE_OTHERS)
+        raise
+
+
+SECONDS_BEFORE_OTHERS = 2.0

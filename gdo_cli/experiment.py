@@ -25,6 +25,16 @@ from gdo_cli.device import (
     pick_device,
     reset_peak_memory,
 )
+from gdo_cli.distributed import (
+    held_by_first,
+    is_first,
+    join,
+    largest,
+    loaded_in_turn,
+    of_first,
+    put_together,
+    size,
+)
 from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.failures import enough_memory, marked
@@ -59,23 +69,25 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         UserError: data or weights that cannot be had, or an impossible choice of method or layers.
         RunFailed: growth changed the function, or training diverged.
     """
+    config = join(config)
     config = replace(config, data=resolve(config.data))
     folder = RunFolder(config)
-    if not force and (finished := folder.load()) is not None:
+    if not force and (finished := of_first(folder.load)) is not None:
         note(f"already done: {finished.path}")
-        folder.tidy()
+        of_first(folder.tidy)
         return finished
     config.method.check(config)
     if config.data.source == "sample":
         warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
-    with folder.lock(), stoppable() as stop:
-        if not force and (finished := folder.load()) is not None:
+    with held_by_first(folder), stoppable() as stop:
+        if not force and (finished := of_first(folder.load)) is not None:
             return finished  # another process finished it while this one waited
-        material = read_material(config)
-        loaded = config.model.load()
+        with loaded_in_turn():
+            material = read_material(config)
+            loaded = config.model.load()
         choice = choose_layers(config, loaded.model, run)
         if force:
-            folder.clear()
+            of_first(folder.clear)
         started = _Run(config, folder, material, loaded, choice, stop)
         with marked(folder, started.where):
             return started.complete()
@@ -132,10 +144,12 @@ class _Run:
                 self.evaluate_if_due(lm)
                 for step in self.steps(lm, penalty):
                     self.log(step)
+                    self.stop.asked = largest(self.stop.asked or 0) or None
                     self.keeper.after(step.step, self.stop.asked is not None)
                     self.stop.check()
                     self.evaluate_if_due(lm)
-                return self.finish(lm)
+                with put_together(lm):
+                    return of_first(lambda: self.finish(lm))
 
     def finish(self, lm: AnswerLM) -> RunResult:
         final = self.final(lm)
@@ -156,18 +170,21 @@ class _Run:
     def begin(self, lm: AnswerLM) -> None:
         """Start a new folder, or take up what a checkpoint holds."""
         if found := self.keeper.find():
-            self.folder.begin_again()
+            of_first(self.folder.begin_again)
             self.so_far = found["so_far"]
             note(f"going on from step {self.so_far['step']} of {self.total_steps}")
-            if found["machine"] != describe_machine(self.device):
+            if found["machine"] != self.machine():
                 warn("begun on another machine: the numbers may differ in their last digits")
         else:
-            self.folder.start()
+            of_first(self.folder.start)
         self.keeper.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
-        return {"so_far": self.spent(), "machine": describe_machine(self.device)}
+        return {"so_far": self.spent(), "machine": self.machine()}
+
+    def machine(self) -> dict[str, Any]:
+        return describe_machine(self.device) | {"processes": size()}
 
     def spent(self) -> dict[str, Any]:
         """Steps, tokens, time and memory of the run, all of its parts together."""
@@ -188,11 +205,23 @@ class _Run:
         self.stage = "training"
         with (
             enough_memory(self.next_step, SMALLER_BATCH),
-            compiled(lm.model, config.train.compile, self.total_steps),
+            compiled(lm.model, self.compile(), self.total_steps),
         ):
             yield from train(
-                lm, self.suite.train, config.train, config.seed, eos_id, penalty, self.keeper.attach
+                lm,
+                self.suite.train,
+                config.train,
+                config.seed,
+                eos_id,
+                penalty,
+                self.keeper.attach,
+                self.updates.add_gradients,
             )
+
+    def compile(self) -> str:
+        """Weights that come and go (FSDP2) would be compiled again each time."""
+        train = self.config.train
+        return "never" if train.shard and size() > 1 else train.compile
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""
@@ -228,6 +257,8 @@ class _Run:
         self.so_far["step"] = step.step
         self.so_far["tokens"] += step.tokens
         self.so_far["train_seconds"] += step.seconds
+        if not is_first():
+            return
         self.reporter.step(step.step, step.loss, step.tokens / step.seconds)
         line = {"kind": "train", "step": step.step, "loss": step.loss, "lr": step.lr}
         line |= {"grad_norm": step.grad_norm, "tokens": step.tokens, "seconds": round(step.seconds, 4)}
@@ -241,8 +272,8 @@ class _Run:
             return
         self.stage = "evaluating"
         try:
-            with enough_memory(self.where, SMALLER_EVALUATION):
-                self.evaluate(lm, step)
+            with enough_memory(self.where, SMALLER_EVALUATION), put_together(lm):
+                of_first(lambda: self.evaluate(lm, step))
         except Stopped:
             self.keeper.after(step, stopping=True)
             raise
@@ -287,7 +318,7 @@ class _Run:
     def facts(self) -> dict[str, Any]:
         """What decides the numbers of the steps to come; a checkpoint made under others is not used."""
         settings = asdict(self.config.train) | asdict(self.config.evaluation)
-        del settings["checkpoint_every"]
+        del settings["checkpoint_every"], settings["shard"]
         return {
             "versions": versions(),
             "code": code_sha256(),
@@ -320,7 +351,7 @@ class _Run:
             "train_seconds": round(spent["train_seconds"], 1),
             "tokens_per_second": round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
             "peak_memory_bytes": spent["peak"],
-            "machine": describe_machine(self.device),
+            "machine": self.machine(),
             "versions": versions(),
             "code": self.code,
         }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError
 
+from gdo_cli.distributed import size
 from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.results import CHECKPOINT, RunFolder
 from gdo_cli.stopping import Stopped
@@ -55,16 +57,22 @@ def marked(folder: RunFolder, where: Callable[[], str]) -> Iterator[None]:
     except Stopped as stopped:
         stopped.said = f" {where()}; {_next_time(folder)}"
         raise
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if size() > 1 and folder.failure() is not None:
+            raise SystemExit(1) from error  # another process has failed, and this one for want of it
+        _tell(error, folder, where)
+
+
+def _tell(error: Exception, folder: RunFolder, where: Callable[[], str]) -> NoReturn:
+    if isinstance(error, (OSError, SafetensorError)):
         file = getattr(error, "filename", None) or folder.path
         reason = getattr(error, "strerror", None) or brief(error)
         told = RunFailed(f"{where()}: {file}: {reason}; with that mended, {_next_time(folder)}")
         folder.fail(str(told))
         raise told from error
-    except Exception as error:
-        ours = isinstance(error, RunFailed)
-        folder.fail(str(error) if ours else f"{where()}: {type(error).__name__}: {brief(error)}")
-        raise
+    ours = isinstance(error, RunFailed)
+    folder.fail(str(error) if ours else f"{where()}: {type(error).__name__}: {brief(error)}")
+    raise error
 
 
 def _next_time(folder: RunFolder) -> str:

@@ -57,7 +57,7 @@ class TrainConfig:
         lr: learning rate after warm-up.
         lr_scheduler: a name known to ``transformers.get_scheduler``.
         steps: number of optimizer steps; or give ``epochs``.
-        batch_size: examples in one forward pass; an optimizer step sees
+        batch_size: examples in one forward pass, over all processes together; an optimizer step sees
             ``batch_size · gradient_accumulation_steps`` of them.
         max_grad_norm: global-norm clipping threshold; None for none.
         loss_on: ``answer`` (answer and end of sequence only) or ``sequence`` (prompt too).
@@ -74,6 +74,8 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints, of which the last is kept until the run is done; 0
             for none; None for one a minute, or less often where it would cost more than a twentieth of
             the time.
+        shard: where several processes work on the run, keep its weights, gradients and Adam's moments in
+            pieces over them (FSDP2) instead of a copy in each (DDP).
     """
 
     lr: float = 2e-5
@@ -96,6 +98,7 @@ class TrainConfig:
     gradient_checkpointing: bool = field(default=False, metadata=NOT_IDENTITY)
     prefix_cache_gib: float = field(default=0.0, metadata=NOT_IDENTITY)
     checkpoint_every: int | None = field(default=None, metadata=NOT_IDENTITY)
+    shard: bool = field(default=False, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         require_one_of("train.loss_on", self.loss_on, ("answer", "sequence"))

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,7 @@ class AnswerLM(nn.Module):
         self.compute_dtype = compute_dtype
         self._head = Head(compute_dtype)
         self.prefix: FrozenPrefix | None = None  # what is kept of lower layers, while training
+        self.pieces: list[Any] = []  # the modules whose weights lie in pieces over processes (FSDP2)
 
     @property
     def device(self) -> torch.device:

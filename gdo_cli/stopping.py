@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from gdo_cli.errors import speaks
+
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -61,6 +63,8 @@ class Stop:
         if not self.patient:
             raise Stopped(number)
         name = NAMES[signal.Signals(number)]
+        if not speaks():
+            return
         os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
 
 

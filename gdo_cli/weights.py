@@ -31,7 +31,9 @@ def save_trained(model: Any, folder: Path) -> str | None:
     if not trained:
         return None  # interpolated weights are those of the run they come from
     if isinstance(model, PeftModel) and all(model.base_model.prefix in name for name in trained):
-        model.save_pretrained(folder / "adapter")
+        # Not the model's own state_dict, for which FSDP would cut the weights up again.
+        state = dict(model.named_parameters()) | dict(model.named_buffers())
+        model.save_pretrained(folder / "adapter", state_dict=state)
         return files_sha256([folder / "adapter" / ADAPTER])
     (folder / "trained").mkdir(exist_ok=True)
     save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)

@@ -148,6 +148,7 @@ def test_beside_them_stand_the_ranks_of_the_summed_gradients() -> None:
                 ids = random_ids(2, 8, seed=4 * look + 2 * step + batch)
                 for one in (model, other):
                     language_loss(one, ids).backward()
+            tracker.add_gradients()
             nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
             for name in sums:
                 sums[name] += other.get_parameter(name).grad

@@ -48,7 +48,7 @@ def test_a_token_budget_changes_no_step(budget: int, accumulation: int) -> None:
 
 def test_parts_are_of_similar_length_and_within_the_budget() -> None:
     config = TrainConfig(batch_size=8, gradient_accumulation_steps=2, token_budget=60)
-    parts = step_batches(batches(QUERIES, 8, 0), config, 1)
+    (parts,) = step_batches(batches(QUERIES, 8, 0), config, 1)
     assert sum(len(part.lengths) for part in parts) == 16
     assert all(part.input_ids_BT.numel() <= 60 for part in parts)
     longest = [max(part.lengths) for part in parts]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gdo_cli.distributed import whole
 from gdo_cli.growth.architecture import layer_index
 from gdo_cli.parameters import module_kind
 
@@ -25,17 +25,20 @@ class UpdateTracker:
     """
 
     def __init__(self, model: nn.Module, with_rank: bool) -> None:
-        self.matrices = {
-            name: parameter
+        self.model = model
+        self.start = {
+            name: parameter.detach().clone()
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and parameter.ndim == 2 and layer_index(name) is not None
         }
-        self.start = {name: p.detach().clone() for name, p in self.matrices.items()}
-        ranked = [name for name in self.matrices if with_rank and _ranked(name)]
+        ranked = [name for name in self.start if with_rank and _ranked(name)]
         self.last = {name: self.start[name].clone() for name in ranked}
         self.gradients = {name: torch.zeros_like(self.start[name]) for name in ranked}
-        for name, total in self.gradients.items():
-            self.matrices[name].register_hook(_add_to(total))
+
+    @property
+    def matrices(self) -> dict[str, nn.Parameter]:
+        """As they are now: FSDP puts parameters of its own in the place of the first ones."""
+        return {name: self.model.get_parameter(name) for name in self.start}
 
     def state(self) -> dict[str, Tensor]:
         """What cannot be had again from the prepared model: the matrices at the last look and the sums of
@@ -58,14 +61,23 @@ class UpdateTracker:
         """Per gate and up matrix: ranks of its change since the last look (``of: weights``) and of the sum
         of its gradients (``of: gradients``); empty when not asked for."""
         rows = []
+        matrices = self.matrices
         for name, last in self.last.items():
-            parameter, gradient = self.matrices[name].detach(), self.gradients[name]
+            parameter, gradient = matrices[name].detach(), self.gradients[name]
             for what, delta in (("weights", parameter - last), ("gradients", gradient)):
                 place = self._place(name) | {"of": what, "full_rank": min(delta.shape)}
                 rows.append(place | matrix_ranks(delta))
             last.copy_(parameter)
             gradient.zero_()
         return rows
+
+    def add_gradients(self) -> None:
+        """To be called, by every process, when the gradients of a step are complete."""
+        matrices = self.matrices
+        for name, total in self.gradients.items():
+            gradient = matrices[name].grad
+            if gradient is not None:
+                total.add_(whole(gradient))
 
     @staticmethod
     def _place(name: str) -> dict[str, Any]:
@@ -74,15 +86,6 @@ class UpdateTracker:
 
 def _ranked(name: str) -> bool:
     return module_kind(name) in ("gate_proj", "up_proj", "fc1")
-
-
-def _add_to(total: Tensor) -> Callable[[Tensor], None]:
-    """A hook that adds every gradient to the total and leaves it as it is."""
-
-    def add(gradient: Tensor) -> None:
-        total.add_(gradient)
-
-    return add
 
 
 def matrix_ranks(delta: Tensor) -> dict[str, float]:

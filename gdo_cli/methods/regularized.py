@@ -45,6 +45,11 @@ class L2SP(Penalized):
     def __post_init__(self) -> None:
         require(self.alpha > 0, f"method.alpha={self.alpha}: must be positive; without a penalty it is sft")
 
+    def check(self, run: RunConfig) -> None:
+        super().check(run)
+        if run.train.shard:
+            raise UserError("train.shard=true: not with method=l2_sp, whose penalty is on whole weights")
+
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
         from gdo_cli.penalties import SquaredDistance
 
