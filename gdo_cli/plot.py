@@ -38,6 +38,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
         if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
             found = {run.path: run for run in _analysed(list(found.values()), kind, name, results)}
+            runs = [run for run in runs if run.path in found]
         if runs:
             try:
                 drawing = _draw(list(found.values()), spec)

@@ -102,8 +102,11 @@ def _restore(model: Any, folder: Path, checksum: str | None) -> None:
         report = set_peft_model_state_dict(model, weights)
     else:
         report = model.load_state_dict(weights, strict=False)
+    # Some tuners save buffers beside what trains, under names that they do not load them by.
+    buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    strange = [name for name in report.unexpected_keys if name.rpartition(".")[2] not in buffers]
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     missing = trains.intersection(report.missing_keys)
-    if report.unexpected_keys or missing:
-        strange = [*report.unexpected_keys, *sorted(missing)][:3]
+    if strange or missing:
+        strange = [*strange, *sorted(missing)][:3]
         raise UserError(f"{folder}: not the weights of this method: {', '.join(strange)}")
