@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BOS, EOS, FIRST_WORD, LINE_BREAKS, PAD, VOCABULARY, logits, random_ids
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -29,6 +29,10 @@ values = st.recursive(
     max_leaves=8,
 )
 objects = st.dictionaries(texts, values, max_size=4)
+
+# How long an example takes says something about the machine alone.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def written(content: bytes) -> Path:

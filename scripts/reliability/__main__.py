@@ -25,7 +25,7 @@ HEAD = """# Reliability
 Every row was brought about by `python -m reliability` (`make reliability`) in processes of their own, on the
 tiny model. "The same bits" means: metrics, predictions, weights and result of the run equal those of a run
 that nothing happened to, bit for bit, times and memory apart. The long form of the tests, `make test-faults`,
-does the same; the list of {inputs} bad inputs with their messages is `tests/test_bad_input.py`.
+does the same fewer times; the list of {inputs} bad inputs with their messages is `tests/test_bad_input.py`.
 
 | fault | how tried | times | outcome |
 | --- | --- | ---: | --- |
