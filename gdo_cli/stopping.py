@@ -38,6 +38,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.handled: list[signal.Signals] = []
         self.patient = False
 
     def check(self) -> None:
@@ -55,7 +56,7 @@ class Stop:
             self.patient = before
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        for each in NAMES:  # a second one ends the process, whatever it is doing
+        for each in self.handled:  # a second one ends the process, whatever it is doing
             signal.signal(each, signal.SIG_DFL)
         self.asked = number
         if os.isatty(2):
@@ -91,6 +92,7 @@ def stoppable() -> Iterator[Stop]:
         yield _stop
         return
     _stop = Stop()
+    _stop.handled = free
     for number in free:
         signal.signal(number, _stop.handle)
     try:

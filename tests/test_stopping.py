@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ from gdo_cli.models import TinyModel
 from gdo_cli.results import CHECKPOINT, RunFolder
 from gdo_cli.schema import RunConfig
 from gdo_cli.stopping import Stop, Stopped, stoppable
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """A shell that runs the tests in the background has Ctrl-C ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 BOTH = pytest.mark.parametrize(
     ("number", "name"),
