@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME = "gdo_packed"
-# Up to this many tokens, keeping a sequence's attention weights for backward costs little memory.
+# Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
 SHORT = 128
 
 
@@ -45,17 +46,15 @@ def run_packed(
         parents: for each segment the one that it goes on from, which stands before it and has no
             parent itself; -1 for none.
     """
-    lengths = [len(segment) for segment in segments]
-    before = [lengths[p] if p >= 0 else 0 for p in parents]
+    packed = _Packed([len(segment) for segment in segments], parents, device)
     ids = [token for segment in segments for token in segment]
-    places = [start + t for start, n in zip(before, lengths, strict=True) for t in range(n)]
+    places = [s.before + t for s in packed.segments for t in range(s.length)]
     with _attending(decoder.config, _NAME):
         hidden: Tensor = decoder(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([places], device=device),
             use_cache=False,
-            segment_lengths=tuple(lengths),
-            segment_parents=tuple(parents),
+            packed=packed,
         )[0]
     return hidden[0]
 
@@ -83,6 +82,85 @@ def _attending(config: Any, implementation: str) -> Iterator[None]:
         config._attn_implementation = before
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """A sequence in the row: where it and what it goes on from begin, and their lengths in tokens."""
+
+    start: int
+    length: int
+    parent: int = 0
+    before: int = 0  # 0 if there is no parent
+
+    @property
+    def own(self) -> list[int]:
+        """Where in the row its tokens stand."""
+        return list(range(self.start, self.start + self.length))
+
+    @property
+    def seen(self) -> list[int]:
+        """Where they may look: at what they go on from and at themselves."""
+        return [*range(self.parent, self.parent + self.before), *self.own]
+
+
+class _Packed:
+    """How the segments of a row attend; made once for all layers."""
+
+    def __init__(self, lengths: Sequence[int], parents: Sequence[int], device: torch.device) -> None:
+        starts = list(accumulate(lengths, initial=0))
+        self.segments = [
+            _Segment(start, n, starts[p], lengths[p]) if p >= 0 else _Segment(start, n)
+            for start, n, p in zip(starts, lengths, parents, strict=False)
+        ]
+        alike: dict[tuple[int, int], list[_Segment]] = {}
+        self.groups: list[_Group] = []
+        for s in self.segments:
+            if s.length * (s.before + s.length) > SHORT**2:
+                self.groups.append(_Group([s], device, fused=True))
+            else:
+                alike.setdefault((_rounded(s.length), _rounded(s.before + s.length)), []).append(s)
+        self.groups += [_Group(members, device, fused=False) for members in alike.values()]
+        # Where each token of the row stands in what the groups give, one behind the other.
+        order = [place for group in self.groups for place in group.order]
+        stands = dict(zip(reversed(order), reversed(range(len(order))), strict=True))
+        self.back_T = torch.tensor([stands[t] for t in range(starts[-1])], device=device)
+
+
+def _rounded(n: int) -> int:
+    """Up to the next power of two: padding at most doubles what is computed."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+class _Group:
+    """Segments of similar length, padded with their own last token.
+
+    The padding is computed like any token, and nobody reads it.
+    """
+
+    def __init__(self, segments: Sequence[_Segment], device: torch.device, fused: bool) -> None:
+        queries, keys = (_filled(rows) for rows in ([s.own for s in segments], [s.seen for s in segments]))
+        self.size, self.fused = len(segments), fused
+        self.order = [place for row in queries for place in row]
+        self.queries = torch.tensor(self.order, device=device)
+        self.keys = torch.tensor([place for row in keys for place in row], device=device)
+        own = _filled([list(range(s.before, s.before + s.length)) for s in segments])
+        self._place_GN = torch.tensor(own, device=device)
+        self._key_S = torch.arange(len(keys[0]), device=device)
+        self._hidden: dict[int | None, Tensor] = {}
+
+    def hidden(self, window: int | None) -> Tensor:
+        """What a token may not see: what is after it or too far before it, (G, N, S)."""
+        if window not in self._hidden:
+            back_GNS = self._place_GN[:, :, None] - self._key_S
+            self._hidden[window] = (back_GNS < 0) | (back_GNS >= (window or len(self._key_S)))
+        return self._hidden[window]
+
+
+def _filled(rows: list[list[int]]) -> list[list[int]]:
+    """Rows of equal length: each goes on with its last entry."""
+    width = max(map(len, rows))
+    return [row + row[-1:] * (width - len(row)) for row in rows]
+
+
 def _attention(
     _module: nn.Module,
     query: Tensor,
@@ -90,8 +168,7 @@ def _attention(
     value: Tensor,
     _mask: Tensor | None,
     *,
-    segment_lengths: tuple[int, ...],
-    segment_parents: tuple[int, ...],
+    packed: _Packed,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -99,44 +176,48 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Causal attention of each segment on its parent and itself: (1, H, ΣT, d) → (1, ΣT, H, d)."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True)
-    queries, keys, values = (x.split(segment_lengths, dim=2) for x in (query, key, value))
+    query_TC, key_TC, value_TC = (x[0].transpose(0, 1).flatten(1) for x in (query, key, value))
+    (heads, d), shared = query.shape[1::2], key.shape[1]
     outputs = []
-    for q, k, v, parent in zip(queries, keys, values, segment_parents, strict=True):
-        if parent >= 0:
-            k, v = torch.cat([keys[parent], k], dim=2), torch.cat([values[parent], v], dim=2)
-        windowed = sliding_window is not None and k.shape[2] > sliding_window
-        if k.shape[2] <= SHORT and not windowed and not dropout:
-            outputs.append(_short_attention(q, k, v, scaling))
-        elif windowed or parent >= 0:
-            mask = _visible(q.shape[2], k.shape[2], sliding_window if windowed else None, q.device)
-            outputs.append(fused(q, k, v, mask))
-        else:
-            outputs.append(fused(q, k, v, is_causal=True))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    for group in packed.groups:
+        q = _rows(query_TC, group.queries).view(group.size, -1, shared, heads // shared, d)
+        k, v = (_rows(x, group.keys).view(group.size, -1, shared, 1, d) for x in (key_TC, value_TC))
+        attend = _fused if group.fused else _plain
+        mixed = attend(q, k, v, group.hidden(sliding_window), scaling, dropout)
+        outputs.append(mixed.reshape(len(group.order), -1))
+    return _rows(torch.cat(outputs), packed.back_T).view(1, -1, heads, d), None
 
 
-def _short_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Causal attention of the last T of S places by plain products: (1, H, T, d) → (1, H, T, d).
+def _rows(rows_TC: Tensor, places: Tensor) -> Tensor:
+    """Rows at the given places. An embedding's backward pass is six times as fast as indexing's."""
+    return F.embedding(places, rows_TC)
 
-    The backward pass of torch's fused attention on a CPU takes nearly three times as long here. The
-    query heads that share a key head stand below each other, so that one product serves them all.
+
+def _plain(
+    query: Tensor, key: Tensor, value: Tensor, hidden_GNS: Tensor, scaling: float, dropout: float
+) -> Tensor:
+    """Attention by plain products: (G, N, K, R, d) on (G, S, K, 1, d) → (G, N, K, R, d).
+
+    The backward pass of torch's fused attention on a CPU takes nearly three times as long for short
+    sequences. The R query heads that share a key head stand together: one product serves them all.
     """
-    _, heads, n, _ = query.shape
-    groups, length = key.shape[1:3]
-    folded = query[0].reshape(groups, -1, query.shape[-1])
-    scores = torch.bmm(folded, key[0].transpose(1, 2)).view(heads, n, length).float() * scaling
-    hidden = ~_visible(n, length, None, query.device)
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(value.dtype)
-    return torch.bmm(weights.view(groups, -1, length), value[0]).view(1, heads, n, -1)
+    groups, n, k, r, d = query.shape
+    queries, keys, values = (x.transpose(1, 2).reshape(groups * k, -1, d) for x in (query, key, value))
+    scores = torch.bmm(queries, keys.transpose(1, 2)).view(groups, k, n, r, -1).float() * scaling
+    weights = scores.masked_fill(hidden_GNS[:, None, :, None], -torch.inf).softmax(-1).to(value.dtype)
+    weights = F.dropout(weights, dropout).view(groups * k, n * r, -1)
+    return torch.bmm(weights, values).view(groups, k, n, r, d).transpose(1, 2)
 
 
-@lru_cache(maxsize=1024)  # every layer asks for the same ones
-def _visible(n: int, length: int, window: int | None, device: torch.device) -> Tensor:
-    """What each of the last n of so many places may see, (n, length): itself and what is before it."""
-    place = torch.arange(length, device=device)
-    back = place[-n:, None] - place[None, :]
-    return back >= 0 if window is None else (back >= 0) & (back < window)
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, hidden_GNS: Tensor, scaling: float, dropout: float
+) -> Tensor:
+    """The same by torch's kernel, which keeps no attention weights."""
+    q, k, v = (x.flatten(2, 3).transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(
+        q, k, v, ~hidden_GNS[:, None], dropout_p=dropout, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2).view_as(query)
 
 
 AttentionInterface.register(_NAME, _attention)

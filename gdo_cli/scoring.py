@@ -25,7 +25,7 @@ from gdo_cli.vocabulary import Head
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
 # made for so many positions and tokens of the vocabulary at a time.
-HEAD_ROWS, HEAD_COLUMNS = 256, 8192
+HEAD_ROWS, HEAD_COLUMNS = 512, 4096
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 # From how many common tokens, and how many that have them in common, a prefix is worth a cache of its
 # own; and where it only has to stand in the same packed row.
@@ -105,12 +105,13 @@ class AnswerLM(nn.Module):
         head = self.model.get_output_embeddings()
         for start, part_NP in self._head.in_pieces(hidden_ND, head, HEAD_COLUMNS):
             logits_NP = self._capped(part_NP)
-            top_N, place_N = logits_NP.max(-1)
+            top_N = logits_NP.amax(-1)
+            higher_N = top_N > highest_N  # few are, after the first pieces; argmax is slow
+            likeliest_N[higher_N] = logits_NP[higher_N].argmax(-1) + start
             here_N = (targets_N - start).clamp(0, logits_NP.shape[1] - 1)
             inside_N = here_N == targets_N - start
             found_N = logits_NP.gather(1, here_N[:, None])[:, 0]
             at_target_N = torch.where(inside_N, found_N, at_target_N)
-            likeliest_N = torch.where(top_N > highest_N, place_N + start, likeliest_N)
             before_N, highest_N = highest_N, torch.maximum(highest_N, top_N)
             sum_N *= (before_N - highest_N).exp()
             sum_N += logits_NP.sub_(highest_N[:, None]).exp_().sum(-1)

@@ -8,7 +8,7 @@ from conftest import bits, random_queries, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gdo_cli import scoring
+from gdo_cli import packing, scoring
 from gdo_cli.methods import Method
 from gdo_cli.methods.grow import AttentionGrow, GFreeze
 from gdo_cli.methods.partial import Partial
@@ -32,8 +32,12 @@ def everywhere(model: PreTrainedModel, lengths: list[int] | None) -> Tensor:
     return out
 
 
-def test_a_packed_batch_gives_the_logits_of_the_padded_one(any_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("short", [0, 12, 128])  # all by the fused kernel, some, none
+def test_a_packed_batch_gives_the_logits_of_the_padded_one(
+    any_model: PreTrainedModel, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert can_pack(any_model)
+    monkeypatch.setattr(packing, "SHORT", short)
     packed, padded = everywhere(any_model, LENGTHS), everywhere(any_model, None)
     assert not torch.equal(packed, padded)  # or the one was the other: sums are ordered differently
     torch.testing.assert_close(packed, padded, rtol=0, atol=3e-6)
@@ -73,10 +77,12 @@ def test_training_on_packed_batches_is_training_on_padded_ones(
         torch.testing.assert_close(tensor, twin[name], rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("short", [0, 12, 128])
 def test_scores_are_the_same_packed_and_padded(
-    gemma3: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    gemma3: PreTrainedModel, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = AnswerLM(gemma3, torch.float32).eval()
+    monkeypatch.setattr(packing, "SHORT", short)
     packed = score(lm, QUERIES, 64)
     monkeypatch.setattr(scoring, "can_pack", lambda model: False)
     for fast, slow in zip(packed, score(lm, QUERIES, 64), strict=True):
