@@ -58,7 +58,7 @@ _PLAIN = {
 }
 _NAMED = {"model": ModelSource, "task": Task, "method": Method}
 # Keys of the composition that are no part of a run.
-_BESIDE = ("probe", "sweep", "suite", "suites", "figure", "name")
+_BESIDE = ("probe", "sweep", "suite", "suites", "length", "figure", "name")
 Compose = Callable[[list[str]], DictConfig]
 
 

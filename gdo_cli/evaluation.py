@@ -88,12 +88,24 @@ class Suite:
 
     # -------------------------------------------------------------------------------- measuring
 
-    def evaluate(self, lm: AnswerLM, role: str = "validation", advance: Advance | None = None) -> Evaluation:
-        """Everything, on the task's validation or test items."""
+    def evaluate(
+        self,
+        lm: AnswerLM,
+        role: str = "validation",
+        advance: Advance | None = None,
+        between: bool = False,
+    ) -> Evaluation:
+        """Everything, on the task's validation or test items.
+
+        Args:
+            between: neither before nor after training; probes that are not asked throughout are left out.
+        """
         was_training = lm.training
         lm.eval()
         result = self.evaluate_task(lm, role, advance)
         for name in self.probes:
+            if between and not self.config.probe[name].throughout:
+                continue
             part = self.evaluate_probe(lm, name, advance)
             result.metrics |= part.metrics
             result.predictions += part.predictions

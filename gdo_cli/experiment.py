@@ -283,7 +283,8 @@ class _Run:
         """Measure on validation data; at step 0 this is the base model's own evaluation."""
 
         def measure() -> Evaluation:
-            return self.suite.evaluate(lm, "validation", self.advance)
+            between = 0 < step < self.total_steps
+            return self.suite.evaluate(lm, "validation", self.advance, between)
 
         untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
         evaluation = base_evaluation(self.suite, self.base_facts(), measure) if untouched else measure()

@@ -207,6 +207,19 @@ def test_step_0_measures_the_base_model(finished: tuple[RunConfig, RunResult]) -
     assert result.evaluations[0] == {"kind": "evaluation", "step": 0} | expected | divergence
 
 
+def test_a_probe_may_be_asked_before_and_after_training_alone(tiny_run: RunFactory) -> None:
+    words = ["train.steps=3", "evaluation.every=1", "probe=[winogrande,arc_easy]", "probe.winogrande.items=4"]
+    words += ["probe.arc_easy.items=4", "save_weights=false"]
+    always = tiny_run(*words)
+    ends = tiny_run(*words, "probe.arc_easy.throughout=false")
+    assert always.id != ends.id
+    every, few = experiment.run(always), experiment.run(ends)
+    asked = [{name.split("/")[0] for name in line} & {"winogrande", "arc_easy"} for line in few.evaluations]
+    assert asked == [{"winogrande", "arc_easy"}, {"winogrande"}, {"winogrande"}, {"winogrande", "arc_easy"}]
+    assert few.evaluations[-1] == every.evaluations[-1]
+    assert few.final == every.final
+
+
 def test_peft_alone_puts_the_saved_adapter_back_onto_the_base(
     finished: tuple[RunConfig, RunResult],
 ) -> None:

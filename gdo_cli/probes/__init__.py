@@ -5,10 +5,11 @@ To add one: a dataclass with ``queries`` and ``outcomes`` here, and a YAML under
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gdo_cli.errors import require
+from gdo_cli.schema import IF_SET
 from gdo_cli.scores import Answer, Outcome
 from gdo_cli.tasks import Dataset, Row
 from gdo_cli.tokens import Query
@@ -21,12 +22,14 @@ class Probe:
     Attributes:
         items: how many rows are asked; the subset is always the same. None for all.
         shots: solved examples in front of each question, always the same ones.
+        throughout: asked at every evaluation; if not, before and after training alone.
         headline: the outcome that figures show.
     """
 
     dataset: Dataset
     items: int | None = 200
     shots: int = 0
+    throughout: bool = field(default=True, metadata=IF_SET)
     headline: ClassVar[str]
 
     def __post_init__(self) -> None:

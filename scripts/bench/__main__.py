@@ -34,7 +34,7 @@ from gdo_cli.results import write_atomically
 from gdo_cli.schema import identity
 
 Row = dict[str, Any]
-WARM_UP = 2
+WARM_UP = 4  # the first ones compile, and fault their memory in
 TOP_5 = "layers=[4,5,13,15,16]"  # the five that moved most in the committed pilot
 # work → (gdo's overrides, peer, the peer's overrides)
 PEERS = {
