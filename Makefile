@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults reliability test-weights test-gpu lint types ci bench sample figures clean
+.PHONY: help demo test test-slow test-faults reliability test-weights test-gpu lint types ci bench sample reproduce report figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,18 @@ bench: $(VENV)/.bench  ## Time gdo and its peers on the real Gemma 3 270M (an ho
 
 sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 	$(BIN)/python scripts/make_sample.py
+
+# In the order of results/PROTOCOL.md. Done runs are not repeated, so it goes on where it was cut off.
+PROGRAMME := frontier seeds fig2 fig2_published fig3 fig4a fig4b fig5 table1 fig7 fig8 interpolation output_mix
+
+reproduce: $(PROGRAMME:%=reproduce-%) report  ## Every run of the paper on the 270M, figures and report (days; or make reproduce-fig2 …)
+
+reproduce-%: $(VENV)/.weights
+	$(BIN)/gdo sweep experiment=$* results_dir=$(RESULTS)
+	-$(BIN)/gdo plot $* --results $(RESULTS)
+
+report: figures  ## Figures, results/README.md and results/report.html from the committed runs
+	$(BIN)/gdo report --results $(RESULTS)
 
 figures: $(VENV)/.dev  ## Draw every figure that the committed results allow
 	$(BIN)/gdo plot --results $(RESULTS)

@@ -112,6 +112,16 @@ def plot(
         plot_all(names or [], results, config_dir)
 
 
+@app.command()
+def report(results: Results = Path("results"), config_dir: ConfigDir = None) -> None:
+    """Write what the finished runs say of the paper's claims: README.md and report.html, in the results."""
+    with messages():
+        from gdo_cli.report import write_report
+
+        for file in write_report(results, config_dir):
+            typer.echo(file)
+
+
 @app.command("ls")
 def list_runs(
     filters: Annotated[

@@ -120,7 +120,7 @@ def _row(columns: list[Column], measure: str) -> list[Cell | None]:
 def _cell(column: Column, measure: str) -> Cell | None:
     if any(measure not in _measures(run) for run in column.runs):
         return None
-    items = _items(column.runs[0], measure)
+    items = items_of(column.runs[0], measure)
     if len(column.runs) == 1:
         return Cell(len(items.values), items.interval())
     return Cell(len(items.values), statistics.seed_mean([run.final[measure] for run in column.runs]))
@@ -129,8 +129,8 @@ def _cell(column: Column, measure: str) -> Cell | None:
 def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
     """The cell with its comparison, or with the reason why there is none."""
     ours, theirs = (
-        [_items(run, measure) for run in first.runs],
-        [_items(run, measure) for run in second.runs],
+        [items_of(run, measure) for run in first.runs],
+        [items_of(run, measure) for run in second.runs],
     )
     if any(items.identity != ours[0].identity for items in ours + theirs):
         return replace(cell, note=f"{measure} of {second.title} was measured on other items")
@@ -146,7 +146,7 @@ def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """What a run made of the items of a measure.
 
     Attributes:
@@ -173,7 +173,14 @@ class _Items:
             return statistics.accuracy(self.values)
         return statistics.average(self.values, self.weights)
 
-    def paired(self, second: _Items) -> Paired:
+    def difference(self, second: Items) -> Interval:
+        """Second minus first on the same items, with its bootstrap interval."""
+        if self._kind == "corpus":
+            return statistics.bleu_difference(self.values, second.values, self.answers)
+        changes = [b - a for a, b in zip(self.values, second.values, strict=True)]
+        return statistics.average(changes, self.weights)
+
+    def paired(self, second: Items) -> Paired:
         if self._kind == "corpus":
             return statistics.paired_bleu(self.values, second.values, self.answers)
         if {self._kind, second._kind} == {"binary"}:
@@ -181,7 +188,8 @@ class _Items:
         return statistics.permutation(self.values, second.values, self.weights)
 
 
-def _items(run: RunResult, measure: str) -> _Items:
+def items_of(run: RunResult, measure: str) -> Items:
+    """What a run made of each item of a measure that its predictions hold."""
     part, key = measure.split("/")
     is_task = part == "task"
     rows = [p for p in run.predictions if p["part"] == (TASK if is_task else part)]
@@ -196,7 +204,7 @@ def _items(run: RunResult, measure: str) -> _Items:
     field = _TASK_FIELDS[measure] if is_task else key
     values = [row[field] for row in rows]
     weights = [float(row.get(f"{key}_weight", 1)) for row in rows]
-    return _Items((checksum, asked, len(rows)), values, weights, answers)
+    return Items((checksum, asked, len(rows)), values, weights, answers)
 
 
 # ------------------------------------------------------------------------------------------- writing

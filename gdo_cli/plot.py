@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gdo_cli.config import load_experiment, options
-from gdo_cli.data import resolve
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
-from gdo_cli.grid import load_grid
+from gdo_cli.finished import finished
 from gdo_cli.progress import console
-from gdo_cli.results import RunFolder, RunResult
-from gdo_cli.schema import RunConfig, replace_data
+from gdo_cli.results import RunResult
 
 
 def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
@@ -33,7 +31,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     written: list[Path] = []
     for name in names or known:
         spec = specs[name] or {}
-        runs, missing = _runs(name, overrides, results, config_dir)
+        runs, missing = finished(name, overrides, results, config_dir)
         n_points = len(runs) + len(missing)
         found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
         if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
@@ -78,24 +76,8 @@ def _others(spec: dict[str, Any], results: Path, config_dir: Path | None) -> lis
     return [
         run
         for also in ([named] if isinstance(named, dict) else named)
-        for run in _runs(also["experiment"], also.get("overrides", []), results, config_dir)[0]
+        for run in finished(also["experiment"], also.get("overrides", []), results, config_dir)[0]
     ]
-
-
-def _runs(
-    name: str, overrides: list[str], results: Path, config_dir: Path | None
-) -> tuple[list[RunResult], list[RunConfig]]:
-    """Finished runs of an experiment's grid, in its order, and the points without one."""
-    runs, missing = [], []
-    points = load_grid([f"experiment={name}", f"results_dir={results}", *overrides], config_dir)
-    sources = {config.data: resolve(config.data) for _, config in points}  # the hub is asked once
-    for _, config in points:
-        found = RunFolder(replace_data(config, sources[config.data])).load()
-        if found is not None:
-            runs.append(found)
-        else:
-            missing.append(config)
-    return runs, missing
 
 
 def _analysed(runs: list[RunResult], kind: str, name: str, results: Path) -> list[RunResult]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,14 +18,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.frozenprefix import FrozenPrefix
+from gdo_cli.lastlayer import last_mlp_at
 from gdo_cli.packing import can_pack, packed_places, run_packed
 from gdo_cli.prefixes import packs, shared_prefixes
 from gdo_cli.tokens import Encoded, Encoder
-from gdo_cli.vocabulary import Head
+from gdo_cli.vocabulary import Head, read_pieces
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
-# made for so many positions and tokens of the vocabulary at a time.
-HEAD_ROWS, HEAD_COLUMNS = 512, 4096
+# made for so many positions at a time.
+HEAD_ROWS = 512
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 # From how many common tokens, and how many that have them in common, a prefix is worth a cache of its
 # own; and where it only has to stand in the same packed row.
@@ -78,44 +79,32 @@ class AnswerLM(nn.Module):
             return out[0].flatten(0, 1)[positions_N]
         rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
         packed = len(rows) > 1 and can_pack(self.model)
-        with self.prefix.serving(rows, packed) if self.prefix and self.training else nullcontext():
-            if not packed:
-                return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[positions_N]
-            hidden_TD = run_packed(decoder, rows, [-1] * len(rows), self.device)
-        return hidden_TD[packed_places(positions_N, input_ids_BT.shape[1], lengths)]
+        places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths) if packed else positions_N
+        serving = self.prefix.serving(rows, packed) if self.prefix and self.training else nullcontext()
+        with serving, last_mlp_at(self.model, places_N):
+            if packed:
+                return run_packed(decoder, rows, [-1] * len(rows), self.device)[places_N]
+            return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[places_N]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Vocabulary logits in fp32, (N, V)."""
         return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
 
     def _capped(self, logits_NV: Tensor) -> Tensor:
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        cap = self._cap
         return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
+
+    @property
+    def _cap(self) -> float | None:
+        return getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
 
     @torch.no_grad()
     def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of each target, in nats, and the likeliest token there, (N,) both.
-
-        The vocabulary comes in pieces that stay in the processor's cache, with the sum of the softmax
-        carried on from piece to piece (Milakov & Gimelshein, 2018).
-        """
-        highest_N = torch.full_like(targets_N, -torch.inf, dtype=torch.float32)
-        sum_N, at_target_N = torch.zeros_like(highest_N), torch.zeros_like(highest_N)
-        likeliest_N = torch.zeros_like(targets_N)
-        head = self.model.get_output_embeddings()
-        for start, part_NP in self._head.in_pieces(hidden_ND, head, HEAD_COLUMNS):
-            logits_NP = self._capped(part_NP)
-            top_N = logits_NP.amax(-1)
-            higher_N = top_N > highest_N  # few are, after the first pieces; argmax is slow
-            likeliest_N[higher_N] = logits_NP[higher_N].argmax(-1) + start
-            here_N = (targets_N - start).clamp(0, logits_NP.shape[1] - 1)
-            inside_N = here_N == targets_N - start
-            found_N = logits_NP.gather(1, here_N[:, None])[:, 0]
-            at_target_N = torch.where(inside_N, found_N, at_target_N)
-            before_N, highest_N = highest_N, torch.maximum(highest_N, top_N)
-            sum_N *= (before_N - highest_N).exp()
-            sum_N += logits_NP.sub_(highest_N[:, None]).exp_().sum(-1)
-        return at_target_N - highest_N - sum_N.log(), likeliest_N
+        """Log-probability of each target, in nats, and the likeliest token there, (N,) both."""
+        pieces = self._head.in_pieces(hidden_ND, self.model.get_output_embeddings())
+        found = read_pieces(((start, self._capped(part)) for start, part in pieces), targets_N)
+        at_target_N, log_sum_N, likeliest_N = found
+        return at_target_N - log_sum_N, likeliest_N
 
     def head_weight(self) -> Tensor:
         """The head's weight in the compute dtype, (V, D)."""
@@ -137,9 +126,12 @@ class AnswerLM(nn.Module):
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Summed cross-entropy, in nats, of the targets given last hidden states.
 
-        Many logits are made in pieces, and made again for their gradient: 400 of them, with what
+        Logits are made in pieces, and made again for their gradient: those of 400 positions, with what
         comes of them on the way, would take 2 GB with Gemma's vocabulary.
         """
+        head = self.model.get_output_embeddings()
+        if self._cap is None and self._head.sums_in_pieces(head):
+            return self._head.cross_entropy(hidden_ND, targets_N, head)
 
         def part(hidden: Tensor, targets: Tensor) -> Tensor:
             return F.cross_entropy(self.logits(hidden), targets, reduction="sum")
@@ -156,7 +148,8 @@ class Scored:
 
     Attributes:
         logprobs: log-probability of each continuation token, in nats (n of them).
-        argmax: likeliest token at each place of the continuation and at the one after it (n + 1).
+        argmax: likeliest token at each place of the continuation and, where that is asked, at the one
+            after it (n + 1).
     """
 
     logprobs: list[float]
@@ -174,7 +167,7 @@ def is_exact(query: Encoded, scored: Scored, ends: frozenset[int]) -> bool:
     given those before: one pass replaces generation (tests prove it against ``generate``).
     """
     n = len(query.continuation)
-    return scored.argmax[:n] == query.continuation and scored.argmax[n] in ends
+    return query.ends and scored.argmax[:n] == query.continuation and scored.argmax[n] in ends
 
 
 @torch.no_grad()
@@ -228,10 +221,11 @@ def _score_packed(
             q = queries[index]
             segments.append((q.context + q.continuation)[common:])
             parents.append(parent)
-            places += range(start + len(q.context) - common - 1, start + len(q) - common)
+            places += [start - common + place for place in q.asked]
             start += len(q) - common
-    with lm.autocast():
-        hidden_ND = run_packed(lm.model.get_decoder(), segments, parents, lm.device)[places]
+    places_N = torch.tensor(places, device=lm.device)
+    with lm.autocast(), last_mlp_at(lm.model, places_N):
+        hidden_ND = run_packed(lm.model.get_decoder(), segments, parents, lm.device)[places_N]
     return _read(lm, hidden_ND, queries, [i for _, members in pack for i in members])
 
 
@@ -239,11 +233,10 @@ def _score_padded(
     lm: AnswerLM, queries: Sequence[Encoded], chosen: list[int], common: int, past: Cache | None
 ) -> dict[int, Scored]:
     """Score queries whose first ``common`` tokens are in the cache."""
-    rests = [Encoded(queries[i].context[common:], queries[i].continuation) for i in chosen]
+    rests = [replace(queries[i], context=queries[i].context[common:]) for i in chosen]
     input_ids_BT = pad([q.context + q.continuation for q in rests]).to(lm.device)
     width = input_ids_BT.shape[1]
-    spans = [range(len(q.context) - 1, len(q)) for q in rests]
-    positions = [row * width + t for row, span in enumerate(spans) for t in span]
+    positions = [row * width + t for row, q in enumerate(rests) for t in q.asked]
     if past is not None:  # running the model appends to the cache, so each batch gets its own
         past = copy.deepcopy(past)
         past.batch_repeat_interleave(len(rests))
@@ -255,9 +248,9 @@ def _score_padded(
 def _read(
     lm: AnswerLM, hidden_ND: Tensor, queries: Sequence[Encoded], chosen: list[int]
 ) -> dict[int, Scored]:
-    """Scores of the chosen queries from their hidden states, n + 1 of each, one behind the other."""
-    # The last place of a query has no target; a zero stands in and is dropped below.
-    targets = [t for i in chosen for t in (*queries[i].continuation, 0)]
+    """Scores of the chosen queries from their hidden states, one for each place that is asked."""
+    # The place after a continuation has no target; a zero stands in and is dropped below.
+    targets = [t for i in chosen for t in (*queries[i].continuation, *([0] if queries[i].ends else []))]
     logprobs: list[float] = []
     argmax: list[int] = []
     targets_N = torch.tensor(targets, device=hidden_ND.device)
@@ -267,9 +260,9 @@ def _read(
         argmax += found[1].tolist()
     results, start = {}, 0
     for i in chosen:
-        n = len(queries[i].continuation)
-        results[i] = Scored(logprobs[start : start + n], argmax[start : start + n + 1])
-        start += n + 1
+        n, asked = len(queries[i].continuation), len(queries[i].asked)
+        results[i] = Scored(logprobs[start : start + n], argmax[start : start + asked])
+        start += asked
     return results
 
 

@@ -16,10 +16,14 @@ _NEWLINES = ("\n", "Ċ", "<0x0A>")
 
 @dataclass(frozen=True)
 class Query:
-    """Text that is given and text that should follow it."""
+    """Text that is given and text that should follow it.
+
+    ``ends``: whether it is asked, too, what the model would say after the continuation.
+    """
 
     context: str
     continuation: str
+    ends: bool = True
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Encoded:
 
     context: list[int]
     continuation: list[int]
+    ends: bool = True
+
+    @property
+    def asked(self) -> range:
+        """The places whose next token is asked, counted from the beginning of the context."""
+        return range(len(self.context) - 1, len(self) - (not self.ends))
 
     def __len__(self) -> int:
         return len(self.context) + len(self.continuation)
@@ -78,7 +88,8 @@ class Encoder:
         return ids
 
     def __call__(self, query: Query) -> Encoded:
-        return Encoded(self._bos + self.plain(query.context), self.plain(query.continuation))
+        context, continuation = self.plain(query.context), self.plain(query.continuation)
+        return Encoded(self._bos + context, continuation, query.ends)
 
     def many(self, queries: list[Query]) -> list[Encoded]:
         """Many queries at once, which is faster."""
@@ -87,7 +98,10 @@ class Encoder:
         texts = [q.context for q in queries] + [q.continuation for q in queries]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         half = len(queries)
-        return [Encoded(self._bos + c, a) for c, a in zip(ids[:half], ids[half:], strict=True)]
+        return [
+            Encoded(self._bos + context, continuation, query.ends)
+            for context, continuation, query in zip(ids[:half], ids[half:], queries, strict=True)
+        ]
 
     def parse(self, ids: list[int], ends: frozenset[int]) -> str:
         """The answer in generated tokens: all before the first that ends it."""

@@ -58,7 +58,11 @@ def test_parts_are_of_similar_length_and_within_the_budget() -> None:
 
 @pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
-def test_layers_computed_again_train_the_same(family: str, method: Method) -> None:
+def test_layers_computed_again_train_the_same(
+    family: str, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Layers that are computed again run whole; the other side does too, so that not a bit differs.
+    monkeypatch.setattr("gdo_cli.lastlayer._last_mlp", lambda model: None)
     plain = method.prepare(tiny_model(family), None)
     again = copy.deepcopy(plain)
     runs = []

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_what_is_common_goes_through_the_decoder_once(gemma3: PreTrainedModel) -
 def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
     gemma3: PreTrainedModel, columns: int, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdo_cli.scoring.HEAD_COLUMNS", columns)
+    monkeypatch.setattr("gdo_cli.vocabulary.PIECE", columns)
     gemma3.config.final_logit_softcapping = cap
     hidden = scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     targets = random_ids(40)
@@ -180,6 +181,24 @@ def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
     torch.testing.assert_close(best, table.max(-1).values, rtol=1e-6, atol=1e-6)  # a cap makes ties
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_query_that_does_not_ask_what_comes_after_costs_a_place_less(
+    gemma3: PreTrainedModel, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "can_pack", lambda model: packed)
+    lm = AnswerLM(gemma3, torch.float32).eval()
+    queries = random_queries(7)
+    short = [replace(q, ends=i % 2 == 0) for i, q in enumerate(queries)]
+    for query, one, other in zip(short, score(lm, queries, 100), score(lm, short, 100), strict=True):
+        n = len(query.continuation)
+        assert other.logprobs == pytest.approx(one.logprobs, abs=1e-5)
+        assert other.argmax == one.argmax[: n + query.ends]
+        # Every token ends an answer here, so that the continuation alone decides.
+        assert is_exact(query, other, frozenset(range(1000))) == (
+            query.ends and one.argmax[:n] == query.continuation
+        )
+
+
 @pytest.mark.parametrize("columns", [7, 10_000])
 def test_scores_are_the_same_when_the_head_runs_in_pieces(
     gemma3: PreTrainedModel, columns: int, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +206,7 @@ def test_scores_are_the_same_when_the_head_runs_in_pieces(
     queries = random_queries(30)
     whole = score(answering(gemma3), queries, 1000)
     monkeypatch.setattr("gdo_cli.scoring.HEAD_ROWS", 7)
-    monkeypatch.setattr("gdo_cli.scoring.HEAD_COLUMNS", columns)
+    monkeypatch.setattr("gdo_cli.vocabulary.PIECE", columns)
     pieces = score(answering(gemma3), queries, 1000)
     for one, other in zip(whole, pieces, strict=True):
         assert one.argmax == other.argmax
@@ -430,8 +449,9 @@ def test_lambada_equals_a_loop(tiny_run: RunFactory, sharp: Loaded) -> None:
 
 def test_lambada_counts_a_word_only_if_all_its_tokens_are_greedy(tiny_run: RunFactory) -> None:
     probe = tiny_run("probe=[winogrande,lambada]").probe["lambada"]
-    assert probe.queries({"text": "they were signs"}, []) == [Query("they were", " signs")]
-    assert probe.queries({"context": "they were", "target": "signs"}, []) == [Query("they were", " signs")]
+    asked = [Query("they were", " signs", ends=False)]
+    assert probe.queries({"text": "they were signs"}, []) == asked
+    assert probe.queries({"context": "they were", "target": "signs"}, []) == asked
     lm = answering(fixed_answer("llama", [20, 21, 22]))
     greedy_agrees = []
     for answer in ([20, 21], [20, 23], [23, 21]):

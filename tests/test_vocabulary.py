@@ -63,9 +63,12 @@ def test_gradients_kept_in_place_are_those_of_autograd(
     monkeypatch.setattr("gdo_cli.scoring.LOSS_ROWS", rows)
     found = gradients(full(family, dtype), passes)
     assert found.keys() == expected.keys()
+    largest = max(gradient.norm().item() for gradient in expected.values())
     for name, gradient in found.items():
+        # What cancels to nothing (a key's bias) is rounding alone, so it is measured against the others.
+        scale = max(expected[name].norm().item(), 1e-2 * largest)
         # A bf16 product rounds its gradient to 8 bits, which the one kept in place does not.
-        assert (gradient - expected[name]).norm() <= tolerance * expected[name].norm(), name
+        assert (gradient - expected[name]).norm() <= tolerance * scale, name
 
 
 def test_no_gradient_of_the_vocabulary_is_made_afresh(gemma3: PreTrainedModel) -> None:

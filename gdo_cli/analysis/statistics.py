@@ -127,6 +127,24 @@ def paired_bleu(first: Sequence[str], second: Sequence[str], answers: Sequence[s
     return Paired(float(after.score - before.score), float(after.p_value), BOOTSTRAP)
 
 
+def bleu_difference(first: Sequence[str], second: Sequence[str], answers: Sequence[str]) -> Interval:
+    """SacreBLEU of the second system minus the first's, with the percentiles of its paired bootstrap."""
+    import sacrebleu
+
+    metric = sacrebleu.BLEU()
+    counted = [metric._extract_corpus_statistics(list(texts), [list(answers)]) for texts in (first, second)]
+
+    def difference(items: Sequence[int]) -> float:
+        before, after = (metric._aggregate_and_compute([found[i] for i in items]).score for found in counted)
+        return float(after - before)
+
+    draw = np.random.default_rng(_SEED)
+    n = len(answers)
+    resampled = [difference(draw.integers(n, size=n).tolist()) for _ in range(1000)]
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(difference(range(n)), float(low), float(high))
+
+
 # --------------------------------------------------------------------------------------- over the seeds
 
 
@@ -137,6 +155,11 @@ def seed_mean(values: Values) -> Interval:
         return Interval(centre, centre, centre)
     low, high = stats.t.interval(LEVEL, len(values) - 1, loc=centre, scale=error)
     return Interval(centre, float(low), float(high))
+
+
+def seed_change(first: dict[int, float], second: dict[int, float]) -> Interval:
+    """Second minus first over the same seeds, with Student's interval; needs two or more."""
+    return seed_mean([second[seed] - first[seed] for seed in first])
 
 
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Paired | None:

@@ -29,7 +29,7 @@ class ARCEasy(Probe):
             f"Question: {text(s, 'question')}\nAnswer: {options(s)[text(s, 'answerKey')]}\n\n" for s in shots
         )
         prompt += f"Question: {text(row, 'question')}\nAnswer:"
-        return [Query(prompt, f" {choice}") for choice in choices.values()]
+        return [Query(prompt, f" {choice}", ends=False) for choice in choices.values()]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
         choices = options(row)

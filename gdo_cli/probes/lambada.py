@@ -23,11 +23,11 @@ class Lambada(Probe):
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
         if "context" in row:
-            return [Query(text(row, "context"), f" {text(row, 'target')}")]
+            return [Query(text(row, "context"), f" {text(row, 'target')}", ends=False)]
         context, _, target = text(row, "text").rpartition(" ")
         if not context:
             raise RowError("field 'text' is a single word")
-        return [Query(context, f" {target}")]
+        return [Query(context, f" {target}", ends=False)]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
         (answer,) = answers

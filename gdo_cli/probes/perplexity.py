@@ -34,7 +34,7 @@ class Perplexity(Probe):
         content = content.strip()
         if len(content) < self.min_characters:
             return []
-        return [Query("", content[: self.max_characters])]
+        return [Query("", content[: self.max_characters], ends=False)]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
         (answer,) = answers

@@ -28,7 +28,7 @@ class WinoGrande(Probe):
         before, after = _sentence(row)
         return [
             Query(prompt, f" {_answer(row)}"),
-            *(Query(before + option, f" {after.strip()}") for option in _options(row)),
+            *(Query(before + option, f" {after.strip()}", ends=False) for option in _options(row)),
         ]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:

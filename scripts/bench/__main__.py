@@ -56,6 +56,11 @@ SCORING = {
         "generate",
         ["probe.winogrande.items=500", "probe.winogrande.shots=10"],
     ),
+    "few-shot exact match, in fp32": (
+        "gdo_exact",
+        "generate",
+        ["probe.winogrande.items=100", "probe.winogrande.shots=10", "train.precision=fp32"],
+    ),
 }
 SKIPPED = ("frozen", "wise_ft")  # nothing to step
 VARIANTS = {

@@ -1,0 +1,23 @@
+"""``gdo report``: what the finished runs say of the paper's claims, as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gdo_cli.report.evidence import Evidence
+from gdo_cli.report.html import page
+from gdo_cli.report.page import markdown
+from gdo_cli.results import write_atomically
+
+
+def write_report(results: Path, config_dir: Path | None) -> list[Path]:
+    """Write README.md and report.html into the folder of results.
+
+    Raises:
+        UserError: a run that cannot be read.
+    """
+    text = markdown(Evidence(results, config_dir))
+    written = {results / "README.md": text, results / "report.html": page(text, results)}
+    for file, content in written.items():
+        write_atomically(file, content.encode())
+    return list(written)

@@ -1,0 +1,229 @@
+"""What a claim is checked by: a comparison, a rule that was written down before, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import mean
+from typing import Protocol
+
+from gdo_cli.analysis import statistics
+from gdo_cli.analysis.statistics import Interval
+from gdo_cli.compare import items_of
+from gdo_cli.report.evidence import SCORE, Evidence, Of, difference, measure_of
+from gdo_cli.results import RunResult
+
+SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
+OPEN, UNMEASURED = "inconclusive", "not measured"
+# What counts as the same: 5 points of accuracy, 2 of BLEU. The paper calls ±2 points stable.
+MARGIN, BLEU_MARGIN = 0.05, 2.0
+NEAR_ZERO = 0.10
+
+
+@dataclass(frozen=True)
+class Row:
+    """A check with its outcome, as it stands in a table."""
+
+    what: str
+    verdict: str
+    first: str = "–"
+    second: str = "–"
+    difference: str = "–"
+    over: str = "–"
+
+
+class Check(Protocol):
+    """One or several rows of a claim's table."""
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]: ...
+
+
+def overall(verdicts: Iterable[str]) -> str:
+    """A claim is supported if all that was measured supports it, and fails with any that does not."""
+    measured = [v for v in verdicts if v not in ("", UNMEASURED)]
+    if not measured:
+        return UNMEASURED
+    if NOT_SUPPORTED in measured:
+        return NOT_SUPPORTED
+    return OPEN if OPEN in measured else SUPPORTED
+
+
+def above(interval: Interval, bound: float) -> str:
+    """Whether an interval lies above a bound, below it, or across it."""
+    if interval.low > bound:
+        return SUPPORTED
+    return NOT_SUPPORTED if interval.high < bound else OPEN
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two kinds of run in one measure.
+
+    Attributes:
+        rule: ``not worse`` (the second is worse by less than the margin: the whole interval lies above
+            minus that), ``better`` (the whole interval lies above zero), or ``told`` (no verdict).
+        margin: instead of MARGIN.
+    """
+
+    what: str
+    first: Of
+    second: Of
+    measure: str = SCORE
+    rule: str = "not worse"
+    margin: float | None = None
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        first, second = evidence.runs(self.first), evidence.runs(self.second)
+        if not first or not second:
+            yield Row(self.what, UNMEASURED)
+            return
+        found = difference(first, second, self.measure)
+        if found is None:
+            yield Row(self.what, UNMEASURED, over="measured on other items")
+            return
+        bleu = measure_of(first[0], self.measure).endswith("bleu")
+        digits = 1 if bleu else 3
+        margin = self.margin if self.margin is not None else BLEU_MARGIN if bleu else MARGIN
+        verdict = ""
+        if self.rule != "told":
+            verdict = above(found.interval, 0 if self.rule == "better" else -margin)
+        yield Row(
+            self.what,
+            verdict,
+            _named(first, found.first, digits),
+            _named(second, found.second, digits),
+            shown(found.interval, digits, signed=True),
+            found.over,
+        )
+
+
+@dataclass(frozen=True)
+class NearZero:
+    """Whether a kind of run keeps less than a tenth."""
+
+    what: str
+    of: Of
+    measure: str = "winogrande/exact_match"
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        runs = evidence.runs(self.of)
+        if not runs:
+            yield Row(self.what, UNMEASURED)
+            return
+        if len(runs) > 1:
+            found = statistics.seed_mean([run.final[self.measure] for run in runs])
+            over = f"{len(runs)} seeds"
+        else:
+            items = items_of(runs[0], self.measure)
+            found, over = items.interval(), f"{len(items.values):,} items"
+        yield Row(self.what, below(found, NEAR_ZERO), second=shown(found, 3), over=over)
+
+
+def below(interval: Interval, bound: float) -> str:
+    """Whether an interval lies below a bound, above it, or across it."""
+    if interval.high < bound:
+        return SUPPORTED
+    return NOT_SUPPORTED if interval.low > bound else OPEN
+
+
+def shown(interval: Interval, digits: int, signed: bool = False) -> str:
+    """E.g. ``−0.120 [−0.150, −0.090]``."""
+    sign = "+" if signed else ""
+    value, low, high = (
+        f"{v:{sign}.{digits}f}".replace("-", "−") for v in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _named(runs: list[RunResult], value: float, digits: int) -> str:
+    """A score with the method and the rate that it is of."""
+    run = runs[0]
+    rate = f" at {run.record['config']['train']['lr']:g}" if run.record["steps"] else ""
+    return f"{value:.{digits}f} ({run.label}{rate})"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Share of the base's parameters that a method trains, against what the paper says.
+
+    Supported if the paper's number is within five points.
+    """
+
+    what: str
+    overrides: tuple[str, ...]
+    published: float
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        from gdo_cli.plan import plan_all
+
+        plans, _ = plan_all(list(self.overrides), 2, evidence.config_dir)
+        share = float(plans[0].counts["trainable_share"])
+        near = abs(share - self.published) <= MARGIN
+        yield Row(
+            self.what,
+            SUPPORTED if near else NOT_SUPPORTED,
+            f"about {100 * self.published:.0f} % (paper)",
+            f"{100 * share:.1f} %",
+            over="exact",
+        )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Effective rank of the change of up, layer by layer, of one task against another, over all stages."""
+
+    experiment: str
+    first: str
+    second: str
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        what = f"effective rank of up's change, {self.second} against {self.first}, mean over stages"
+        found = [self._by_layer(evidence, task) for task in (self.first, self.second)]
+        if not all(found):
+            yield Row(what, UNMEASURED)
+            return
+        layers = sorted(found[0])
+        changes = [found[1][n] - found[0][n] for n in layers]
+        interval = statistics.average(changes, [1.0] * len(changes))
+        first, second = (
+            f"{mean(by_layer.values()):.0f} ({task})"
+            for by_layer, task in zip(found, (self.first, self.second), strict=True)
+        )
+        over = f"{len(layers)} layers"
+        yield Row(what, above(interval, 0), first, second, shown(interval, 0, signed=True), over)
+
+    def _by_layer(self, evidence: Evidence, task: str) -> dict[int, float]:
+        values: dict[int, list[float]] = {}
+        for run in evidence.runs(Of(self.experiment, {"task": task})):
+            for line in run.metrics:
+                if line["kind"] == "rank" and line["of"] == "weights" and line["module"] == "up_proj":
+                    values.setdefault(int(line["layer"]), []).append(float(line["effective_rank"]))
+        return {layer: mean(ranks) for layer, ranks in values.items()}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A number of ``gdo analyze fv`` of two methods; one is higher if the intervals do not meet."""
+
+    what: str
+    first: Of
+    second: Of
+    number: str
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        found = []
+        for of in (self.first, self.second):
+            analyses = [run.analysis("fv") for run in evidence.runs(of)]
+            values = [a["run"][self.number] for a in analyses if a]
+            if not values:
+                yield Row(self.what, UNMEASURED)
+                return
+            found.append(Interval(*(values[0][key] for key in ("value", "low", "high"))))
+        digits = 1 if self.number == "overlap" else 2
+        verdict = OPEN
+        if found[1].low > found[0].high:
+            verdict = SUPPORTED
+        elif found[1].high < found[0].low:
+            verdict = NOT_SUPPORTED
+        first, second = (shown(interval, digits) for interval in found)
+        yield Row(self.what, verdict, first, second, over="bootstrap over prompts")

@@ -1,0 +1,77 @@
+"""The report as one HTML file: figures inside, tables that sort, curves of every run to choose from."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markdown_it import MarkdownIt
+
+from gdo_cli.figures.style import METRICS, TASKS
+from gdo_cli.report.page import anchor
+from gdo_cli.results import RunResult, find_runs
+
+_IMAGE = re.compile(r'<img src="(figures/[\w.-]+\.png)"')
+_TITLE = re.compile(r"<h3>(.*?)</h3>")
+
+
+def page(markdown: str, results: Path) -> str:
+    """The Markdown as a page that needs no other file."""
+    body = MarkdownIt("commonmark", {"typographer": False}).enable("table").render(markdown)
+    body = _TITLE.sub(lambda m: f'<h3 id="{anchor(m[1])}">{m[1]}</h3>', body)
+    body = _IMAGE.sub(lambda m: f'<img src="{_inside(results / m[1])}"', body)
+    runs = find_runs(results)
+    data = {"runs": [_curves(run) for run in runs], "metrics": METRICS, "tasks": TASKS}
+    # "</" would end the script in which the data stand.
+    script = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
+    template = Environment(loader=PackageLoader("gdo_cli.report", "."), autoescape=True).get_template(
+        "page.html"
+    )
+    return template.render(body=body, data=script, runs=[_row(run) for run in runs])
+
+
+def _inside(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _curves(run: RunResult) -> dict[str, Any]:
+    """Every measure of a run against its steps."""
+    kept = [
+        {k: round(v, 5) for k, v in line.items() if k in METRICS or k == "step"} for line in run.evaluations
+    ]
+    return {"name": _name(run), "task": run.name["task"], "method": run.label, "evaluations": kept}
+
+
+def _name(run: RunResult) -> str:
+    rate = f" {run.record['config']['train']['lr']:g}" if run.record["steps"] else ""
+    return f"{run.label}{rate}, {run.id}, seed {run.seed}"
+
+
+def _row(run: RunResult) -> dict[str, Any]:
+    """A run in the table of runs."""
+    final = run.final
+    return {
+        "run": run.title,
+        "method": run.label,
+        "task": run.name["task"],
+        "rate": run.record["config"]["train"]["lr"] if run.record["steps"] else None,
+        "steps": run.record["steps"],
+        "layers": run.record["layers"]["chosen"],
+        "trained": run.record["parameters"]["trainable_share"],
+        "scores": {metric: final.get(metric) for metric in (run.task_score, *_SHOWN)},
+        "minutes": run.record["wall_seconds"] / 60,
+        "gib": run.record["peak_memory_bytes"] / 2**30,
+    }
+
+
+_SHOWN = (
+    "winogrande/exact_match",
+    "winogrande/likelihood",
+    "arc_easy/likelihood",
+    "lambada/last_word",
+    "perplexity/loss",
+)

@@ -1,0 +1,121 @@
+"""The report as Markdown: claim by claim the paper's statement, what was measured, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gdo_cli.figures.style import sources
+from gdo_cli.report.checks import NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
+from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
+from gdo_cli.report.evidence import Evidence
+from gdo_cli.results import RunResult, find_runs
+
+HEADING = ("comparison", "before the arrow", "after it", "difference [95 %]", "over", "verdict")
+WHY = {
+    SUPPORTED: "every comparison that was made is on the claim's side of its margin, with its whole interval",
+    NOT_SUPPORTED: "at least one comparison lies on the other side of its margin, with its whole interval",
+    OPEN: "at least one interval lies across its margin: more items or seeds would decide",
+    UNMEASURED: "no run for it yet",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with the rows of its checks."""
+
+    claim: Claim
+    rows: list[Row]
+
+    @property
+    def verdict(self) -> str:
+        """Of the comparisons made; none for a question, which only its numbers answer."""
+        return overall(row.verdict for row in self.rows)
+
+    @property
+    def measured(self) -> int:
+        return sum(row.verdict != UNMEASURED for row in self.rows)
+
+
+def judge(claims: Iterable[Claim], evidence: Evidence) -> list[Judged]:
+    return [Judged(c, [row for check in c.checks for row in check.rows(evidence)]) for c in claims]
+
+
+def markdown(evidence: Evidence) -> str:
+    """The whole page."""
+    claims, questions = judge(PAPER, evidence), judge(QUESTIONS, evidence)
+    parts = [
+        "# What holds at 270M, measured",
+        _introduction(find_runs(evidence.results)),
+        "## The paper's claims",
+        table(
+            ("claim", "verdict", "comparisons made"),
+            [(f"[{j.claim.title}](#{anchor(j.claim.title)})", f"**{j.verdict}**", _made(j)) for j in claims],
+        ),
+        *(_section(j, evidence, paper=True) for j in claims),
+        "## What the paper does not say",
+        *(_section(j, evidence, paper=False) for j in questions),
+        "## What is missing",
+        _missing(evidence, [*claims, *questions]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(runs: Sequence[RunResult]) -> str:
+    return (
+        f"Written by `gdo report` from the run folders alone: {sources(runs) if runs else 'none yet'}. How "
+        "runs were made, and the rules by which claims are judged, were written down before: "
+        "[PROTOCOL.md](PROTOCOL.md). The paper's models are Gemma 3 1B and 4B, so a claim that fails here "
+        "may hold there. Scores are of test sets; each method is shown at the learning rate of its "
+        "experiment or, where that has several, at the one with the best score on validation items."
+    )
+
+
+def _made(judged: Judged) -> str:
+    return f"{judged.measured} of {len(judged.rows)}"
+
+
+def anchor(title: str) -> str:
+    """As GitHub makes it."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")
+
+
+def _section(judged: Judged, evidence: Evidence, paper: bool) -> str:
+    claim = judged.claim
+    parts = [f"### {claim.title}", f"> {claim.statement}" if paper else claim.statement]
+    if paper:
+        parts.append(f"**{judged.verdict[0].upper()}{judged.verdict[1:]}**: {WHY[judged.verdict]}.")
+    rows = [row for row in judged.rows if row.verdict != UNMEASURED]
+    if rows:
+        parts.append(
+            table(
+                HEADING, [(r.what, r.first, r.second, r.difference, r.over, r.verdict or "–") for r in rows]
+            )
+        )
+    for name in claim.figures:
+        stem = evidence.results / "figures" / name
+        if stem.with_suffix(".png").is_file():
+            parts.append(f"![{name}](figures/{name}.png)")
+        if stem.with_suffix(".md").is_file():
+            parts.append(stem.with_suffix(".md").read_text("utf-8").strip())
+    return "\n\n".join(parts)
+
+
+def _missing(evidence: Evidence, judged: Sequence[Judged]) -> str:
+    """Points of the experiments without a run, each with the command that makes them."""
+    names = dict.fromkeys(name for j in judged for name in j.claim.figures)
+    rows = []
+    for name in names:
+        done, missing = evidence.experiment(name)
+        if missing:
+            rows.append(
+                (name, f"{len(missing)} of {len(done) + len(missing)}", f"`gdo sweep experiment={name}`")
+            )
+    return table(("experiment", "points missing", "to fill in"), rows) if rows else "Nothing."
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,0 +1,311 @@
+"""Claims about ``gdo report``: which runs speak for a claim, by which rule, and what the page says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+from scipy import stats
+from test_figures import run
+from typer.testing import CliRunner
+
+from gdo_cli.analysis import statistics
+from gdo_cli.analysis.statistics import Interval
+from gdo_cli.cli import app
+from gdo_cli.config import load_experiment, options
+from gdo_cli.grid import load_grid
+from gdo_cli.report.checks import (
+    NOT_SUPPORTED,
+    OPEN,
+    SUPPORTED,
+    UNMEASURED,
+    Compared,
+    Counted,
+    NearZero,
+    Ranks,
+    Vectors,
+    above,
+    below,
+    overall,
+)
+from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
+from gdo_cli.report.evidence import Evidence, Of
+from gdo_cli.report.html import page
+from gdo_cli.report.page import anchor, judge, table
+from gdo_cli.results import RunResult
+from gdo_cli.schema import RunConfig, identity
+
+EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
+A, B = Of("x", {"method": "a"}), Of("x", {"method": "b"})
+
+
+def result(method: str, right: list[int], validation: float = 0.5, **more: Any) -> RunResult:
+    """A run that got these items right, of the task and of the probe alike."""
+    rows: list[dict[str, Any]] = [
+        {"part": "task/test", "item": i, "answer": str(i), "correct": bool(r)} for i, r in enumerate(right)
+    ]
+    rows += [{"part": "winogrande", "item": i, "exact_match": r} for i, r in enumerate(right)]
+    share = sum(right) / len(right)
+    content: dict[str, Any] = {"final": {EXACT: share, KEPT: share}}
+    content["data"] = {"source": "local", "test": {"sha256": "t"}, "probe/winogrande": {"sha256": "p"}}
+    content["config"] = {
+        "train": {"lr": more.pop("lr", 1e-3)},
+        "probe": {"winogrande": {"items": len(right)}},
+    }
+    lines = [{"kind": "evaluation", "step": 2, EXACT: validation}, *more.pop("lines", [])]
+    found = run(method, lines, **content, **more)
+    found.__dict__["predictions"] = rows
+    return found
+
+
+class Given(Evidence):
+    """Runs that stand for those of every experiment."""
+
+    def __init__(self, *runs: RunResult) -> None:
+        super().__init__(Path("results"))
+        self._given = list(runs)
+
+    def experiment(self, name: str) -> tuple[list[RunResult], list[RunConfig]]:
+        return self._given, []
+
+
+def right(n: int, of: int = 100) -> list[int]:
+    return [int(i < n) for i in range(of)]
+
+
+# ------------------------------------------------------------------------------------------ rules
+
+
+@pytest.mark.parametrize(
+    ("interval", "above_0", "below_0"),
+    [
+        (Interval(0.5, 0.1, 0.9), SUPPORTED, NOT_SUPPORTED),
+        (Interval(0.0, -0.1, 0.1), OPEN, OPEN),
+        (Interval(-0.5, -0.9, -0.1), NOT_SUPPORTED, SUPPORTED),
+    ],
+)
+def test_a_whole_interval_decides_or_nothing_does(interval: Interval, above_0: str, below_0: str) -> None:
+    assert above(interval, 0) == above_0
+    assert below(interval, 0) == below_0
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], UNMEASURED),
+        ([UNMEASURED, ""], UNMEASURED),
+        ([SUPPORTED, UNMEASURED], SUPPORTED),
+        ([SUPPORTED, OPEN], OPEN),
+        ([SUPPORTED, OPEN, NOT_SUPPORTED], NOT_SUPPORTED),
+    ],
+)
+def test_one_comparison_that_fails_fails_the_claim(verdicts: list[str], expected: str) -> None:
+    assert overall(verdicts) == expected
+
+
+@pytest.mark.parametrize(
+    ("second", "rule", "verdict"),
+    [
+        (right(60), "not worse", SUPPORTED),  # the same items: no difference, no interval
+        (right(58), "not worse", OPEN),  # −2 points, down to −5 or so
+        (right(40), "not worse", NOT_SUPPORTED),
+        (right(80), "better", SUPPORTED),
+        (right(60), "better", OPEN),
+        (right(58), "better", OPEN),
+        (right(40), "told", ""),
+    ],
+)
+def test_two_runs_are_compared_on_the_same_items(second: list[int], rule: str, verdict: str) -> None:
+    evidence = Given(result("a", right(60)), result("b", second))
+    (row,) = Compared("what", A, B, rule=rule).rows(evidence)
+    assert row.verdict == verdict
+    assert row.first == "0.600 (A at 0.001)"
+    assert row.difference.startswith(f"{(sum(second) - 60) / 100:+.3f}".replace("-", "−"))
+    assert row.over == "100 items"
+
+
+def test_several_seeds_are_compared_by_students_interval() -> None:
+    shares = {"a": [50, 60, 55], "b": [58, 63, 64]}
+    runs = [result(m, right(n), seed=s) for m, ns in shares.items() for s, n in enumerate(ns)]
+    (row,) = Compared("what", A, B).rows(Given(*runs))
+    ours, theirs = (np.array(shares[m]) / 100 for m in "ba")
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert row.difference == f"+{(ours - theirs).mean():.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+    assert row.over == "3 seeds"
+
+
+def test_the_rate_is_chosen_by_validation_items_alone() -> None:
+    low = result("a", right(90), validation=0.5, lr=1e-5, id="low")
+    high = result("a", right(10), validation=0.6, lr=1e-3, id="high")
+    assert Given(low, high).runs(A) == [high]
+    assert Given(low, high).runs(Of("x", {"method": "a", "train.lr": 1e-5})) == [low]
+    assert Given(low).runs(B) == []
+
+
+def test_runs_that_are_missing_or_saw_other_items_decide_nothing() -> None:
+    (row,) = Compared("what", A, B).rows(Given(result("a", right(5))))
+    assert row.verdict == UNMEASURED
+    (row,) = Compared("what", A, B).rows(Given(result("a", right(5)), result("b", right(5, of=99))))
+    assert (row.verdict, row.over) == (UNMEASURED, "measured on other items")
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(0, SUPPORTED), (8, OPEN), (40, NOT_SUPPORTED)])
+def test_near_zero_is_below_a_tenth_for_sure(n: int, verdict: str) -> None:
+    (row,) = NearZero("what", A).rows(Given(result("a", right(n))))
+    assert row.verdict == verdict
+
+
+def test_parameters_are_counted_not_quoted() -> None:
+    (row,) = Counted("what", ("model=gemma3_1b", "method=g_freeze"), 0.6).rows(Given())
+    # 3 · 1152 · 6912 · 26 new weights on 999,885,952
+    assert row.second == f"{100 * 3 * 1152 * 6912 * 26 / 999_885_952:.1f} %"
+    assert row.verdict == SUPPORTED
+    (row,) = Counted("what", ("model=gemma3_1b", "method=g_freeze", "layers=10"), 0.3).rows(Given())
+    assert row.verdict == NOT_SUPPORTED
+
+
+def test_ranks_are_compared_layer_by_layer_over_the_stages() -> None:
+    def ranks(task: str, of_layer: list[float]) -> RunResult:
+        lines = [
+            {"kind": "rank", "of": of, "module": module, "layer": n, "step": step, "effective_rank": rank}
+            for step, factor in ((10, 1.0), (20, 3.0))
+            for n, value in enumerate(of_layer)
+            for of, module, rank in (
+                ("weights", "up_proj", factor * value),
+                ("weights", "gate_proj", 1.0),
+                ("gradients", "up_proj", 1.0),
+            )
+        ]
+        name = {"model": "tiny", "task": task, "method": "sft"}
+        return result("sft", right(1), lines=[*lines, {"kind": "evaluation", "step": 3, EXACT: 0}], name=name)
+
+    evidence = Given(ranks("easy", [10, 20, 30]), ranks("hard", [15, 25, 35]))
+    (row,) = Ranks("x", "easy", "hard").rows(evidence)
+    assert (row.first, row.second) == ("40 (easy)", "50 (hard)")
+    assert row.difference.startswith("+10")
+    assert (row.over, row.verdict) == ("3 layers", SUPPORTED)
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [((0.9, 0.8, 1.0), SUPPORTED), ((0.6, 0.5, 0.7), OPEN), ((0.1, 0.0, 0.2), NOT_SUPPORTED)],
+)
+def test_vectors_differ_if_their_intervals_do_not_meet(
+    tmp_path: Path, second: tuple[float, ...], verdict: str
+) -> None:
+    runs = []
+    for method, numbers in (("a", (0.5, 0.4, 0.6)), ("b", second)):
+        found = result(method, right(1), path=str(tmp_path / method))
+        found.path.mkdir()
+        number = dict(zip(("value", "low", "high"), numbers, strict=True))
+        found.save_analysis("fv", {"run": {"overlap": number}})
+        runs.append(found)
+    (row,) = Vectors("what", A, B, "overlap").rows(Given(*runs))
+    assert row.verdict == verdict
+
+
+# ------------------------------------------------------------------------------------- statistics
+
+
+def test_a_difference_of_bleu_is_sacrebleus_with_an_interval_around_it() -> None:
+    answers = [f"le chien numéro {i} dort dans la petite maison" for i in range(30)]
+    worse = [a if i % 2 else a.replace("petite", "grande") for i, a in enumerate(answers)]
+    found = statistics.bleu_difference(worse, answers, answers)
+    metric = sacrebleu.BLEU()
+    expected = [metric.corpus_score(texts, [answers]).score for texts in (answers, worse)]
+    assert found.value == pytest.approx(expected[0] - expected[1])
+    assert 0 < found.low < found.value < found.high
+    same = statistics.bleu_difference(worse, worse, answers)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+
+def picks(claims: tuple[Claim, ...]) -> list[Of]:
+    """All runs that a claim asks for."""
+    found = [
+        getattr(check, f.name)
+        for claim in claims
+        for check in claim.checks
+        for f in fields(check)  # type: ignore[arg-type]
+    ]
+    ranks = [c for claim in claims for c in claim.checks if isinstance(c, Ranks)]
+    found += [Of(r.experiment, {"task": task}) for r in ranks for task in (r.first, r.second)]
+    return [value for value in found if isinstance(value, Of)]
+
+
+def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
+    grids = {}
+    for of in picks(PAPER + QUESTIONS):
+        if of.experiment not in grids:
+            grids[of.experiment] = [config for _, config in load_grid([f"experiment={of.experiment}"])]
+        assert any(
+            all(str(_setting(config, key)) == str(value) for key, value in of.settings.items())
+            for config in grids[of.experiment]
+        ), of
+
+
+def _setting(config: RunConfig, key: str) -> Any:
+    if key in config.name:
+        return config.name[key]
+    value: Any = identity(config)
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def test_every_claims_figures_exist() -> None:
+    known = [name for name in options("experiment") if load_experiment(name)]
+    assert {name for claim in PAPER + QUESTIONS for name in claim.figures} <= set(known)
+
+
+# -------------------------------------------------------------------------------------------- page
+
+
+def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["report", "--results", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    text = (tmp_path / "README.md").read_text("utf-8")
+    for claim in PAPER:
+        assert f"### {claim.title}\n" in text
+        assert f"(#{anchor(claim.title)})" in text
+    assert text.count("**not measured**") == len(PAPER) - 1  # parameters can be counted without a run
+    assert "| fig3 | 6 of 6 | `gdo sweep experiment=fig3` |" in text
+    assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_verdict_stands_with_its_numbers() -> None:
+    claim = Claim("T", "S", (Compared("first against second", A, B),))
+    (judged,) = judge([claim], Given(result("a", right(60)), result("b", right(20))))
+    assert judged.verdict == NOT_SUPPORTED
+    assert "−0.400" in judged.rows[0].difference
+
+
+def test_the_html_needs_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.png").write_bytes(b"an image")
+    text = page("# Title\n\n### A claim\n\n![a](figures/a.png)\n\n" + table(("x",), [("1",)]), tmp_path)
+    assert f'src="data:image/png;base64,{base64.b64encode(b"an image").decode()}"' in text
+    assert '<h3 id="a-claim">' in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+
+
+def test_names_of_runs_cannot_break_out_of_the_script(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "m" / "t" / "x-1" / "seed0"
+    folder.mkdir(parents=True)
+    found = result("x", right(1), method_label="</script><b>")
+    more = {"layers": {"chosen": "all"}, "wall_seconds": 1.0}
+    record = found.record | more | {"parameters": {"trainable_share": 0.1}}
+    (folder / "result.json").write_text(json.dumps(record), "utf-8")
+    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 0, EXACT: 0.5}) + "\n")
+    text = page("", tmp_path)
+    assert text.count("</script>") == 1
+    assert "&lt;/script&gt;" in text
