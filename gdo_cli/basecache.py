@@ -90,6 +90,7 @@ def _measuring_code() -> list[Path]:
         "vocabulary",
         "packing",
         "prefixes",
+        "lastlayer",
         "scores",
         "tokens",
         "device",

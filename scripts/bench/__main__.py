@@ -3,7 +3,7 @@
     python -m bench methods|peers|scoring|arithmetic|scaling|page [--steps N] [OVERRIDE …]
 
 ``methods``: a training step of every method, each in a process of its own.
-``peers``: gdo and a peer alternately, step by step, so that both meet the same moods of the machine.
+``peers``: gdo and a peer alternately, a few steps each, so that both meet the same moods of the machine.
 ``scoring``: the same for likelihoods and exact match, item by item the same choices or not.
 ``arithmetic``: how much of the machine's matrix rate a step reaches, and where its time goes.
 ``scaling``: steps by grown layers, length and batch size; items by few-shot examples.
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -34,7 +34,8 @@ from gdo_cli.results import write_atomically
 from gdo_cli.schema import identity
 
 Row = dict[str, Any]
-WARM_UP = 4  # the first ones compile, and fault their memory in
+WARM_UP = 3  # the first ones compile, and fault their memory in
+TURN = 3  # steps before the other's turn: training makes no pauses, and a step after one takes longer
 TOP_5 = "layers=[4,5,13,15,16]"  # the five that moved most in the committed pilot
 # work → (gdo's overrides, peer, the peer's overrides)
 PEERS = {
@@ -99,6 +100,10 @@ class Worker:
         self.process.stdin.flush()
         return self.answer()
 
+    def turn(self) -> Row:
+        """Several steps; returns the mean of their seconds."""
+        return {"seconds": mean(float(self.step()["seconds"]) for _ in range(TURN))}
+
     def seconds(self, steps: int) -> list[float]:
         """Of so many steps after the warm-up."""
         return [float(self.step()["seconds"]) for _ in range(WARM_UP + steps)][WARM_UP:]
@@ -142,7 +147,8 @@ def peers(steps: int, more: list[str]) -> Iterator[Row]:
     """Ratios of a peer's step to gdo's, taken in turn."""
     for work, (own, peer, theirs) in PEERS.items():
         with working("gdo", own + more) as ours, working(peer, theirs) as other:
-            pairs = [(ours.step(), other.step()) for _ in range(WARM_UP + steps)][WARM_UP:]
+            turns = [(ours.turn(), other.turn()) for _ in range(1 + -(-steps // TURN))]
+            pairs = turns[1:]  # the first is the warm-up
             peaks = ours.end(), other.end()
         row = {"work": work, "peer": f"{peer} {' '.join(theirs)}".strip(), "peak_bytes": peaks}
         yield row | compared(pairs) | {"memory_ratio": peaks[0] / peaks[1]}

@@ -21,6 +21,7 @@ GOALS = {
     "WinoGrande by likelihood, 1,267 items": "3×, same choices",
     "WinoGrande by likelihood, in fp32": "same choices",
     "few-shot exact match, 10 examples": "8×, same answers",
+    "few-shot exact match, in fp32": "same answers",
     "g_freeze step": "≥ 45 %",
 }
 PEERS = {
@@ -59,7 +60,7 @@ def _peers(record: Row) -> str:
         for row in record["rows"]
     ]
     head = ["work", "peer", "gdo s", "peer s", "ratio (min to max)", "memory, gdo / peer", "goal"]
-    text = "Gemma 3 270M, SciTail's batches of 16 as gdo shows them, bf16, step by step in turn; medians. "
+    text = "Gemma 3 270M, SciTail's batches of 16 as gdo shows them, bf16, three steps each in turn; medians of turns. "
     return f"## Training against peers\n\n{text}{_machine(record)}.\n\n{_table(head, rows)}"
 
 
