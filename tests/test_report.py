@@ -38,7 +38,7 @@ from gdo_cli.report.checks import (
 from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
 from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
-from gdo_cli.report.page import anchor, judge, table
+from gdo_cli.report.page import Figures, anchor, judge, table
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig, identity
 
@@ -289,10 +289,28 @@ def test_a_verdict_stands_with_its_numbers() -> None:
     assert "−0.400" in judged.rows[0].difference
 
 
+def test_a_figure_is_shown_once(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.md").write_text("| x |\n", "utf-8")
+    figures = Figures(tmp_path)
+    assert figures.show("a") == ["![a](figures/a.png)", "| x |"]
+    assert figures.show("a") == ["[a](figures/a.png) above."]
+    assert figures.show("b") == []
+
+
+def test_a_claim_that_is_checked_in_part_says_so() -> None:
+    checks = Compared("one", A, B), Compared("other", A, Of("x", {"method": "none"}))
+    (judged,) = judge([Claim("T", "S", checks)], Given(result("a", right(60)), result("b", right(60))))
+    assert (judged.verdict, judged.shown, len(judged.made)) == (SUPPORTED, "supported so far", 1)
+
+
 def test_the_html_needs_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"an image")
-    text = page("# Title\n\n### A claim\n\n![a](figures/a.png)\n\n" + table(("x",), [("1",)]), tmp_path)
+    shown = "![a](figures/a.png)\n\n[a](figures/a.png) above.\n\n"
+    text = page("# Title\n\n### A claim\n\n" + shown + table(("x",), [("1",)]), tmp_path)
+    assert 'id="figure-a"' in text
+    assert 'href="#figure-a"' in text
     assert f'src="data:image/png;base64,{base64.b64encode(b"an image").decode()}"' in text
     assert '<h3 id="a-claim">' in text
     assert not re.search(r'(src|href)="(?!data:|#)', text)

@@ -15,7 +15,8 @@ from gdo_cli.figures.style import METRICS, TASKS
 from gdo_cli.report.page import anchor
 from gdo_cli.results import RunResult, find_runs
 
-_IMAGE = re.compile(r'<img src="(figures/[\w.-]+\.png)"')
+_IMAGE = re.compile(r'<img src="(figures/([\w.-]+)\.png)"')
+_ABOVE = re.compile(r'href="figures/([\w.-]+)\.png"')
 _TITLE = re.compile(r"<h3>(.*?)</h3>")
 
 
@@ -23,7 +24,8 @@ def page(markdown: str, results: Path) -> str:
     """The Markdown as a page that needs no other file."""
     body = MarkdownIt("commonmark", {"typographer": False}).enable("table").render(markdown)
     body = _TITLE.sub(lambda m: f'<h3 id="{anchor(m[1])}">{m[1]}</h3>', body)
-    body = _IMAGE.sub(lambda m: f'<img src="{_inside(results / m[1])}"', body)
+    body = _IMAGE.sub(lambda m: f'<img id="figure-{m[2]}" src="{_inside(results / m[1])}"', body)
+    body = _ABOVE.sub(r'href="#figure-\1"', body)
     runs = find_runs(results)
     data = {"runs": [_curves(run) for run in runs], "metrics": METRICS, "tasks": TASKS}
     # "</" would end the script in which the data stand.

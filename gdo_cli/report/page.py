@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gdo_cli.figures.style import sources
 from gdo_cli.report.checks import NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
@@ -33,8 +34,15 @@ class Judged:
         return overall(row.verdict for row in self.rows)
 
     @property
-    def measured(self) -> int:
-        return sum(row.verdict != UNMEASURED for row in self.rows)
+    def made(self) -> list[Row]:
+        """The comparisons that were made."""
+        return [row for row in self.rows if row.verdict != UNMEASURED]
+
+    @property
+    def shown(self) -> str:
+        """The verdict, and whether more comparisons may change it."""
+        partly = 0 < len(self.made) < len(self.rows)
+        return f"{self.verdict} so far" if partly else self.verdict
 
 
 def judge(claims: Iterable[Claim], evidence: Evidence) -> list[Judged]:
@@ -44,17 +52,18 @@ def judge(claims: Iterable[Claim], evidence: Evidence) -> list[Judged]:
 def markdown(evidence: Evidence) -> str:
     """The whole page."""
     claims, questions = judge(PAPER, evidence), judge(QUESTIONS, evidence)
+    figures = Figures(evidence.results / "figures")
     parts = [
         "# What holds at 270M, measured",
         _introduction(find_runs(evidence.results)),
         "## The paper's claims",
         table(
             ("claim", "verdict", "comparisons made"),
-            [(f"[{j.claim.title}](#{anchor(j.claim.title)})", f"**{j.verdict}**", _made(j)) for j in claims],
+            [(f"[{j.claim.title}](#{anchor(j.claim.title)})", f"**{j.shown}**", _made(j)) for j in claims],
         ),
-        *(_section(j, evidence, paper=True) for j in claims),
+        *(_section(j, figures, paper=True) for j in claims),
         "## What the paper does not say",
-        *(_section(j, evidence, paper=False) for j in questions),
+        *(_section(j, figures, paper=False) for j in questions),
         "## What is missing",
         _missing(evidence, [*claims, *questions]),
     ]
@@ -72,7 +81,7 @@ def _introduction(runs: Sequence[RunResult]) -> str:
 
 
 def _made(judged: Judged) -> str:
-    return f"{judged.measured} of {len(judged.rows)}"
+    return f"{len(judged.made)} of {len(judged.rows)}"
 
 
 def anchor(title: str) -> str:
@@ -81,25 +90,37 @@ def anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _section(judged: Judged, evidence: Evidence, paper: bool) -> str:
+def _section(judged: Judged, figures: Figures, paper: bool) -> str:
     claim = judged.claim
     parts = [f"### {claim.title}", f"> {claim.statement}" if paper else claim.statement]
     if paper:
-        parts.append(f"**{judged.verdict[0].upper()}{judged.verdict[1:]}**: {WHY[judged.verdict]}.")
-    rows = [row for row in judged.rows if row.verdict != UNMEASURED]
+        parts.append(f"**{judged.shown[0].upper()}{judged.shown[1:]}**: {WHY[judged.verdict]}.")
+    rows = judged.made
     if rows:
-        parts.append(
-            table(
-                HEADING, [(r.what, r.first, r.second, r.difference, r.over, r.verdict or "–") for r in rows]
-            )
-        )
-    for name in claim.figures:
-        stem = evidence.results / "figures" / name
-        if stem.with_suffix(".png").is_file():
-            parts.append(f"![{name}](figures/{name}.png)")
-        if stem.with_suffix(".md").is_file():
-            parts.append(stem.with_suffix(".md").read_text("utf-8").strip())
+        cells = [(r.what, r.first, r.second, r.difference, r.over, r.verdict or "–") for r in rows]
+        parts.append(table(HEADING, cells))
+    if rows or not claim.checks:
+        parts += [text for name in claim.figures for text in figures.show(name)]
     return "\n\n".join(parts)
+
+
+class Figures:
+    """The drawn figures, each shown where it is first spoken of."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shown: set[str] = set()
+
+    def show(self, name: str) -> list[str]:
+        """The figure and its table, or a link to what stands above; nothing if it is not drawn."""
+        file, beside = (self._folder / f"{name}{suffix}" for suffix in (".png", ".md"))
+        if not file.is_file():
+            return []
+        if name in self._shown:
+            return [f"[{name}](figures/{name}.png) above."]
+        self._shown.add(name)
+        tables = [beside.read_text("utf-8").strip()] if beside.is_file() else []
+        return [f"![{name}](figures/{name}.png)", *tables]
 
 
 def _missing(evidence: Evidence, judged: Sequence[Judged]) -> str:

@@ -60,7 +60,9 @@ def _peers(record: Row) -> str:
         for row in record["rows"]
     ]
     head = ["work", "peer", "gdo s", "peer s", "ratio (min to max)", "memory, gdo / peer", "goal"]
-    text = "Gemma 3 270M, SciTail's batches of 16 as gdo shows them, bf16, three steps each in turn; medians. "
+    text = (
+        "Gemma 3 270M, SciTail's batches of 16 as gdo shows them, bf16, three steps each in turn; medians. "
+    )
     return f"## Training against peers\n\n{text}{_machine(record)}.\n\n{_table(head, rows)}"
 
 
