@@ -231,8 +231,7 @@ PAPER = (
 QUESTIONS = (
     Claim(
         "Does growth add anything to training the MLPs in place?",
-        "`mlp_only` trains the same matrices without growing them. Each method at its own best rate, "
-        "three seeds.",
+        "`mlp_only` trains the same matrices without growing them. Three seeds, at the rates of `seeds`.",
         tuple(_growth_or_training()),
         ("frontier", "seeds"),
     ),
