@@ -69,7 +69,7 @@ $(VENV)/.bench: $(VENV)/.weights
 	@touch $@
 
 bench: $(VENV)/.bench  ## Time gdo and its peers on the real Gemma 3 270M (an hour; a quiet machine, GDO_DATA_DIR set)
-	for work in peers scoring arithmetic scaling methods; do \
+	for work in peers scoring arithmetic scaling start methods; do \
 		PYTHONPATH=scripts $(BIN)/python -m bench $$work || exit 1; \
 	done
 

@@ -150,13 +150,15 @@ def list_runs(
 ) -> None:
     """Table of runs: filtered, grouped, averaged over seeds."""
     with messages():
-        from gdo_cli.listing import RETENTION, listed, mean_rows, run_rows, write
+        from gdo_cli.listing import RETENTION, as_csv, as_markdown, listed, mean_rows, run_rows
+        from gdo_cli.results import write_for_user
         from gdo_cli.tables import print_listing
 
         runs, others = listed(results, filters or [])
         metrics = metric or [RETENTION]
         rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
-        write(rows, markdown, table)
+        write_for_user(markdown, as_markdown(rows))
+        write_for_user(table, as_csv(rows))
         print_listing(rows, others, bool(filters))
 
 
@@ -188,12 +190,14 @@ def compare(
 ) -> None:
     """Finished runs side by side: scores with intervals, and paired tests on the same items."""
     with messages():
+        from gdo_cli.compare import as_csv, as_markdown
         from gdo_cli.compare import compare as compare_runs
-        from gdo_cli.compare import write
+        from gdo_cli.results import write_for_user
         from gdo_cli.tables import print_comparison
 
         found = compare_runs(runs, results)
-        write(found, markdown, table)
+        write_for_user(markdown, as_markdown(found))
+        write_for_user(table, as_csv(found))
         print_comparison(found)
 
 

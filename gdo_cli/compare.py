@@ -12,7 +12,8 @@ from typing import Any
 from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval, Paired
 from gdo_cli.errors import UserError
-from gdo_cli.results import RunResult, distinct_names, find_seeds, write_atomically
+from gdo_cli.markdown import table
+from gdo_cli.results import RunResult, distinct_names, find_seeds
 
 TASK = "task/test"
 # What a prediction says of its item, by the task's score.
@@ -239,9 +240,7 @@ def as_markdown(found: Comparison) -> str:
         [f"{measure}, {counts(row)}", *("<br>".join(lines(cell, measure)) for cell in row)]
         for measure, row in found.rows.items()
     ]
-    table = [heading, ["---", *["---:"] * len(found.columns)], *body]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in table)
-    return text + "".join(f"\n{note}\n" for note in found.notes)
+    return table(heading, body, words=1) + "\n" + "".join(f"\n{note}\n" for note in found.notes)
 
 
 def as_csv(found: Comparison) -> str:
@@ -258,18 +257,3 @@ def as_csv(found: Comparison) -> str:
                 place = [measure, column.title, column.label, len(column.runs), cell.items]
                 writer.writerow([*place, value.value, value.low, value.high, *tested, cell.note])
     return stream.getvalue()
-
-
-def write(found: Comparison, markdown: Path | None, table: Path | None) -> None:
-    """Write the comparison to the named files.
-
-    Raises:
-        UserError: one cannot be written.
-    """
-    for file, text in ((markdown, as_markdown), (table, as_csv)):
-        if file:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, text(found).encode())
-            except OSError as error:
-                raise UserError(f"{file}: cannot be written ({error.strerror})") from error

@@ -66,7 +66,7 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     work = Path(tempfile.mkdtemp(prefix=".exporting-", dir=target.parent))
     try:
         plain.to(DTYPES[dtype]).save_pretrained(work)
-        loaded.tokenizer.save_pretrained(work)
+        loaded.save_tokenizer(work)
         (work / "README.md").write_text(model_card(run, form), "utf-8")
         difference = _difference(before, _reloaded_logits(work, tokens))
         exact = form != "averaged"

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from gdo_cli.errors import UserError, require, require_one_of, suggest
-from gdo_cli.results import FAILURE, RunResult, read_run, write_atomically
+from gdo_cli.markdown import table
+from gdo_cli.results import FAILURE, RunResult, read_run
 
 KEYS = ("model", "task", "method", "layers", "seed", "status")
 STATUSES = ("done", "running", "failed", "unfinished")
@@ -274,12 +275,7 @@ def cell_text(key: str, cell: Cell) -> str:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     heading = list(rows[0]) if rows else []
-    lines = [
-        heading,
-        ["---"] * len(heading),
-        *([cell_text(key, cell) for key, cell in row.items()] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table(heading, ([cell_text(key, cell) for key, cell in row.items()] for row in rows)) + "\n"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -302,18 +298,3 @@ def _flat(row: Row, means: set[str]) -> Row:
                 (None, None) if half is None else (cell.value - half, cell.value + half)
             )
     return flat
-
-
-def write(rows: Sequence[Row], markdown: Path | None, table: Path | None) -> None:
-    """Write the rows to the named files.
-
-    Raises:
-        UserError: one cannot be written.
-    """
-    for file, form in ((markdown, as_markdown), (table, as_csv)):
-        if file:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, form(rows).encode())
-            except OSError as error:
-                raise UserError(f"{file}: cannot be written ({error.strerror})") from error

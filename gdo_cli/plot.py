@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sized
+import os
+import signal
+from collections.abc import Iterator, Sized
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from gdo_cli.config import load_experiment, options
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
 from gdo_cli.finished import finished
+from gdo_cli.markdown import table
 from gdo_cli.progress import console
 from gdo_cli.results import RunResult
+from gdo_cli.schema import RunConfig
+
+
+@dataclass
+class Plotted:
+    """What came of one experiment.
+
+    Attributes:
+        files: what was written.
+        said: lines for the terminal, in rich's markup.
+        refused: why the runs that there are make no figure.
+        absent: what is said of a figure that was asked for by name and has no run.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    refused: str = ""
+    absent: str = ""
 
 
 def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
@@ -23,41 +50,83 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         UserError: an unknown figure, or one named without any run for it.
     """
     names = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    specs = {name: load_experiment(name, config_dir) for name in options("experiment", config_dir)}
-    known = [name for name, spec in specs.items() if spec]
+    experiments = options("experiment", config_dir)
     for name in names:
-        require_one_of("figure", name, known)
+        if name not in experiments or load_experiment(name, config_dir) is None:
+            require_one_of("figure", name, [e for e in experiments if load_experiment(e, config_dir)])
+    overrides = [word for word in words if "=" in word]
+    plot = partial(plot_one, overrides=overrides, results=results, config_dir=config_dir)
     written: list[Path] = []
-    for name in names or known:
-        spec = specs[name] or {}
-        runs, missing = finished(name, overrides, results, config_dir)
-        n_points = len(runs) + len(missing)
-        found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
-        if kind := spec.get("analysis"):  # what `gdo analyze` keeps beside a run
-            found = {run.path: run for run in _analysed(list(found.values()), kind, name, results)}
-            runs = [run for run in runs if run.path in found]
-        if runs:
-            try:
-                drawing = _draw(list(found.values()), spec)
-            except UserError as error:  # the runs there are do not hold what the figure shows
-                if names:
-                    raise
-                console.print(f"  {name}: {error}", markup=False, soft_wrap=True)
-                continue
-            written += save(drawing, results / "figures" / _file_name(name, overrides))
-            console.print(f"[bold]{written[-3]}[/]  from {_counted(found, 'run')}", soft_wrap=True)
-        if missing:
-            where = [] if str(results) == "results" else [f"results_dir={results}"]
-            own = [f"--config-dir {config_dir}"] if config_dir else []
-            command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
-            console.print(
-                f"  {name}: {_counted(missing, 'point')} missing; to fill in: {command}", soft_wrap=True
-            )
-        if names and not runs:
-            kind = "analysed" if spec.get("analysis") else "finished"
-            raise UserError(f"{name}: no {kind} run of its {n_points} points in {results}")
+    for plotted in _side_by_side(plot, names or experiments):
+        if plotted.refused and not names:
+            console.print(f"  {plotted.refused}", markup=False, soft_wrap=True)
+        for line in plotted.said:
+            console.print(line, soft_wrap=True)
+        if names and (why := plotted.refused or plotted.absent):
+            raise UserError(why)
+        written += plotted.files
     return written
+
+
+def _side_by_side(plot: partial[Plotted], names: list[str]) -> Iterator[Plotted]:
+    """What comes of each, in their order; on every core, for Hydra needs a tenth of a second for a point."""
+    cores = min(os.cpu_count() or 1, len(names))
+    if cores == 1:
+        yield from map(plot, names)
+        return
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
+    with ProcessPoolExecutor(cores, get_context("spawn"), signal.signal, deaf) as pool:
+        try:
+            yield from pool.map(plot, names)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def plot_one(name: str, overrides: list[str], results: Path, config_dir: Path | None) -> Plotted:
+    """Draw an experiment's figure; nothing if it has none."""
+    plotted = Plotted()
+    spec = load_experiment(name, config_dir)
+    if spec is None:
+        return plotted
+    runs, missing = finished(name, overrides, results, config_dir)
+    found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
+    kind = spec.get("analysis")  # what `gdo analyze` keeps beside a run
+    todo = [run for run in found.values() if kind and run.analysis(kind) is None]
+    if kind and todo:
+        plotted.said += _to_analyse(name, kind, todo, results)
+    usable = [run for run in found.values() if run not in todo]
+    if any(run.path in {r.path for r in usable} for run in runs):
+        try:
+            drawing = _draw(usable, spec)
+        except UserError as error:
+            plotted.refused = f"{name}: {error}"
+            return plotted
+        plotted.files = save(drawing, results / "figures" / _file_name(name, overrides))
+        drawn = escape(str(plotted.files[0]))
+        plotted.said.append(f"[bold]{drawn}[/]  from {_counted(usable, 'run')}")
+    else:
+        there = "analysed" if kind else "finished"
+        plotted.absent = f"{name}: no {there} run of its {len(runs) + len(missing)} points in {results}"
+    if missing:
+        plotted.said.append(_to_fill_in(name, overrides, missing, results, config_dir))
+    return plotted
+
+
+def _to_fill_in(
+    name: str, overrides: list[str], missing: list[RunConfig], results: Path, config_dir: Path | None
+) -> str:
+    where = [] if str(results) == "results" else [f"results_dir={results}"]
+    own = [f"--config-dir {config_dir}"] if config_dir else []
+    command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
+    return f"  {name}: {_counted(missing, 'point')} missing; to fill in: {escape(command)}"
+
+
+def _to_analyse(name: str, kind: str, todo: list[RunResult], results: Path) -> list[str]:
+    where = "" if str(results) == "results" else f" --results {escape(str(results))}"
+    return [
+        f"  {name}: {_counted(todo, 'run')} not analysed; to do it:",
+        *(f"    gdo analyze {kind} {escape(run.title)}{where}" for run in todo),
+    ]
 
 
 def _file_name(name: str, overrides: list[str]) -> str:
@@ -80,18 +149,6 @@ def _others(spec: dict[str, Any], results: Path, config_dir: Path | None) -> lis
     ]
 
 
-def _analysed(runs: list[RunResult], kind: str, name: str, results: Path) -> list[RunResult]:
-    """The runs that have the analysis which the figure is of; for the others, how they get it."""
-    done = [run for run in runs if run.analysis(kind) is not None]
-    if len(done) < len(runs):
-        where = "" if str(results) == "results" else f" --results {results}"
-        console.print(f"  {name}: {len(runs) - len(done)} runs not analysed; to do it:", soft_wrap=True)
-        for run in runs:
-            if run not in done:
-                console.print(f"    gdo analyze {kind} {run.title}{where}", soft_wrap=True)
-    return done
-
-
 def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     module = import_module(f"gdo_cli.figures.{spec['kind']}")
     drawing: Drawing = module.draw(runs, spec)
@@ -101,17 +158,15 @@ def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 def save(drawing: Drawing, stem: Path) -> list[Path]:
     """Write PNG, PDF, CSV and a table if there is one; the same runs always give the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    png, pdf, table = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
+    png, pdf, points = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
     drawing.figure.savefig(png, metadata={"Software": None})
     drawing.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
     drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    with table.open("w", newline="", encoding="utf-8") as stream:
+    with points.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(drawing.points)
     if drawing.table:
         heading, *rows = drawing.table
-        lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-        text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        stem.with_suffix(".md").write_text(text, "utf-8")
-    return [png, pdf, table]
+        stem.with_suffix(".md").write_text(table(heading, rows, words=1) + "\n", "utf-8")
+    return [png, pdf, points]

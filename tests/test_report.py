@@ -21,6 +21,7 @@ from gdo_cli.analysis.statistics import Interval
 from gdo_cli.cli import app
 from gdo_cli.config import load_experiment, options
 from gdo_cli.grid import load_grid
+from gdo_cli.markdown import table
 from gdo_cli.report.checks import (
     NOT_SUPPORTED,
     OPEN,
@@ -38,7 +39,7 @@ from gdo_cli.report.checks import (
 from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
 from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
-from gdo_cli.report.page import Figures, anchor, judge, table
+from gdo_cli.report.page import Figures, anchor, judge
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig, identity
 

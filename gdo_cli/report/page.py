@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdo_cli.figures.style import sources
+from gdo_cli.markdown import table
 from gdo_cli.report.checks import NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
 from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
 from gdo_cli.report.evidence import Evidence
@@ -134,9 +135,3 @@ def _missing(evidence: Evidence, judged: Sequence[Judged]) -> str:
                 (name, f"{len(missing)} of {len(done) + len(missing)}", f"`gdo sweep experiment={name}`")
             )
     return table(("experiment", "points missing", "to fill in"), rows) if rows else "Nothing."
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

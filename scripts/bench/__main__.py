@@ -1,12 +1,13 @@
 """Time gdo and its peers and write ``results/benchmarks``.
 
-    python -m bench methods|peers|scoring|arithmetic|scaling|page [--steps N] [OVERRIDE …]
+    python -m bench methods|peers|scoring|arithmetic|scaling|start|page [--steps N] [OVERRIDE …]
 
 ``methods``: a training step of every method, each in a process of its own.
 ``peers``: gdo and a peer alternately, a few steps each, so that both meet the same moods of the machine.
 ``scoring``: the same for likelihoods and exact match, item by item the same choices or not.
 ``arithmetic``: how much of the machine's matrix rate a step reaches, and where its time goes.
 ``scaling``: steps by grown layers, length and batch size; items by few-shot examples.
+``start``: until a command is there, and until the model is; the figures of all committed runs.
 ``page``: README.md, methods and scaling figure from what was measured.
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -76,6 +78,14 @@ SCALING: dict[str, dict[int, list[str]]] = {
     "sequences of a batch": {n: ["bench.length=64", f"train.batch_size={n}"] for n in (2, 4, 8, 16, 32)},
 }
 SHOTS = (0, 1, 2, 5, 10)
+_LOAD = "import gdo_cli.experiment; from gdo_cli.config import load_run; load_run([]).model.load()"
+# What is waited for → words behind `python`; nobody who uses transformers waits less than the second.
+STARTS = {
+    "gdo --help": ["-m", "gdo_cli", "--help"],
+    "importing torch and transformers' Gemma 3": ["-c", "from transformers import Gemma3ForCausalLM"],
+    "second start of the 270M": ["-c", _LOAD],
+    "gdo plot": ["-m", "gdo_cli", "plot"],
+}
 
 
 class Worker:
@@ -212,6 +222,19 @@ def scaling(steps: int, more: list[str]) -> Iterator[Row]:
             yield {"axis": "examples shown", "value": shots, **spread(a_item), "peak_bytes": worker.end()}
 
 
+def start(steps: int, _more: list[str]) -> Iterator[Row]:
+    """Seconds of whole processes, in turn; the first turn fills the caches and is left out."""
+    turns = [[_seconds(words) for words in STARTS.values()] for _ in range(1 + steps)]
+    for work, *seconds in zip(STARTS, *turns[1:], strict=True):
+        yield {"work": work, **spread(seconds)}
+
+
+def _seconds(words: list[str]) -> float:
+    began = perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    return perf_counter() - began
+
+
 def spread(values: Any) -> dict[str, float]:
     return {"min": min(values), "median": median(values), "max": max(values)}
 
@@ -222,6 +245,7 @@ WORK: dict[str, Callable[[int, list[str]], Iterator[Row]]] = {
     "scoring": scoring,
     "arithmetic": arithmetic,
     "scaling": scaling,
+    "start": start,
 }
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib import rc_context
 
 from gdo_cli.figures.style import BLUE, ORANGE, RC, new_figure
+from gdo_cli.markdown import table
 
 Row = dict[str, Any]
-FILES = ("peers", "scoring", "arithmetic", "scaling", "methods")
+FILES = ("peers", "scoring", "arithmetic", "scaling", "start", "methods")
 # What each row was to reach.
 GOALS = {
     "SFT step": "8×",
@@ -23,6 +24,9 @@ GOALS = {
     "few-shot exact match, 10 examples": "8×, same answers",
     "few-shot exact match, in fp32": "same answers",
     "g_freeze step": "≥ 45 %",
+    "gdo --help": "< 0.3",
+    "second start of the 270M": "< 3",
+    "gdo plot": "< 15",
 }
 PEERS = {
     "trl": "TRL SFTTrainer",
@@ -63,7 +67,7 @@ def _peers(record: Row) -> str:
     text = (
         "Gemma 3 270M, SciTail's batches of 16 as gdo shows them, bf16, three steps each in turn; medians. "
     )
-    return f"## Training against peers\n\n{text}{_machine(record)}.\n\n{_table(head, rows)}"
+    return f"## Training against peers\n\n{text}{_machine(record)}.\n\n{table(head, rows)}"
 
 
 def _scoring(record: Row) -> str:
@@ -79,7 +83,7 @@ def _scoring(record: Row) -> str:
     ]
     head = ["work", "peer", "gdo s", "peer s", "ratio (min to max)", "items that differ", "goal"]
     text = "Part by part in turn, a tenth of the items each; medians of a part. "
-    return f"## Scoring against peers\n\n{text}{_machine(record)}.\n\n{_table(head, rows)}"
+    return f"## Scoring against peers\n\n{text}{_machine(record)}.\n\n{table(head, rows)}"
 
 
 def _ratio(row: Row) -> list[str]:
@@ -103,7 +107,7 @@ def _arithmetic(record: Row) -> str:
     ]
     head = ["work", "TFLOP", "s", "machine's TFLOP/s", "share of it reached", *kinds]
     text = "Operations of the matrix products, and the processor's time by kind of work. "
-    return f"## Arithmetic\n\n{text}{_machine(record)}.\n\n{_table(head, rows)}"
+    return f"## Arithmetic\n\n{text}{_machine(record)}.\n\n{table(head, rows)}"
 
 
 def _scaling(record: Row) -> str:
@@ -111,9 +115,20 @@ def _scaling(record: Row) -> str:
         [row["axis"], f"{row['value']}", f"{row['median']:.3g}", f"{row['peak_bytes'] / 2**30:.1f}"]
         for row in record["rows"]
     ]
-    table = _table(["axis", "value", "s", "GiB"], rows)
+    drawn = table(["axis", "value", "s", "GiB"], rows)
     text = f"A G-Freeze step, and an item of WinoGrande. {_machine(record)}."
-    return f"## Scaling\n\n{text}\n\n![Scaling](scaling.png)\n\n{table}"
+    return f"## Scaling\n\n{text}\n\n![Scaling](scaling.png)\n\n{drawn}"
+
+
+def _start(record: Row) -> str:
+    rows = [
+        [row["work"], *(f"{row[key]:.2f}" for key in ("median", "min", "max")), GOALS.get(row["work"], "–")]
+        for row in record["rows"]
+    ]
+    text = "Whole processes, files in the cache; seconds. "
+    return (
+        f"## Start\n\n{text}{_machine(record)}.\n\n{table(['until', 'median', 'min', 'max', 'goal'], rows)}"
+    )
 
 
 def _methods(record: Row) -> str:
@@ -121,7 +136,7 @@ def _methods(record: Row) -> str:
         [f"`{row['overrides']}`", f"{row['median']:.2f}", f"{row['peak_bytes'] / 2**30:.1f}"]
         for row in sorted(record["rows"], key=lambda row: row["median"])
     ]
-    return f"## Methods\n\nA step of each. {_machine(record)}.\n\n{_table(['method', 's', 'GiB'], rows)}"
+    return f"## Methods\n\nA step of each. {_machine(record)}.\n\n{table(['method', 's', 'GiB'], rows)}"
 
 
 _SECTIONS = {
@@ -129,13 +144,9 @@ _SECTIONS = {
     "scoring": _scoring,
     "arithmetic": _arithmetic,
     "scaling": _scaling,
+    "start": _start,
     "methods": _methods,
 }
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw_scaling(rows: list[Row], path: Path) -> None:
