@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 
-from gdo_cli.figures.style import METRICS, TASKS
+from gdo_cli.figures.style import METRICS, TASKS, line_style
 from gdo_cli.report.page import anchor
 from gdo_cli.results import RunResult, find_runs
 
@@ -45,7 +46,15 @@ def _curves(run: RunResult) -> dict[str, Any]:
     kept = [
         {k: round(v, 5) for k, v in line.items() if k in METRICS or k == "step"} for line in run.evaluations
     ]
-    return {"name": _name(run), "task": run.name["task"], "method": run.label, "evaluations": kept}
+    look = line_style(run.name["method"], zlib.crc32(run.name["method"].encode()))
+    dash = "" if look.linestyle == "-" else "6 4"
+    return {
+        "name": _name(run),
+        "task": run.name["task"],
+        "color": look.color,
+        "dash": dash,
+        "evaluations": kept,
+    }
 
 
 def _name(run: RunResult) -> str:
@@ -57,7 +66,7 @@ def _row(run: RunResult) -> dict[str, Any]:
     """A run in the table of runs."""
     final = run.final
     return {
-        "run": run.title,
+        "run": run.title.partition("/")[2],
         "method": run.label,
         "task": run.name["task"],
         "rate": run.record["config"]["train"]["lr"] if run.record["steps"] else None,
