@@ -19,6 +19,9 @@ MEASURES = {
     "cosine_own_heads": "Cosine, own heads",
 }
 _CEILING, _FLOOR = "base, other prompts", "random heads"
+# Probability of the right answer after solved examples, and after the same with their answers shuffled: where
+# the two are alike, the examples teach nothing, and no head can carry what they teach.
+SHOWN = "right answer, shots right / shuffled"
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
@@ -51,11 +54,11 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         axes[0].set_xlim(0, 1.03 * points[0]["of"])
         axes[0].set_xlabel(f"of the {points[0]['of']} most effective")
         axes[0].set_yticks(places, [_name(p) for p in points])
-        axes[0].invert_yaxis()
+        axes[0].set_ylim(places[-1] + 0.6, -0.6)
         if any(p["published_cosine"] is not None for p in points):
             axes[0].plot([], [], "o", color=GREY, markerfacecolor="none", label="in the paper (Gemma 3 1B)")
             figure.legend(loc="outside upper right")
-        under(figure, sources(runs))
+        under(figure, f"{_in_context(runs)} · {sources(runs)}")
     return Drawing(figure, points, _table(points))
 
 
@@ -68,7 +71,7 @@ def _found(run: RunResult) -> dict[str, Any]:
 def _point(run: RunResult, name: str, published: tuple[float, float] | None) -> dict[str, Any]:
     heads, cosine = published or (None, None)
     found = _found(run)
-    point = _row(run, name, found["run"]) | {"method": run.name["method"], "seed": run.seed}
+    point = _row(run, name, found["run"], "run") | {"method": run.name["method"], "seed": run.seed}
     return point | {"published_overlap": heads, "published_cosine": cosine}
 
 
@@ -76,21 +79,29 @@ def _limits(run: RunResult) -> list[dict[str, Any]]:
     """The ceiling and the floor, which are the base's and so the same for all runs on a task."""
     found = _found(run)
     floor = {"overlap": found["chance"]["overlap"], "cosine_own_heads": found["chance"]["cosine"]}
-    rows = [_row(run, _CEILING, found["ceiling"]), _row(run, _FLOOR, floor)]
+    rows = [_row(run, _CEILING, found["ceiling"], "base_other_prompts"), _row(run, _FLOOR, floor)]
     return [
         row | {"method": None, "seed": None, "published_overlap": None, "published_cosine": None}
         for row in rows
     ]
 
 
-def _row(run: RunResult, label: str, numbers: dict[str, Number]) -> dict[str, Any]:
+def _in_context(runs: list[RunResult]) -> str:
+    """What solved examples tell the base of each task."""
+    told = {run.name["task"]: _found(run)["models"]["base"]["right_answer"] for run in runs}
+    parts = [f"{task} {right['clean']:.2f} / {right['shuffled']:.2f}" for task, right in told.items()]
+    return f"base's {SHOWN}: {', '.join(parts)}"
+
+
+def _row(run: RunResult, label: str, numbers: dict[str, Number], model: str = "") -> dict[str, Any]:
     found = _found(run)
     row: dict[str, Any] = {"task": run.name["task"], "row": label, "of": found["options"]["heads"]}
     for measure in MEASURES:
         number = numbers.get(measure, {})
         row |= {measure: number.get("value")}
         row |= {f"{measure}_{end}": number.get(end) for end in ("low", "high")}
-    return row
+    right = found["models"][model]["right_answer"] if model else {}
+    return row | {f"right_answer_{shots}": right.get(shots) for shots in ("clean", "shuffled")}
 
 
 def _name(point: dict[str, Any]) -> str:
@@ -130,12 +141,14 @@ def _lowest(points: list[dict[str, Any]]) -> float:
 
 
 def _table(points: list[dict[str, Any]]) -> list[list[str]]:
-    heading = ["task and method", *MEASURES.values(), "paper: heads", "paper: cosine"]
+    heading = ["task and method", *MEASURES.values(), SHOWN, "paper: heads", "paper: cosine"]
     rows = []
     for point in points:
         cells = [f"{TASKS.get(point['task'], point['task'])}: {point['row']}"]
         for measure in MEASURES:
             cells.append(_cell(point, measure))
+        right = [point["right_answer_clean"], point["right_answer_shuffled"]]
+        cells.append("–" if right[0] is None else " / ".join(f"{p:.2f}" for p in right))
         cells += [_published(point["published_overlap"]), _published(point["published_cosine"])]
         rows.append(cells)
     return [heading, *rows]
