@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -361,25 +362,27 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
 
 
 def distinct_names(runs: list[RunResult]) -> dict[str, str]:
-    """A name for each run's id: its method's, with the settings in which namesakes differ."""
+    """A name for each run's id: its method's, with the settings in which it differs from most namesakes."""
     by_label: dict[str, list[RunResult]] = {}
     for run in runs:
         by_label.setdefault(run.label, []).append(run)
     names = {}
     for label, namesakes in by_label.items():
         settings = {run.id: _settings(run) for run in namesakes}
-        for run in namesakes:
-            own = settings[run.id]
-            differing = [
-                f"{key}={value}"
-                for key, value in own.items()
-                if any(other.get(key) != value for other in settings.values())
-            ]
-            names[run.id] = ", ".join([label, *differing])
+        usual = _usual(list(settings.values()))
+        for key, own in settings.items():
+            differing = [f"{k}={value}" for k, value in own.items() if usual.get(k) != value]
+            names[key] = ", ".join([label, *differing])
     return names
+
+
+def _usual(settings: list[dict[str, str]]) -> dict[str, str]:
+    """What more than half of them have in common, key by key."""
+    counts = Counter(item for own in settings for item in own.items())
+    return {key: value for (key, value), count in counts.items() if 2 * count > len(settings)}
 
 
 def _settings(run: RunResult) -> dict[str, str]:
     config = run.record["config"]
     own = {k: v for k, v in config["method"].items() if k not in ("_target_", "name", "options")}
-    return {key: str(value) for key, value in (own | {"lr": config["train"]["lr"]}).items()}
+    return {key: str(value) for key, value in (own | config["train"]).items()}

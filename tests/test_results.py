@@ -22,6 +22,7 @@ from gdo_cli.results import (
     Busy,
     RunFolder,
     RunResult,
+    distinct_names,
     find_run,
     find_runs,
     read_metrics,
@@ -349,6 +350,19 @@ def test_a_name_that_no_run_has_is_refused_with_the_nearest(three: list[RunResul
 def test_without_runs_there_is_nothing_to_suggest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no finished run 'qasc' .*nothing to choose from"):
         find_run("qasc", tmp_path)
+
+
+def test_namesakes_are_told_apart_by_what_most_of_them_have_not(tmp_path: Path) -> None:
+    clip, decay = "train.max_grad_norm=1", "train.weight_decay=0.5"
+    three = [finish(tmp_path, "method=g_freeze", *own) for own in ([], [clip], [decay, clip])]
+    two = [finish(tmp_path, "method=sft", *own) for own in ([], [decay])]
+    assert [*distinct_names([*three, *two]).values()] == [
+        "G-Freeze, max_grad_norm=None",
+        "G-Freeze",
+        "G-Freeze, weight_decay=0.5",
+        "SFT, weight_decay=0.0",
+        "SFT, weight_decay=0.5",
+    ]
 
 
 # -------------------------------------------------------------------------------------------- listing
