@@ -86,6 +86,20 @@ def test_the_vector_is_added_to_the_residual_stream_behind_the_layer() -> None:
     assert torch.equal(inputs[1][rest], inputs[0][rest])
 
 
+def test_what_is_added_is_measured_against_what_it_is_added_to() -> None:
+    model = tiny_model("gemma3")
+    lm, layers = answering(model), find_decoder(model).layers
+    queries = random_queries(4)
+    states: list[Tensor] = []
+    handle = layers[2].register_forward_pre_hook(lambda m, args: states.append(args[0][0].clone()))
+    zero_shot(lm, queries, frozenset())
+    handle.remove()
+    lengths = [s[len(q.context) - 1].norm() for s, q in zip(states, queries, strict=True)]
+    found = zero_shot(lm, queries, frozenset(), (layers[1], 3 * DIRECTION))
+    expected = 3 * DIRECTION.norm() / torch.stack(lengths).mean()
+    assert found["relative_length"] == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("strength", [0.0, 5.0])
 def test_exact_match_is_that_of_generation_with_the_hook_on_the_prompt_alone(strength: float) -> None:
     model: Any = tiny_model("gemma3")

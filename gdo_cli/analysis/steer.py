@@ -120,17 +120,18 @@ def zero_shot(
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, float]:
     """``probability`` of the right answer's first token, and ``exact_match`` of the greedy answer, with
-    their standard errors.
+    their standard errors; ``relative_length``, of what is added over the mean length of what it is added to.
 
     Args:
         steering: a layer, and what is added behind it at the prompt's last token alone; the answer's own
             tokens follow unsteered.
     """
     probabilities, exact = [], []
+    lengths: list[float] = []
     for query in queries:
         tokens, start, n = query.context + query.continuation, len(query.context) - 1, len(query.continuation)
         places = torch.arange(start, start + n + 1, device=lm.device)
-        with added(*steering, start) if steering else nullcontext():
+        with added(*steering, start, lengths) if steering else nullcontext():
             logits = lm(torch.tensor([tokens], device=lm.device), places)
         likeliest = logits.argmax(-1).tolist()
         right = likeliest[:n] == query.continuation and likeliest[n] in ends
@@ -139,15 +140,25 @@ def zero_shot(
         advance(1)
     found = {"probability": mean(probabilities), "exact_match": mean(exact)}
     values = {name: average.value for name, average in found.items()}
+    if steering:
+        values["relative_length"] = float(steering[1].norm()) / float(np.mean(lengths))
     return values | {f"{name}_se": average.se for name, average in found.items()}
 
 
 @contextmanager
-def added(layer: nn.Module, vector_D: Tensor, position: int) -> Iterator[None]:
-    """While this holds, the layer's output at one position of every sequence has the vector added."""
+def added(
+    layer: nn.Module, vector_D: Tensor, position: int, lengths: list[float] | None = None
+) -> Iterator[None]:
+    """While this holds, the layer's output at one position of every sequence has the vector added.
+
+    Args:
+        lengths: takes the lengths of the outputs there, before.
+    """
 
     def add(_: nn.Module, __: Any, output: Any) -> Any:
         hidden_BTD = (output[0] if isinstance(output, tuple) else output).clone()
+        if lengths is not None:
+            lengths.extend(hidden_BTD[:, position].float().norm(dim=-1).tolist())
         hidden_BTD[:, position] += vector_D.to(hidden_BTD)
         return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
 

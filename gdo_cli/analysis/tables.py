@@ -109,11 +109,18 @@ def print_steering(found: dict[str, Any]) -> None:
         f"scale {options['scale']:g}",
         soft_wrap=True,
     )
-    table = plain_table("model", "layer", "added", "P(right answer)", "exact match")
+    table = plain_table("model", "layer", "added", "length", "P(right answer)", "exact match")
     table.columns[2].justify = "left"
     for row in found["effects"]:
         layer = "" if row["layer"] is None else str(row["layer"])
         scores = (with_error(row, key) for key in ("probability", "exact_match"))
-        table.add_row(row["model"], layer, row["added"], *scores)
+        length = f"{row['relative_length']:.2g}×" if row.get("relative_length") else ""
+        table.add_row(row["model"], layer, row["added"], length, *scores)
     console.print(table)
-    console.print("P(right answer): probability of its first token", style="dim", markup=False)
+    console.print(
+        "length: over that of the hidden state it is added to (--scale); P(right answer): probability of its "
+        "first token",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
