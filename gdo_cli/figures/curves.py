@@ -15,6 +15,7 @@ from gdo_cli.figures.style import (
     TASKS,
     Line,
     field,
+    legend_above,
     line_style,
     name_of,
     new_figure,
@@ -34,7 +35,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     columns = _in_order(runs, str(spec.get("columns", "task")))
     points: list[dict[str, Any]] = []
     with rc_context(RC):
-        figure = new_figure(max(3.8, 2.7 * len(columns)), 4.6)
+        figure = new_figure(max(3.8, 2.7 * len(columns)), 5.0)
         axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(columns.items()):
             score = members[0].task_score
@@ -46,7 +47,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)))
+        legend_above(figure, handles, labels)
         under(figure, sources(runs))
     return Drawing(figure, points)
 

@@ -9,7 +9,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.style import GREY, RC, field, line_style, name_of, new_figure, sources, under
+from gdo_cli.figures.style import (
+    GREY,
+    RC,
+    field,
+    legend_above,
+    line_style,
+    name_of,
+    new_figure,
+    sources,
+    under,
+)
 from gdo_cli.results import RunResult
 
 SETTINGS = {
@@ -48,7 +58,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
             ax.set_ylim(bottom=0, top=None if "loss" not in metric else min(ax.get_ylim()[1], 15))
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        legend_above(figure, handles, labels)
         under(figure, sources(runs))
     return Drawing(figure, points)
 

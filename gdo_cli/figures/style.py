@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,13 @@ def sources(runs: Iterable[RunResult]) -> str:
 
 def _s(items: Sized) -> str:
     return "" if len(items) == 1 else "s"
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend for all panels, in as many columns as its longest label leaves room for."""
+    widest = 0.6 + 0.075 * max(map(len, labels), default=0)  # inches: the line, and a letter
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def under(figure: Figure, text: str) -> None:

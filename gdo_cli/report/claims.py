@@ -111,7 +111,7 @@ def _attention() -> Iterator[Check]:
 
 
 def _growth_or_training() -> Iterator[Check]:
-    for experiment, how in (("frontier", "best of its rates, one seed"), ("seeds", "three seeds")):
+    for experiment, how in (("frontier", "best of its rates, one seed"), ("seeds", "rates of `seeds`")):
         for before, after, names in (
             ("mlp_only", "g_freeze", "MLPs in place → G-Freeze"),
             ("sft", "g_freeze", "SFT → G-Freeze"),
@@ -256,8 +256,8 @@ QUESTIONS = (
     Claim(
         "Does growth add anything to training the MLPs in place?",
         "`mlp_only` trains the same matrices without growing them. With one seed, each at that of its "
-        "finished rates which has the best score on validation items (`frontier`); with three, at the rates "
-        "of `seeds`.",
+        "finished rates which has the best score on validation items (`frontier`); and at the rates of "
+        "`seeds`, over as many seeds as there are.",
         tuple(_growth_or_training()),
         ("frontier", "seeds"),
     ),
