@@ -299,6 +299,14 @@ def test_a_figure_is_shown_once(tmp_path: Path) -> None:
     assert figures.show("b") == []
 
 
+def test_a_comparison_over_seeds_is_not_made_of_one() -> None:
+    one, other = result("a", right(60)), result("b", right(50))
+    (row,) = Compared("w", A, B, seeds=2).rows(Given(one, other))
+    assert row.verdict == UNMEASURED
+    (row,) = Compared("w", A, B).rows(Given(one, other))
+    assert row.verdict != UNMEASURED
+
+
 def test_a_claim_that_is_checked_in_part_says_so() -> None:
     checks = Compared("one", A, B), Compared("other", A, Of("x", {"method": "none"}))
     (judged,) = judge([Claim("T", "S", checks)], Given(result("a", right(60)), result("b", right(60))))

@@ -63,6 +63,7 @@ class Compared:
         rule: ``not worse`` (the second is worse by less than the margin: the whole interval lies above
             minus that), ``better`` (the whole interval lies above zero), or ``told`` (no verdict).
         margin: instead of MARGIN.
+        seeds: made only where both have so many runs.
     """
 
     what: str
@@ -71,10 +72,11 @@ class Compared:
     measure: str = SCORE
     rule: str = "not worse"
     margin: float | None = None
+    seeds: int = 1
 
     def rows(self, evidence: Evidence) -> Iterable[Row]:
         first, second = evidence.runs(self.first), evidence.runs(self.second)
-        if not first or not second:
+        if min(len(first), len(second)) < self.seeds:
             yield Row(self.what, UNMEASURED)
             return
         found = difference(first, second, self.measure)
