@@ -77,7 +77,8 @@ sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 	$(BIN)/python scripts/make_sample.py
 
 # In the order of results/PROTOCOL.md. Done runs are not repeated, so it goes on where it was cut off.
-PROGRAMME := frontier published_rate seeds fig2 fig2_published fig3 fig4a fig4b fig5 table1 fig7 fig8 interpolation output_mix
+PROGRAMME := frontier published_rate seeds fig2 fig2_published fig3 layer_choice fig4a fig4b fig5 table1 fig7 \
+	from_zero fig8 interpolation output_mix second_family
 
 reproduce: $(PROGRAMME:%=reproduce-%) report  ## Every run of the paper on the 270M, figures and report (days; or make reproduce-fig2 …)
 

@@ -36,6 +36,7 @@ NEEDED = {
     "custom": ["model.path=somewhere"],
     "jsonl": ["task.path=rows.jsonl"],
     "wise_ft": ["method.run=some"],
+    "averaged": ["method.run=some"],
 }
 SMALL = ["model=tiny", "method=sft"]
 

@@ -117,6 +117,23 @@ def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: 
     ]
 
 
+def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None:
+    config = {"train": {"lr": 1e-3}}
+    runs = [
+        run("wise_ft", [scores(0, 0.25, 0.5)], id="a", config=config | {"method": {"run": "sft-1"}}),
+        run("wise_ft", [scores(0, 0.5, 0.25)], id="b", config=config | {"method": {"run": "sft-1"}}),
+        run("wise_ft", [scores(0, 0.5, 0.5)], id="c", config=config | {"method": {"run": "lora-2"}}),
+        run("sft", [scores(2, 0.75, 0.125)], config=config | {"method": {}}),
+    ]
+    points = drawn(frontier.draw(runs, {"lines": ["method", "method.run"]}), tmp_path)
+    assert [(p["line"], p["label"], p["id"]) for p in points] == [
+        ("wise_ft, sft-1", "WISE_FT, sft-1", "a"),
+        ("wise_ft, sft-1", "WISE_FT, sft-1", "b"),
+        ("wise_ft, lora-2", "WISE_FT, lora-2", "c"),
+        ("sft", "SFT", "sft-id"),
+    ]
+
+
 # --------------------------------------------------------------------------------------------- layers
 
 UPDATES: list[dict[str, Any]] = [

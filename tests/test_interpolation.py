@@ -24,8 +24,9 @@ from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.errors import UserError
 from gdo_cli.evaluate import evaluation_config, measure
 from gdo_cli.evaluation import Suite
+from gdo_cli.export import cost, export
 from gdo_cli.material import read_material
-from gdo_cli.methods.interpolation import WiSEFT
+from gdo_cli.methods.interpolation import Averaged, WiSEFT
 from gdo_cli.models import Loaded, TinyModel
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
@@ -91,7 +92,7 @@ def by_name(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def between(run: RunResult, place: Place, alpha: float) -> dict[str, Tensor]:
     model = place.config().model.load().model
-    return by_name(WiSEFT(run.title, alpha, str(place.results)).prepare(model, None))
+    return by_name(WiSEFT(run.title, str(place.results), alpha).prepare(model, None))
 
 
 # -------------------------------------------------------------------------------------- the weights
@@ -147,6 +148,41 @@ def test_a_start_at_random_is_that_of_the_run_and_not_of_the_moment(place: Place
     torch.rand(7)
     again = between(run, place, 0.25)
     assert all(again[name].equal(tensor) for name, tensor in first.items())
+
+
+# --------------------------------------------------------------------------------- at the original size
+
+
+@pytest.mark.parametrize(("method", "share"), [("g_freeze", 0.5), ("output_mix", 0.25)])
+def test_old_and_new_mlps_are_averaged_by_their_share(place: Place, method: str, share: float) -> None:
+    """New down-projections carry the share already, so theirs is a sum."""
+    run = place.source(method)
+    model: Any = place.config().model.load().model
+    untouched = {name: p.detach().clone() for name, p in by_name(model).items()}
+    found = by_name(Averaged(run.title, str(place.results)).prepare(model, None))
+    assert found.keys() == untouched.keys()
+    new = {name.removeprefix("base_model.model."): tensor for name, tensor in kept(run).items()}
+    moved = 0
+    for name, old in untouched.items():
+        expected = old.double()
+        grown = name.replace(".weight", ".grow_weight")
+        if grown in new:
+            of_new = 1 if "down_proj" in name else share
+            expected = (1 - share) * expected + of_new * new[grown].double()
+            moved += 1
+        torch.testing.assert_close(found[name].double(), expected, rtol=1e-6, atol=1e-8)
+    assert moved == len(new)
+
+
+def test_an_average_is_measured_as_its_export_is(place: Place, tmp_path: Path) -> None:
+    run = place.source("g_freeze")
+    averaged = place.run("method=averaged", f"method.run={run.title}")
+    assert averaged.record["parameters"]["added"] == averaged.record["parameters"]["trainable"] == 0
+    export(run, tmp_path / "out", "averaged", "fp32", None)
+    exported = cost(run, tmp_path / "out", None)
+    # Not to the last digit: a checkpoint is loaded in bf16.
+    assert exported["task/loss"] == pytest.approx(averaged.final["task/loss"], rel=1e-4)
+    assert abs(run.final["task/loss"] / averaged.final["task/loss"] - 1) > 1e-3
 
 
 # ------------------------------------------------------------------------------------- the commands
@@ -205,6 +241,12 @@ def test_it_answers_and_is_exported_from_any_folder(
         (["method.run={halfway}"], "/seed0 trained nothing; name a run that did"),
         (["method.run={sft}", "method.alpha=-0.5"], "method.alpha=-0.5: 0 for the base, 1 for the run"),
         ([], "method.run: needs a value"),
+        (
+            ["method=averaged", "method.run={sft}"],
+            "of sft there is no average to take; name a run of",
+        ),
+        (["method=averaged", "method.run={g_train}"], "of g_train there is no average to take"),
+        (["method=averaged", "method.run={frozen}"], "/seed0 trained nothing"),
     ],
 )
 def test_runs_that_cannot_be_interpolated_are_refused(
@@ -213,6 +255,7 @@ def test_runs_that_cannot_be_interpolated_are_refused(
     known = {
         "gone": place.source("sft", "save_weights=false", "train.steps=1").title,
         "sft": place.source("sft").title,
+        "g_train": place.source("g_train").title,
         "frozen": place.run("method=frozen").title,
         "halfway": halfway.title,
     }

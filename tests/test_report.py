@@ -36,10 +36,11 @@ from gdo_cli.report.checks import (
     below,
     overall,
 )
-from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
+from gdo_cli.report.claims import PAPER, Claim
 from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
 from gdo_cli.report.page import Figures, anchor, judge
+from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig, identity
 

@@ -32,8 +32,9 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
     Points that another one of the method beats in both are faint; the line runs through the others, from
     the untouched model on, and is straight where nothing was measured. The dotted line is the highest score
-    that all methods reach: the table says what each keeps there. ``spec["lines"]`` tells lines apart
-    (default: ``method``), ``spec["retention"]`` names what is kept; seeds are averaged.
+    that all methods reach: the table says what each keeps there. ``spec["lines"]`` names the setting, or
+    the settings, that tell lines apart (default: ``method``), ``spec["retention"]`` what is kept; seeds are
+    averaged.
     """
     retention = str(spec.get("retention", "winogrande/exact_match"))
     by_task: dict[str, list[RunResult]] = {}
@@ -47,7 +48,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         figure = new_figure(1.8 + 4 * len(by_task), 4)
         axes = figure.subplots(1, len(by_task), squeeze=False)[0]
         for ax, (task, members) in zip(axes, by_task.items(), strict=True):
-            lines = _lines(members, str(spec.get("lines", "method")), retention)
+            lines = _lines(members, spec.get("lines", "method"), retention)
             table += _panel(ax, task, lines)
             points += [point for line in lines.values() for point in line]
             ax.set_title(TASKS.get(task, task))
@@ -63,20 +64,21 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     return Drawing(figure, points, table)
 
 
-def _lines(runs: list[RunResult], key: str, retention: str) -> dict[str, Points]:
+def _lines(runs: list[RunResult], apart: str | list[str], retention: str) -> dict[str, Points]:
     """By method, a record for each setting and step, the mean over seeds."""
+    keys = [apart] if isinstance(apart, str) else apart
     cells: dict[tuple[str, str, int], list[tuple[RunResult, dict[str, Any]]]] = {}
     for run in runs:
         for scores in run.evaluations:
             if retention in scores and run.task_score in scores:
-                cells.setdefault((str(field(run, key)), run.id, scores["step"]), []).append((run, scores))
+                cells.setdefault((_line_of(run, keys), run.id, scores["step"]), []).append((run, scores))
     lines: dict[str, Points] = {}
     for (value, identity, step), found in cells.items():
         run = found[0][0]
         record: dict[str, Any] = {
             "task": run.name["task"],
             "line": value,
-            "label": run.label if value == run.name["method"] else value,
+            "label": value.replace(run.name["method"], run.label, 1) if "method" in keys else value,
             "id": identity,
             "lr": run.record["config"]["train"]["lr"] if run.record["steps"] else None,
             "step": step,
@@ -92,6 +94,14 @@ def _lines(runs: list[RunResult], key: str, retention: str) -> dict[str, Points]
         for point, on_frontier in zip(line, best, strict=True):
             point["on_frontier"] = on_frontier
     return lines
+
+
+def _line_of(run: RunResult, keys: list[str]) -> str:
+    """The run's values of those settings that it has."""
+    own = run.record["config"]["method"]
+    return ", ".join(
+        str(field(run, key)) for key in keys if not key.startswith("method.") or key[len("method.") :] in own
+    )
 
 
 def _panel(ax: Axes, task: str, lines: dict[str, Points]) -> list[list[str]]:

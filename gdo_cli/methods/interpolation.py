@@ -1,4 +1,4 @@
-"""Between the base and a finished run, without training (WiSE-FT)."""
+"""What the weights of a finished run make without training: a way back to the base, and one MLP of two."""
 
 from __future__ import annotations
 
@@ -18,29 +18,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WiSEFT(Method):
-    """(1-α)·θ₀ + α·θ₁: the run's trained weights, pulled back to where they started (Wortsman et al., 2022).
-
-    For a grown or adapted model these are the new weights alone.
+class OfRun(Method):
+    """Base of the methods that take the weights of a finished run.
 
     Attributes:
         run: the finished run, as ``gdo show`` takes it; its weights must have been kept.
-        alpha: 0 is the base, 1 the run. Beyond 1 extrapolates.
         results_dir: where the run is looked for.
     """
 
     run: str
-    alpha: float = 0.5
     results_dir: str = field(default="results", metadata=NOT_IDENTITY)
-    label: ClassVar[str] = "WiSE-FT"
     preserves: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        require(self.alpha >= 0, f"method.alpha={self.alpha}: 0 for the base, 1 for the run, or between")
-
     def source(self) -> RunResult:
-        """The run whose weights are pulled back."""
+        """The run whose weights are taken."""
         from gdo_cli.results import find_run
 
         return find_run(self.run, self.results_dir)
@@ -61,10 +53,58 @@ class WiSEFT(Method):
         if source.record["config"]["model"] != identity(run.model):
             raise UserError(f"method.run={self.run}: its model={run.name['model']} had other settings")
 
-    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+    def tuned(self, model: PreTrainedModel, alpha: float = 1.0) -> PreTrainedModel:
+        """The run's model, or one on the straight way to it."""
         from gdo_cli.rebuild import rebuild
         from gdo_cli.weights import load_trained
 
         source = self.source()
-        method = rebuild(source, None).method
-        return load_trained(model, method, source, self.alpha).requires_grad_(False)
+        return load_trained(model, rebuild(source, None).method, source, alpha)
+
+
+@dataclass(frozen=True)
+class WiSEFT(OfRun):
+    """(1-α)·θ₀ + α·θ₁: the run's trained weights, pulled back to where they started (Wortsman et al., 2022).
+
+    For a grown or adapted model these are the new weights alone.
+
+    Attributes:
+        alpha: 0 is the base, 1 the run. Beyond 1 extrapolates.
+    """
+
+    alpha: float = 0.5
+    label: ClassVar[str] = "WiSE-FT"
+
+    def __post_init__(self) -> None:
+        require(self.alpha >= 0, f"method.alpha={self.alpha}: 0 for the base, 1 for the run, or between")
+
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        return self.tuned(model, self.alpha).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Averaged(OfRun):
+    """A G-Freeze run at the original size: each MLP and its trained copy averaged in their weights.
+
+    What ``gdo export --form averaged`` writes (:func:`gdo_cli.growth.folding.average`), measured as a run.
+    """
+
+    label: ClassVar[str] = "Averaged"
+
+    def check(self, run: RunConfig) -> None:
+        from gdo_cli.methods.grow import GFreeze, OutputMix
+        from gdo_cli.rebuild import rebuild
+
+        super().check(run)
+        source = self.source()
+        if not isinstance(rebuild(source, None).method, GFreeze | OutputMix):
+            raise UserError(
+                f"method.run={self.run}: of {source.name['method']} there is no average to take; name a run "
+                "of g_freeze or output_mix"
+            )
+
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        from gdo_cli.growth.folding import average
+
+        plain: PreTrainedModel = average(self.tuned(model))
+        return plain.requires_grad_(False)

@@ -9,8 +9,9 @@ from pathlib import Path
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
-from gdo_cli.report.claims import PAPER, QUESTIONS, Claim
+from gdo_cli.report.claims import PAPER, Claim
 from gdo_cli.report.evidence import Evidence
+from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult, find_runs
 
 HEADING = ("comparison", "before the arrow", "after it", "difference [95 %]", "over", "verdict")

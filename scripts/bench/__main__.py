@@ -65,7 +65,7 @@ SCORING = {
         ["probe.winogrande.items=100", "probe.winogrande.shots=10", "train.precision=fp32"],
     ),
 }
-SKIPPED = ("frozen", "wise_ft")  # nothing to step
+SKIPPED = ("frozen", "wise_ft", "averaged")  # nothing to step
 VARIANTS = {
     "attention_grow": [[], ["method.grow=head_dim"], ["method.with_mlp=true"]],
     "zero_init": [[], ["method.train=all"]],

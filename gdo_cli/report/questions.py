@@ -1,0 +1,168 @@
+"""What the paper leaves open, each question with what it is answered by.
+
+To add one: an entry here. Rules and margins are those of results/PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gdo_cli.report.checks import Check, Compared
+from gdo_cli.report.claims import WINOGRANDE, Claim, both, on
+from gdo_cli.report.evidence import Of
+
+
+def _growth_or_training() -> Iterator[Check]:
+    for experiment, how, seeds in (("frontier", "best rate, one seed", 1), ("seeds", "three seeds", 3)):
+        for before, after, names in (
+            ("mlp_only", "g_freeze", "MLPs in place → G-Freeze"),
+            ("sft", "g_freeze", "SFT → G-Freeze"),
+            ("sft", "mlp_only", "SFT → MLPs in place"),
+        ):
+            first, second = (Of(experiment, {"method": method}) for method in (before, after))
+            yield Compared(f"task score, {names}; {how}", first, second, seeds=seeds)
+            yield Compared(
+                f"WinoGrande generated, {names}; {how}", first, second, WINOGRANDE, "better", seeds=seeds
+            )
+
+
+def _layer_choice() -> Iterator[Check]:
+    chosen, any_six, worst = (Of("layer_choice", {"layer_rule": r}) for r in ("pilot", "random", "worst"))
+    yield from both("any six layers → the six that move most", any_six, chosen, "better")
+    yield from both("the six that move least → the six that move most", worst, chosen, "better")
+
+
+def _interpolated() -> Iterator[Check]:
+    grown = on("fig2", "scitail", "g_freeze")
+    for run, name in (("sft-37768d35", "SFT"), ("mlp_only-165ecab5", "MLPs in place")):
+        for alpha in (0.25, 0.5, 0.75):
+            settings = {"method": "wise_ft", "method.run": run, "method.alpha": alpha}
+            pulled_back = Of("interpolation", settings)
+            yield from both(f"G-Freeze → {name}, α = {alpha:g}", grown, pulled_back, "told")
+
+
+def _averaged() -> Iterator[Check]:
+    grown, averaged = on("fig2", "scitail", "g_freeze"), on("interpolation", "scitail", "averaged")
+    yield from both("grown → averaged", grown, averaged, "not worse")
+
+
+def _shares() -> Iterator[Check]:
+    half = on("output_mix", "scitail", "g_freeze")
+    for share, name in ((0.25, "¼"), (0.75, "¾")):
+        mixed = Of("output_mix", {"method": "output_mix", "method.share": share})
+        yield from both(f"λ = ½ (G-Freeze) → {name}", half, mixed, "told")
+
+
+def _second_family() -> Iterator[Check]:
+    untouched, sft, grown = (
+        on("second_family", "scitail", method) for method in ("frozen", "sft", "g_freeze")
+    )
+    yield Compared("task score, SFT → G-Freeze", sft, grown)
+    for run, name in ((sft, "SFT"), (grown, "G-Freeze")):
+        yield Compared(f"WinoGrande generated, untouched → {name}", untouched, run, WINOGRANDE)
+
+
+def _published_rate() -> Iterator[Check]:
+    changed: dict[str, dict[str, Any]] = {
+        "as it stands": {
+            "train.max_grad_norm": None,
+            "train.lr_scheduler": "constant_with_warmup",
+            "train.weight_decay": 0.0,
+            "train.loss_on": "answer",
+            "train.gradient_accumulation_steps": 1,
+        },
+        "gradients clipped at 1": {"train.max_grad_norm": 1.0},
+        "60 steps of warm-up, then down to zero": {"train.lr_scheduler": "cosine"},
+        "weight decay 0.1": {"train.weight_decay": 0.1},
+        "loss on the prompt too": {"train.loss_on": "sequence"},
+        "batches of 64": {"train.gradient_accumulation_steps": 4},
+    }
+    sft, untouched = on("fig2", "scitail", "sft"), on("fig2", "scitail", "frozen")
+    for name, settings in changed.items():
+        run = Of("published_rate", settings)
+        yield Compared(f"{name}: task score, SFT at its own rate → G-Freeze at 1e-3", sft, run)
+        yield Compared(f"{name}: WinoGrande generated, untouched → G-Freeze", untouched, run, WINOGRANDE)
+
+
+def _g_train() -> Iterator[Check]:
+    for rate in (5e-6, 2e-5, 5e-5, 2e-4, 1e-3):
+        first, second = (Of("frontier", {"method": m, "train.lr": rate}) for m in ("up_only", "g_train"))
+        yield from both(f"gate and up in place → G-Train, at {rate:g}", first, second, "told")
+
+
+def _format() -> Iterator[Check]:
+    measures = {
+        WINOGRANDE: "WinoGrande, generated",
+        "winogrande/likelihood": "WinoGrande, likelihood",
+        "arc_easy/likelihood": "ARC-Easy, likelihood",
+        "lambada/last_word": "LAMBADA, last word",
+    }
+    for method, label in (("sft", "SFT"), ("g_freeze", "G-Freeze")):
+        for measure, name in measures.items():
+            untouched, trained = on("fig2", "scitail", "frozen"), on("fig2", "scitail", method)
+            yield Compared(f"{name}, untouched → {label}", untouched, trained, measure)
+
+
+QUESTIONS = (
+    Claim(
+        "Does growth add anything to training the MLPs in place?",
+        "`mlp_only` trains the same matrices without growing them. With one seed, each at that of its "
+        "finished rates which has the best score on validation items (`frontier`); with three, at the rates "
+        "of `seeds`.",
+        tuple(_growth_or_training()),
+        ("frontier", "seeds"),
+    ),
+    Claim(
+        "Does anything make the published rate work?",
+        "The paper trains at 1e-3 and leaves batch size, warm-up, clipping and loss unsaid. One of them "
+        "changed at a time, G-Freeze on SciTail:",
+        tuple(_published_rate()),
+        ("published_rate",),
+    ),
+    Claim(
+        "Is G-Train anything but tuning gate and up?",
+        "In exact arithmetic it is the same training, so it folds back to the original size "
+        "(tests/test_equivalences.py). Measured in bf16, rate by rate:",
+        tuple(_g_train()),
+        ("rates",),
+    ),
+    Claim(
+        "Is knowledge lost, or format?",
+        "A generated answer needs the format; the likelihood of given options does not. On SciTail:",
+        tuple(_format()),
+        ("drift",),
+    ),
+    Claim(
+        "Does it matter which layers grow?",
+        "Six of 18, on SciTail: those that moved most in the pilot run (the paper's rule), any, and those "
+        "that moved least.",
+        tuple(_layer_choice()),
+        ("layer_choice",),
+    ),
+    Claim(
+        "Would a way back do as well?",
+        "WiSE-FT costs no training: the weights between the base (α = 0) and a finished run (1).",
+        tuple(_interpolated()),
+        ("interpolation",),
+    ),
+    Claim(
+        "Does the result need the larger model?",
+        "Averaging the weights of the old and the new MLP brings G-Freeze back to the original size, to the "
+        "first order of the change.",
+        tuple(_averaged()),
+    ),
+    Claim(
+        "Is one half the share to take?",
+        "(1-λ) of the frozen MLP and λ of the trained copy; copying and halving makes λ = ½.",
+        tuple(_shares()),
+        ("output_mix",),
+    ),
+    Claim(
+        "Does another family behave alike?",
+        "SmolLM2 135M Instruct (Llama architecture), SciTail, at 2e-5.",
+        tuple(_second_family()),
+        ("second_family",),
+    ),
+    Claim("What does it cost?", "Score and retention against parameters, time and memory.", (), ("cost",)),
+)
