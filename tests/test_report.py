@@ -31,6 +31,7 @@ from gdo_cli.report.checks import (
     Counted,
     NearZero,
     Ranks,
+    Spread,
     Vectors,
     above,
     below,
@@ -226,6 +227,16 @@ def test_a_difference_of_bleu_is_sacrebleus_with_an_interval_around_it() -> None
     assert 0 < found.low < found.value < found.high
     same = statistics.bleu_difference(worse, worse, answers)
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_pairs_of_the_same_training_give_the_spread_of_a_run() -> None:
+    evidence = Given(*(result(name, right(n)) for name, n in (("a", 60), ("b", 54), ("c", 62))))
+    c = Of("any", {"method": "c"})
+    (row,) = Spread("what", ((A, B), (A, c), (A, Of("any", {"method": "absent"})))).rows(evidence)
+    # √((0.06² + 0.02²) / 4)
+    assert (row.second, row.over, row.verdict) == ("0.032", "2 pairs", "")
+    (row,) = Spread("what", ((c, Of("any", {"method": "absent"})),)).rows(evidence)
+    assert row.verdict == UNMEASURED
 
 
 # ------------------------------------------------------------------------------------------ claims

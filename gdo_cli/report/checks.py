@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import sqrt
 from statistics import mean
 from typing import Protocol
 
@@ -119,6 +120,31 @@ class NearZero:
             items = items_of(runs[0], self.measure)
             found, over = items.interval(), f"{len(items.values):,} items"
         yield Row(self.what, below(found, NEAR_ZERO), second=shown(found, 3), over=over)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far two runs lie apart that are the same training in exact arithmetic: no claim, a yardstick.
+
+    Of n pairs with differences d, √(Σd² / 2n): the standard deviation of one run.
+    """
+
+    what: str
+    pairs: tuple[tuple[Of, Of], ...]
+    measure: str = SCORE
+
+    def rows(self, evidence: Evidence) -> Iterable[Row]:
+        squares = []
+        for of_first, of_second in self.pairs:
+            first, second = evidence.runs(of_first), evidence.runs(of_second)
+            if first and second:
+                name = measure_of(first[0], self.measure)
+                squares.append((first[0].final[name] - second[0].final[name]) ** 2)
+        if not squares:
+            yield Row(self.what, UNMEASURED)
+            return
+        over = f"{len(squares)} pair{'' if len(squares) == 1 else 's'}"
+        yield Row(self.what, "", second=f"{sqrt(mean(squares) / 2):.3f}", over=over)
 
 
 def below(interval: Interval, bound: float) -> str:
