@@ -13,7 +13,7 @@ import pytest
 from gdo_cli.analysis import frontier as curve
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
-from gdo_cli.figures import Drawing, cost, frontier, layers, ranks
+from gdo_cli.figures import Drawing, cost, frontier, layers, ranks, rates
 from gdo_cli.plot import save
 from gdo_cli.results import RunResult
 
@@ -131,6 +131,26 @@ def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None
         ("wise_ft, sft-1", "WISE_FT, sft-1", "b"),
         ("wise_ft, lora-2", "WISE_FT, lora-2", "c"),
         ("sft", "SFT", "sft-id"),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- rates
+
+
+def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp_path: Path) -> None:
+    def at(method: str, lr: float, score: float, kept: float) -> RunResult:
+        final = {"task/exact_match": score, "task/exact_match_se": 0.125, KEPT: kept}
+        return run(method, final=final, config={"method": {}, "train": {"lr": lr}})
+
+    runs = [at("sft", 1e-3, 0.5, 0.0), at("g_freeze", 1e-5, 0.25, 0.5)]
+    runs += [at("sft", 1e-5, 0.25, 0.5), at("sft", 1e-5, 0.75, 0.25)]
+    drawing = rates.draw(runs, {})
+    assert {p["value"] for p in drawn(drawing, tmp_path)} == {0.5, 0.25, 0.375, 0.0}
+    assert drawing.table is not None
+    assert sorted(drawing.table[1:]) == [
+        ["G_FREEZE", "1e-05", "0.250 ± 0.125", "0.500 ± 0.000"],
+        ["SFT", "0.001", "0.500 ± 0.125", "0.000 ± 0.000"],
+        ["SFT", "1e-05", "0.500 ± 0.125", "0.375 ± 0.000"],
     ]
 
 

@@ -150,6 +150,12 @@ def test_the_rate_is_chosen_by_validation_items_alone() -> None:
     assert Given(low, high).runs(A) == [high]
     assert Given(low, high).runs(Of("x", {"method": "a", "train.lr": 1e-5})) == [low]
     assert Given(low).runs(B) == []
+    lucky = [{"kind": "evaluation", "step": step, EXACT: score} for step, score in ((3, 0.2), (4, 0.9))]
+    jumping = result("a", right(10), validation=0.1, lr=1e-2, id="jumping", lines=lucky)
+    assert Given(low, jumping).runs(A) == [low]  # 0.5 against a mean of 0.4
+    early = [{"kind": "evaluation", "step": step, EXACT: 0.9} for step in (3, 4, 5)]
+    slow = result("a", right(10), validation=0.0, lr=1e-2, id="slow", lines=early)
+    assert Given(high, slow).runs(A) == [slow]  # its beginning does not count
 
 
 def test_runs_that_are_missing_or_saw_other_items_decide_nothing() -> None:

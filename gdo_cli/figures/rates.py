@@ -60,7 +60,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         handles, labels = axes[0].get_legend_handles_labels()
         legend_above(figure, handles, labels)
         under(figure, sources(runs))
-    return Drawing(figure, points)
+    return Drawing(figure, points, _table(points, across, metrics))
 
 
 def _place(run: RunResult, across: list[str]) -> float:
@@ -97,10 +97,28 @@ def _series(
         elinewidth=0.8,
     )
     points += [
-        {"line": runs[0].label, "metric": metric, across[0].rpartition(".")[2]: place}
+        {"line": runs[0].label, "metric": metric, _column(across): place}
         | {"value": value, "se": error, "seeds": len(members)}
         for (place, members), value, error in zip(by_x.items(), values, errors, strict=True)
     ]
+
+
+def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) -> list[list[str]]:
+    """A row for every place of every line."""
+    rows: dict[tuple[str, float], dict[str, str]] = {}
+    for point in points:
+        row = rows.setdefault((point["line"], point[_column(across)]), {})
+        row[point["metric"]] = f"{point['value']:.3f} ± {point['se']:.3f}"
+    heading = ["method", " / ".join(SETTINGS.get(key, key) for key in across), *map(name_of, metrics)]
+    return [
+        heading,
+        *([line, f"{place:g}", *(row[m] for m in metrics)] for (line, place), row in rows.items()),
+    ]
+
+
+def _column(across: list[str]) -> str:
+    """What the place across is called in the CSV."""
+    return across[0].rpartition(".")[2]
 
 
 def _base(ax: Axes, runs: list[RunResult], metric: str) -> None:
