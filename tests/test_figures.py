@@ -148,9 +148,9 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
     assert {p["value"] for p in drawn(drawing, tmp_path)} == {0.5, 0.25, 0.375, 0.0}
     assert drawing.table is not None
     assert sorted(drawing.table[1:]) == [
-        ["G_FREEZE", "1e-05", "0.250 ± 0.125", "0.500 ± 0.000"],
-        ["SFT", "0.001", "0.500 ± 0.125", "0.000 ± 0.000"],
-        ["SFT", "1e-05", "0.500 ± 0.125", "0.375 ± 0.000"],
+        ["G_FREEZE", "1e-05", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
+        ["SFT", "0.001", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
+        ["SFT", "1e-05", "0.500 ± 0.125", "0.375 ± 0.000", "2"],
     ]
 
 

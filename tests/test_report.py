@@ -296,6 +296,7 @@ def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path
     for claim in PAPER:
         assert f"### {claim.title}\n" in text
         assert f"(#{anchor(claim.title)})" in text
+    assert text.count("\nNo run for it yet.\n") == sum(bool(question.checks) for question in QUESTIONS)
     assert text.count("**not measured**") == len(PAPER) - 1  # parameters can be counted without a run
     assert "| fig3 | 6 of 6 | `gdo sweep experiment=fig3` |" in text
     assert "</html>" in (tmp_path / "report.html").read_text("utf-8")

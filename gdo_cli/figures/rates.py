@@ -107,12 +107,16 @@ def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) 
     """A row for every place of every line."""
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for point in points:
-        row = rows.setdefault((point["line"], point[_column(across)]), {})
+        row = rows.setdefault((point["line"], point[_column(across)]), {"seeds": str(point["seeds"])})
         row[point["metric"]] = f"{point['value']:.3f} ± {point['se']:.3f}"
-    heading = ["method", " / ".join(SETTINGS.get(key, key) for key in across), *map(name_of, metrics)]
+    place_name = " / ".join(SETTINGS.get(key, key) for key in across)
+    heading = ["method", place_name, *map(name_of, metrics), "seeds"]
     return [
         heading,
-        *([line, f"{place:g}", *(row[m] for m in metrics)] for (line, place), row in rows.items()),
+        *(
+            [line, f"{place:g}", *(row[key] for key in (*metrics, "seeds"))]
+            for (line, place), row in rows.items()
+        ),
     ]
 
 

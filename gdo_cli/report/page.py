@@ -102,6 +102,8 @@ def _section(judged: Judged, figures: Figures, paper: bool) -> str:
     if rows:
         cells = [(r.what, r.first, r.second, r.difference, r.over, r.verdict or "–") for r in rows]
         parts.append(table(HEADING, cells))
+    elif not paper and claim.checks:
+        parts.append(f"{WHY[UNMEASURED][0].upper()}{WHY[UNMEASURED][1:]}.")
     if rows or not claim.checks:
         parts += [text for name in claim.figures for text in figures.show(name)]
     return "\n\n".join(parts)
