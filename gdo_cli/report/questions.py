@@ -35,7 +35,7 @@ def _layer_choice() -> Iterator[Check]:
 
 def _interpolated() -> Iterator[Check]:
     grown = on("fig2", "scitail", "g_freeze")
-    for run, name in (("sft-37768d35", "SFT"), ("mlp_only-c5381792", "MLPs in place")):
+    for run, name in (("sft-37768d35/seed0", "SFT"), ("mlp_only-c5381792/seed0", "MLPs in place")):
         for alpha in (0.25, 0.5, 0.75):
             settings = {"method": "wise_ft", "method.run": run, "method.alpha": alpha}
             pulled_back = Of("interpolation", settings)
