@@ -92,8 +92,19 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     weights = sum(p.numel() * p.element_size() for p in parameters)
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
-    counts = count_parameters(model, n_base)
-    return Plan(label, counts, weights, 3 * 4 * trained, activations, flops)
+    return Plan(label, count_parameters(model, n_base), weights, 3 * 4 * trained, activations, flops)
+
+
+def counts(config: RunConfig) -> dict[str, Any]:
+    """What the method adds and trains, as :func:`gdo_cli.parameters.count_parameters`; no step is taken.
+
+    Raises:
+        UserError: the architecture is not known without the network.
+        ValueError: the method cannot be applied to this model.
+    """
+    model = architecture(config.name["model"], config.model)()
+    n_base = sum(p.numel() for p in text_parameters(model).values())
+    return count_parameters(_prepared(config.method, model), n_base)
 
 
 def _prepared(method: Method, model: Any) -> Any:
