@@ -21,16 +21,32 @@ def _growth_or_training() -> Iterator[Check]:
             ("sft", "mlp_only", "SFT → MLPs in place"),
         ):
             first, second = (Of(experiment, {"method": method}) for method in (before, after))
-            yield Compared(f"task score, {names}; {how}", first, second, seeds=seeds)
-            yield Compared(
-                f"WinoGrande generated, {names}; {how}", first, second, WINOGRANDE, "better", seeds=seeds
-            )
+            yield from _learnt_and_kept(f"{names}; {how}", first, second, seeds)
+
+
+def _learnt_and_kept(what: str, first: Of, second: Of, seeds: int = 1) -> Iterator[Check]:
+    """Is the second as good at the task, and does it keep more?"""
+    yield Compared(f"task score, {what}", first, second, seeds=seeds)
+    yield Compared(f"WinoGrande generated, {what}", first, second, WINOGRANDE, "better", seeds=seeds)
 
 
 def _layer_choice() -> Iterator[Check]:
     chosen, any_six, worst = (Of("layer_choice", {"layer_rule": r}) for r in ("pilot", "random", "worst"))
     yield from both("any six layers → the six that move most", any_six, chosen, "better")
     yield from both("the six that move least → the six that move most", worst, chosen, "better")
+
+
+def _few_layers() -> Iterator[Check]:
+    for rate in (2e-5, 5e-5):
+        six = {
+            m: Of("few_layers", {"method": m, "layers": 6, "train.lr": rate})
+            for m in ("mlp_only", "g_freeze")
+        }
+        for method, name in (("mlp_only", "MLPs in place"), ("g_freeze", "G-Freeze")):
+            every = Of("frontier", {"method": method, "train.lr": rate})
+            yield from _learnt_and_kept(f"{name}, all layers → six, at {rate:g}", every, six[method])
+        what = f"six layers in place → grown, at {rate:g}"
+        yield from _learnt_and_kept(what, six["mlp_only"], six["g_freeze"])
 
 
 def _interpolated() -> Iterator[Check]:
@@ -144,6 +160,13 @@ QUESTIONS = (
         "that moved least.",
         tuple(_layer_choice()),
         ("layer_choice",),
+    ),
+    Claim(
+        "Do few layers forget less, and is that growth?",
+        "The six of 18 that moved most in the pilot run, on SciTail: grown (G-Freeze), and in place. Beside "
+        "each, all layers at the same rate.",
+        tuple(_few_layers()),
+        ("few_layers",),
     ),
     Claim(
         "Would a way back do as well?",
