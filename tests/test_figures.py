@@ -13,7 +13,7 @@ import pytest
 from gdo_cli.analysis import frontier as curve
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
-from gdo_cli.figures import Drawing, cost, frontier, layers, ranks, rates
+from gdo_cli.figures import Drawing, cost, curves, frontier, layers, ranks, rates
 from gdo_cli.plot import save
 from gdo_cli.results import RunResult
 
@@ -127,14 +127,27 @@ def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None
     ]
     points = drawn(frontier.draw(runs, {"lines": ["method", "method.run"]}), tmp_path)
     assert [(p["line"], p["label"], p["id"]) for p in points] == [
-        ("wise_ft, sft-1", "WISE_FT, sft-1", "a"),
-        ("wise_ft, sft-1", "WISE_FT, sft-1", "b"),
-        ("wise_ft, lora-2", "WISE_FT, lora-2", "c"),
+        ("wise_ft, run=sft-1", "WISE_FT, run=sft-1", "a"),
+        ("wise_ft, run=sft-1", "WISE_FT, run=sft-1", "b"),
+        ("wise_ft, run=lora-2", "WISE_FT, run=lora-2", "c"),
         ("sft", "SFT", "sft-id"),
     ]
 
 
 # ---------------------------------------------------------------------------------------------- rates
+
+
+def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: Path) -> None:
+    scores = {"kind": "evaluation", "step": 0, "task/exact_match": 0.5, KEPT: 0.25}
+    settings = [{"train": train, "with_mlp": mlp} for train in ("all", "new") for mlp in (False, True)]
+    runs = [run("sft", [scores, scores | {"step": 2}], config={"method": own}) for own in settings]
+    drawing = curves.draw(runs, {"columns": "method.train", "lines": "method.with_mlp"})
+    drawn(drawing, tmp_path)
+    assert [ax.get_title() for ax in drawing.figure.axes[:2]] == ["train=all", "train=new"]
+    assert {p["line"] for p in drawing.points} == {"with_mlp=false", "with_mlp=true"}
+    drawing = curves.draw(runs[:1], {"columns": "task", "lines": "method"})
+    assert drawing.figure.axes[0].get_title() == "Science entailment (SciTail)"
+    assert {p["line"] for p in drawing.points} == {"SFT"}
 
 
 def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp_path: Path) -> None:

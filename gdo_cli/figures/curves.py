@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     RC,
-    TASKS,
     Line,
     field,
     legend_above,
     line_style,
     name_of,
+    named,
     new_figure,
     sources,
     under,
@@ -32,17 +32,18 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     several, else the standard error over items. ``spec["retention"]`` names the top metric.
     """
     retention = str(spec.get("retention", "winogrande/exact_match"))
-    columns = _in_order(runs, str(spec.get("columns", "task")))
+    across, apart = str(spec.get("columns", "task")), str(spec.get("lines", "method"))
+    columns = _in_order(runs, across)
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(max(3.8, 2.7 * len(columns)), 5.0)
         axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(columns.items()):
             score = members[0].task_score
-            lines = _in_order(members, str(spec.get("lines", "method")))
+            lines = _in_order(members, apart)
             for row, metric in enumerate((retention, score)):
-                _panel(axes[row, column], lines, metric, points, str(value))
-            axes[0, column].set_title(TASKS.get(str(value), str(value)))
+                _panel(axes[row, column], lines, apart, metric, points, str(value))
+            axes[0, column].set_title(named(across, value))
             axes[1, column].set_xlabel("training steps")
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
@@ -62,10 +63,15 @@ def _in_order(runs: list[RunResult], key: str) -> dict[Any, list[RunResult]]:
 
 
 def _panel(
-    ax: Axes, lines: dict[Any, list[RunResult]], metric: str, points: list[dict[str, Any]], column: str
+    ax: Axes,
+    lines: dict[Any, list[RunResult]],
+    apart: str,
+    metric: str,
+    points: list[dict[str, Any]],
+    column: str,
 ) -> None:
     for index, (value, runs) in enumerate(lines.items()):
-        label = runs[0].label if value == runs[0].name["method"] else str(value)
+        label = runs[0].label if apart == "method" else named(apart, value)
         series = over_seeds(runs, metric)
         if series:
             _line(ax, series, label, line_style(str(value), index))

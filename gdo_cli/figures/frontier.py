@@ -19,6 +19,7 @@ from gdo_cli.figures.style import (
     has,
     line_style,
     name_of,
+    named,
     new_figure,
     sources,
     under,
@@ -99,7 +100,7 @@ def _lines(runs: list[RunResult], apart: str | list[str], retention: str) -> dic
 
 def _line_of(run: RunResult, keys: list[str]) -> str:
     """The run's values of those settings that it has."""
-    return ", ".join(str(field(run, key)) for key in keys if has(run, key))
+    return ", ".join(named(key, field(run, key)) for key in keys if has(run, key))
 
 
 def _panel(ax: Axes, task: str, lines: dict[str, Points]) -> list[list[str]]:

@@ -109,6 +109,13 @@ def field(run: RunResult, key: str) -> Any:
     return value
 
 
+def named(key: str, value: Any) -> str:
+    """A setting as one would give it (``layers=6``, ``train=new``); tasks and methods need no key."""
+    if key in ("task", "method"):
+        return TASKS.get(str(value), str(value))
+    return f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
+
+
 def has(run: RunResult, key: str) -> bool:
     """Whether there is such a setting to ask :func:`field` for: a method has its own only."""
     return not key.startswith("method.") or key.removeprefix("method.") in run.record["config"]["method"]
