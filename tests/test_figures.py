@@ -150,6 +150,15 @@ def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: 
     assert {p["line"] for p in drawing.points} == {"SFT"}
 
 
+def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
+    scores = {"kind": "evaluation", "step": 0, "task/exact_match": 0.5, KEPT: 0.25}
+    drawing = curves.draw([run("frozen", [scores]), run("sft", [scores, scores | {"step": 2}])], {})
+    levels = [
+        line.get_ydata() for ax in drawing.figure.axes for line in ax.lines if line.get_label() == "FROZEN"
+    ]
+    assert levels == [[0.25, 0.25], [0.5, 0.5]]
+
+
 def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp_path: Path) -> None:
     def at(method: str, lr: float, score: float, kept: float) -> RunResult:
         final = {"task/exact_match": score, "task/exact_match_se": 0.125, KEPT: kept}

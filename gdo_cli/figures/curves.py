@@ -101,6 +101,9 @@ def over_seeds(runs: list[RunResult], metric: str) -> list[tuple[int, float, flo
 
 def _line(ax: Axes, series: list[tuple[int, float, float, int]], label: str, look: Line) -> None:
     steps, values, spreads, _ = zip(*series, strict=True)
+    if len(series) == 1:  # nothing trained: as it was, it stays
+        ax.axhline(values[0], label=label, color=look.color, linestyle=look.linestyle)
+        return
     ax.plot(steps, values, label=label, color=look.color, marker=look.marker, linestyle=look.linestyle)
     low = [v - s for v, s in zip(values, spreads, strict=True)]
     high = [v + s for v, s in zip(values, spreads, strict=True)]
