@@ -134,7 +134,7 @@ def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None
     ]
 
 
-# ---------------------------------------------------------------------------------------------- rates
+# --------------------------------------------------------------------------------------------- curves
 
 
 def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: Path) -> None:
@@ -157,6 +157,9 @@ def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
         line.get_ydata() for ax in drawing.figure.axes for line in ax.lines if line.get_label() == "FROZEN"
     ]
     assert levels == [[0.25, 0.25], [0.5, 0.5]]
+
+
+# ---------------------------------------------------------------------------------------------- rates
 
 
 def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """One column per value of ``spec["columns"]``, one line per value of ``spec["lines"]``.
 
     A line is the mean over seeds; the band is the standard deviation over seeds where there are
-    several, else the standard error over items. ``spec["retention"]`` names the top metric.
+    several, else the standard error over items. What is measured once, as where nothing trains, is a level.
+    ``spec["retention"]`` names the top metric.
     """
     retention = str(spec.get("retention", "winogrande/exact_match"))
     across, apart = str(spec.get("columns", "task")), str(spec.get("lines", "method"))
@@ -101,7 +102,7 @@ def over_seeds(runs: list[RunResult], metric: str) -> list[tuple[int, float, flo
 
 def _line(ax: Axes, series: list[tuple[int, float, float, int]], label: str, look: Line) -> None:
     steps, values, spreads, _ = zip(*series, strict=True)
-    if len(series) == 1:  # nothing trained: as it was, it stays
+    if len(series) == 1:
         ax.axhline(values[0], label=label, color=look.color, linestyle=look.linestyle)
         return
     ax.plot(steps, values, label=label, color=look.color, marker=look.marker, linestyle=look.linestyle)
