@@ -82,9 +82,7 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     Raises:
         ValueError: the method cannot be applied to this model.
     """
-    model: Any = make()
-    n_base = sum(p.numel() for p in text_parameters(model).values())
-    model = _prepared(method, model)
+    model, n_base = _prepared(method, make())
     hold_weights(model, torch.bfloat16)
     parameters = text_parameters(model).values()
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -102,17 +100,17 @@ def counts(config: RunConfig) -> dict[str, Any]:
         UserError: the architecture is not known without the network.
         ValueError: the method cannot be applied to this model.
     """
-    model = architecture(config.name["model"], config.model)()
+    return count_parameters(*_prepared(config.method, architecture(config.name["model"], config.model)()))
+
+
+def _prepared(method: Method, model: Any) -> tuple[Any, int]:
+    """The model as the method trains it, and how many parameters it had before."""
     n_base = sum(p.numel() for p in text_parameters(model).values())
-    return count_parameters(_prepared(config.method, model), n_base)
-
-
-def _prepared(method: Method, model: Any) -> Any:
     n_layers = len(find_decoder(model))
     choice = getattr(method, "layers", "all")
     # Which layers does not matter for what they cost: the last ones stand for any number.
     chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
-    return method.prepare(model.requires_grad_(False), chosen)
+    return method.prepare(model.requires_grad_(False), chosen), n_base
 
 
 def why_not(config: RunConfig) -> str | None:

@@ -81,9 +81,16 @@ def jsonl(**fields: Any) -> JSONL:
             "e ) none of these\nAnswer:",
             " a",
         ),
+        (
+            MathQA(ANY, answer="text"),
+            MATHQA,
+            "Problem: sixty thousand books , how much ?\na ) $ 1 , 250\nb ) 2.5 %\nc ) 38\nd ) 1 / 3\n"
+            "e ) none of these\nAnswer:",
+            " $ 1 , 250",
+        ),
         (Translation(ANY), MT, "English: A man is hungry.\nFrench:", " Un homme a faim."),
     ],
-    ids=["scitail", "qasc", "qasc text", "qasc facts", "mathqa", "translation"],
+    ids=["scitail", "qasc", "qasc text", "qasc facts", "mathqa", "mathqa text", "translation"],
 )
 def test_a_row_is_exactly_this_prompt_and_answer(task: Task, row: Row, prompt: str, answer: str) -> None:
     assert task.example(row) == Example(prompt, answer)
@@ -174,9 +181,10 @@ def test_qasc_without_facts_does_not_need_them() -> None:
     assert QASC(ANY).example(bare) == QASC(ANY).example(QASC_ROW)
 
 
-def test_an_unknown_form_of_answer_is_refused() -> None:
+@pytest.mark.parametrize("task", [QASC, MathQA])
+def test_an_unknown_form_of_answer_is_refused(task: type[QASC | MathQA]) -> None:
     with pytest.raises(UserError, match=r"task\.answer=number: unknown; choose from: letter, text"):
-        QASC(ANY, answer="number")
+        task(ANY, answer="number")
 
 
 # --------------------------------------------------------------------------------- options of MathQA

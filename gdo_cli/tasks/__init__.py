@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Row = Mapping[str, Any]
+ANSWERS = ("letter", "text")  # of the right option, where a task offers options
 
 
 class RowError(ValueError):

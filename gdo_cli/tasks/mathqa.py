@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gdo_cli.tasks import Example, Row, RowError, Task, label, text
+from gdo_cli.errors import require_one_of
+from gdo_cli.schema import IF_SET
+from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, label, text
 
 LETTERS = ("a", "b", "c", "d", "e")
 
@@ -15,9 +17,17 @@ LETTERS = ("a", "b", "c", "d", "e")
 class MathQA(Task):
     """{"Problem": "…", "options": "a ) 12 , b ) 15 , …", "correct": "b", …}
 
-    A few rows hold ``options`` as the text of a Python list; they are read as such. The answer is
-    the letter: the paper reports "exact string match" and MathQA's own label is the letter.
+    A few rows hold ``options`` as the text of a Python list; they are read as such.
+
+    Attributes:
+        answer: ``letter`` or ``text`` of the right option. The paper reports "exact string match" and
+            does not say of which; MathQA's own label is the letter.
     """
+
+    answer: str = field(default="letter", metadata=IF_SET)
+
+    def __post_init__(self) -> None:
+        require_one_of("task.answer", self.answer, ANSWERS)
 
     def example(self, row: Row) -> Example:
         choices = parse_options(text(row, "options"))
@@ -26,7 +36,8 @@ class MathQA(Task):
             raise RowError(f"the right option {correct!r} is not among {', '.join(choices)}")
         lines = [f"Problem: {text(row, 'Problem')}"]
         lines += [f"{letter} ) {choice}" for letter, choice in choices.items()]
-        return Example("\n".join([*lines, "Answer:"]), f" {correct}")
+        answer = correct if self.answer == "letter" else choices[correct]
+        return Example("\n".join([*lines, "Answer:"]), f" {answer}")
 
 
 def parse_options(raw: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gdo_cli.errors import require_one_of
-from gdo_cli.tasks import Example, Row, RowError, Task, options, text
+from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, options, text
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class QASC(Task):
     answer: str = "letter"
 
     def __post_init__(self) -> None:
-        require_one_of("task.answer", self.answer, ("letter", "text"))
+        require_one_of("task.answer", self.answer, ANSWERS)
 
     def example(self, row: Row) -> Example:
         choices = options(row)
