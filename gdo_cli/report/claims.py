@@ -149,7 +149,7 @@ PAPER = (
                 rule="better",
             ),
         ),
-        ("fig2", "learnable"),
+        ("fig2",),
     ),
     Claim(
         "A third of the layers is enough",
