@@ -24,6 +24,7 @@ from gdo_cli.grid import load_grid
 from gdo_cli.markdown import table
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.report.checks import (
+    NOT_LEARNT,
     NOT_SUPPORTED,
     OPEN,
     SUPPORTED,
@@ -107,6 +108,8 @@ def test_a_whole_interval_decides_or_nothing_does(interval: Interval, above_0: s
         ([], UNMEASURED),
         ([UNMEASURED, ""], UNMEASURED),
         ([SUPPORTED, UNMEASURED], SUPPORTED),
+        ([SUPPORTED, NOT_LEARNT], SUPPORTED),
+        ([UNMEASURED, NOT_LEARNT], NOT_LEARNT),
         ([SUPPORTED, OPEN], OPEN),
         ([SUPPORTED, OPEN, NOT_SUPPORTED], NOT_SUPPORTED),
     ],
@@ -134,6 +137,21 @@ def test_two_runs_are_compared_on_the_same_items(second: list[int], rule: str, v
     assert row.first == "0.600 (A at 0.001)"
     assert row.difference.startswith(f"{(sum(second) - 60) / 100:+.3f}".replace("-", "−"))
     assert row.over == "100 items"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (right(50), right(50), NOT_LEARNT),
+        (right(55), right(50), NOT_LEARNT),  # 0.45 to 0.64
+        (right(90), right(50), NOT_SUPPORTED),
+        (right(50), right(90), SUPPORTED),
+    ],
+)
+def test_two_that_guess_are_not_alike(first: list[int], second: list[int], verdict: str) -> None:
+    evidence = Given(result("a", first), result("b", second))
+    (row,) = Compared("what", A, B, guess=0.5).rows(evidence)
+    assert row.verdict == verdict
 
 
 def test_several_seeds_are_compared_by_students_interval() -> None:

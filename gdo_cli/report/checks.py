@@ -16,6 +16,7 @@ from gdo_cli.results import RunResult
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 OPEN, UNMEASURED = "inconclusive", "not measured"
+NOT_LEARNT = "not learnt"
 # What counts as the same: 5 points of accuracy, 2 of BLEU. The paper calls ±2 points stable.
 MARGIN, BLEU_MARGIN = 0.05, 2.0
 NEAR_ZERO = 0.10
@@ -41,9 +42,10 @@ class Check(Protocol):
 
 def overall(verdicts: Iterable[str]) -> str:
     """A claim is supported if all that was measured supports it, and fails with any that does not."""
-    measured = [v for v in verdicts if v not in ("", UNMEASURED)]
+    made = [v for v in verdicts if v not in ("", UNMEASURED)]
+    measured = [v for v in made if v != NOT_LEARNT]
     if not measured:
-        return UNMEASURED
+        return NOT_LEARNT if made else UNMEASURED
     if NOT_SUPPORTED in measured:
         return NOT_SUPPORTED
     return OPEN if OPEN in measured else SUPPORTED
@@ -64,6 +66,8 @@ class Compared:
         rule: ``not worse`` (the second is worse by less than the margin: the whole interval lies above
             minus that), ``better`` (the whole interval lies above zero), or ``told`` (no verdict).
         margin: instead of MARGIN.
+        guess: the score that guessing reaches. Where neither run lies above it with its whole interval,
+            nothing was learnt that could be compared.
         seeds: made only where both have so many runs.
     """
 
@@ -73,6 +77,7 @@ class Compared:
     measure: str = SCORE
     rule: str = "not worse"
     margin: float | None = None
+    guess: float | None = None
     seeds: int = 1
 
     def rows(self, evidence: Evidence) -> Iterable[Row]:
@@ -90,6 +95,8 @@ class Compared:
         verdict = ""
         if self.rule != "told":
             verdict = above(found.interval, 0 if self.rule == "better" else -margin)
+        if self.guess is not None and not self._learnt(first, second):
+            verdict = NOT_LEARNT
         yield Row(
             self.what,
             verdict,
@@ -98,6 +105,10 @@ class Compared:
             shown(found.interval, digits, signed=True),
             found.over,
         )
+
+    def _learnt(self, *sides: list[RunResult]) -> bool:
+        scores = (_score(runs, measure_of(runs[0], self.measure))[0] for runs in sides)
+        return any(above(score, self.guess or 0.0) == SUPPORTED for score in scores)
 
 
 @dataclass(frozen=True)
@@ -113,12 +124,7 @@ class NearZero:
         if not runs:
             yield Row(self.what, UNMEASURED)
             return
-        if len(runs) > 1:
-            found = statistics.seed_mean([run.final[self.measure] for run in runs])
-            over = f"{len(runs)} seeds"
-        else:
-            items = items_of(runs[0], self.measure)
-            found, over = items.interval(), f"{len(items.values):,} items"
+        found, over = _score(runs, self.measure)
         yield Row(self.what, below(found, NEAR_ZERO), second=shown(found, 3), over=over)
 
 
@@ -152,6 +158,14 @@ def below(interval: Interval, bound: float) -> str:
     if interval.high < bound:
         return SUPPORTED
     return NOT_SUPPORTED if interval.low > bound else OPEN
+
+
+def _score(runs: list[RunResult], measure: str) -> tuple[Interval, str]:
+    """Over the seeds, where there are several, else over the items; and which of the two."""
+    if len(runs) > 1:
+        return statistics.seed_mean([run.final[measure] for run in runs]), f"{len(runs)} seeds"
+    items = items_of(runs[0], measure)
+    return items.interval(), f"{len(items.values):,} items"
 
 
 def shown(interval: Interval, digits: int, signed: bool = False) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
-from gdo_cli.report.checks import NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
+from gdo_cli.report.checks import NOT_LEARNT, NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
 from gdo_cli.report.claims import PAPER, Claim
 from gdo_cli.report.evidence import Evidence
 from gdo_cli.report.questions import QUESTIONS
@@ -19,6 +19,7 @@ WHY = {
     SUPPORTED: "every comparison that was made is on the claim's side of its margin, with its whole interval",
     NOT_SUPPORTED: "at least one comparison lies on the other side of its margin, with its whole interval",
     OPEN: "at least one interval lies across its margin: more items or seeds would decide",
+    NOT_LEARNT: "neither side learnt the task, so there is nothing to compare",
     UNMEASURED: "no run for it yet",
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gdo_cli.report.checks import Check, Compared, Spread
-from gdo_cli.report.claims import WINOGRANDE, Claim, both, on
+from gdo_cli.report.claims import TASKS, WINOGRANDE, Claim, both, on
 from gdo_cli.report.evidence import SCORE, Of
 
 
@@ -28,6 +28,14 @@ def _learnt_and_kept(what: str, first: Of, second: Of, seeds: int = 1) -> Iterat
     """Is the second as good at the task, and does it keep more?"""
     yield Compared(f"task score, {what}", first, second, seeds=seeds)
     yield Compared(f"WinoGrande generated, {what}", first, second, WINOGRANDE, "better", seeds=seeds)
+
+
+def _answer_form() -> Iterator[Check]:
+    for task in ("qasc", "mathqa_gain"):
+        letter, whole = (
+            Of("answer_form", {"task": task, "task.answer": form}) for form in ("letter", "text")
+        )
+        yield from both(f"{TASKS[task]}: letter → text", letter, whole, "told")
 
 
 def _layer_choice() -> Iterator[Check]:
@@ -125,6 +133,13 @@ def _format() -> Iterator[Check]:
 
 
 QUESTIONS = (
+    Claim(
+        "Which answers can be learnt?",
+        "The paper scores QASC and MathQA by exact match and does not say of what: the letter of the right "
+        "option, or its text. Full fine-tuning, 200 steps; guessing gets 0.125 of QASC and 0.2 of MathQA.",
+        tuple(_answer_form()),
+        ("answer_form",),
+    ),
     Claim(
         "Does growth add anything to training the MLPs in place?",
         "`mlp_only` trains the same matrices without growing them. With one seed, each at that of its "

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gdo_cli.errors import require_one_of
-from gdo_cli.schema import IF_SET
 from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, label, text
 
 LETTERS = ("a", "b", "c", "d", "e")
@@ -24,7 +23,7 @@ class MathQA(Task):
             does not say of which; MathQA's own label is the letter.
     """
 
-    answer: str = field(default="letter", metadata=IF_SET)
+    answer: str = "letter"
 
     def __post_init__(self) -> None:
         require_one_of("task.answer", self.answer, ANSWERS)
