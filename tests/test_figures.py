@@ -159,6 +159,18 @@ def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
     assert levels == [[0.25, 0.25], [0.5, 0.5]]
 
 
+def test_a_column_without_a_curve_stands_only_alone() -> None:
+    first, later = scores(0, 0.5, 0.25), scores(2, 0.75, 0.25)
+    untouched = run("frozen", [first], name={"model": "tiny", "task": "qasc", "method": "frozen"})
+    trained = run("sft", [first, later])
+    for runs, titles in (
+        ([untouched, trained], ["Science entailment (SciTail)"]),
+        ([untouched], ["Science Q&A (QASC)"]),
+    ):
+        axes = curves.draw(runs, {}).figure.axes
+        assert [ax.get_title() for ax in axes if ax.get_title()] == titles
+
+
 # ---------------------------------------------------------------------------------------------- rates
 
 

@@ -29,12 +29,15 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """One column per value of ``spec["columns"]``, one line per value of ``spec["lines"]``.
 
     A line is the mean over seeds; the band is the standard deviation over seeds where there are
-    several, else the standard error over items. What is measured once, as where nothing trains, is a level.
+    several, else the standard error over items. What is measured once, as where nothing trains, is a level; a
+    column that holds nothing else is left out beside others that do.
     ``spec["retention"]`` names the top metric.
     """
     retention = str(spec.get("retention", "winogrande/exact_match"))
     across, apart = str(spec.get("columns", "task")), str(spec.get("lines", "method"))
     columns = _in_order(runs, across)
+    curved = {v: members for v, members in columns.items() if any(len(r.evaluations) > 1 for r in members)}
+    columns = curved or columns
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(max(3.8, 2.7 * len(columns)), 5.0)
