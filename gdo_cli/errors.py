@@ -17,12 +17,17 @@ class RunFailed(Exception):
     """A run that started and could not end (loss not finite, growth not exact); exits with 1."""
 
 
-def suggest(word: str, allowed: Iterable[str]) -> str:
-    """``; did you mean …? choose from …``, the tail of every message about a wrong word."""
+def suggest(word: str, allowed: Iterable[str], lister: str = "") -> str:
+    """``did you mean …? choose from …``, the tail of every message about a wrong word.
+
+    Of what can be many, the command ``lister`` shows all; the message then names the nearest alone.
+    """
     words = sorted(allowed)
     near = get_close_matches(word, words, n=1, cutoff=0.5) if word else []
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose from: {', '.join(words)}" if words else "there is nothing to choose from"
+    if not words:
+        return "there is nothing to choose from"
+    return f"{hint}{lister} lists all {len(words)}" if lister else f"{hint}choose from: {', '.join(words)}"
 
 
 def brief(error: BaseException) -> str:

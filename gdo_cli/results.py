@@ -355,9 +355,8 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
     matches = [run for run in runs if reference in (run.title, str(run.path.relative_to(results_dir)))]
     matches = matches or [run for run in runs if reference in str(run.path.relative_to(results_dir))]
     if not matches:
-        raise UserError(
-            f"no finished run {reference!r} in {results_dir}; {suggest(reference, {r.title for r in runs})}"
-        )
+        hint = suggest(reference, {run.title for run in runs}, lister="gdo ls")
+        raise UserError(f"no finished run {reference!r} in {results_dir}; {hint}")
     return matches
 
 

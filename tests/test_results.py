@@ -343,7 +343,8 @@ def test_a_part_that_several_runs_share_is_refused_with_their_names(
 
 def test_a_name_that_no_run_has_is_refused_with_the_nearest(three: list[RunResult], tmp_path: Path) -> None:
     near = three[2].title.replace("qasc", "qsac")
-    with pytest.raises(UserError, match=f"no finished run '{near}' .* did you mean '{three[2].title}'"):
+    hint = rf"did you mean '{three[2].title}'\? gdo ls lists all 3$"
+    with pytest.raises(UserError, match=f"no finished run '{near}' .* {hint}"):
         find_run(near, tmp_path)
 
 
