@@ -159,6 +159,20 @@ def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
     assert levels == [[0.25, 0.25], [0.5, 0.5]]
 
 
+def test_a_line_looks_and_is_called_the_same_in_every_column() -> None:
+    lines = [scores(0, 0.5, 0.25), scores(2, 0.75, 0.25)]
+    qasc = {"model": "tiny", "task": "qasc", "method": "sft"}
+    config = {"method": {"layers": 1}}
+    runs = [run("sft", lines, config=config)] + [
+        run("sft", lines, name=qasc, config={"method": {"layers": layers}}) for layers in (6, 1)
+    ]
+    figure = curves.draw(runs, {"lines": "method.layers"}).figure
+    colors = [{line.get_label(): line.get_color() for line in ax.lines} for ax in figure.axes[:2]]
+    assert colors[0]["layers=1"] == colors[1]["layers=1"] != colors[1]["layers=6"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["layers=1", "layers=6"]
+
+
 def test_a_column_without_a_curve_stands_only_alone() -> None:
     first, later = scores(0, 0.5, 0.25), scores(2, 0.75, 0.25)
     untouched = run("frozen", [first], name={"model": "tiny", "task": "qasc", "method": "frozen"})

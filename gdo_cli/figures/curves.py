@@ -38,6 +38,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     columns = _in_order(runs, across)
     curved = {v: members for v, members in columns.items() if any(len(r.evaluations) > 1 for r in members)}
     columns = curved or columns
+    order = [str(value) for value in _in_order(runs, apart)]  # a line looks the same in every column
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(max(3.8, 2.7 * len(columns)), 5.0)
@@ -46,13 +47,17 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
             score = members[0].task_score
             lines = _in_order(members, apart)
             for row, metric in enumerate((retention, score)):
-                _panel(axes[row, column], lines, apart, metric, points, str(value))
+                _panel(axes[row, column], lines, (apart, order), metric, points, str(value))
             axes[0, column].set_title(named(across, value))
             axes[1, column].set_xlabel("training steps")
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        legend_above(figure, handles, labels)
+        shown = {
+            label: handle
+            for ax in axes[0]
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        legend_above(figure, list(shown.values()), list(shown))
         under(figure, sources(runs))
     return Drawing(figure, points)
 
@@ -69,16 +74,17 @@ def _in_order(runs: list[RunResult], key: str) -> dict[Any, list[RunResult]]:
 def _panel(
     ax: Axes,
     lines: dict[Any, list[RunResult]],
-    apart: str,
+    told: tuple[str, list[str]],
     metric: str,
     points: list[dict[str, Any]],
     column: str,
 ) -> None:
-    for index, (value, runs) in enumerate(lines.items()):
+    apart, order = told
+    for value, runs in lines.items():
         label = runs[0].label if apart == "method" else named(apart, value)
         series = over_seeds(runs, metric)
         if series:
-            _line(ax, series, label, line_style(str(value), index))
+            _line(ax, series, label, line_style(str(value), order.index(str(value))))
         points += [
             {"panel": column, "line": label, "metric": metric}
             | {"step": step, "value": value, "spread": spread, "seeds": n}
