@@ -154,6 +154,17 @@ def test_two_that_guess_are_not_alike(first: list[int], second: list[int], verdi
     assert row.verdict == verdict
 
 
+def test_the_commonest_answer_each_time_is_a_guess() -> None:
+    runs = result("a", right(80)), result("b", right(80))
+    (row,) = Compared("what", A, B, guess=0.5).rows(Given(*runs))
+    assert row.verdict == SUPPORTED
+    for run_ in runs:
+        for item in run_.predictions[:75]:
+            item["answer"] = "neutral"  # 0.71 to 0.87 is not above 0.75
+    (row,) = Compared("what", A, B, guess=0.5).rows(Given(*runs))
+    assert row.verdict == NOT_LEARNT
+
+
 def test_several_seeds_are_compared_by_students_interval() -> None:
     shares = {"a": [50, 60, 55], "b": [58, 63, 64]}
     runs = [result(m, right(n), seed=s) for m, ns in shares.items() for s, n in enumerate(ns)]

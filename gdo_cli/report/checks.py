@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
@@ -66,8 +67,8 @@ class Compared:
         rule: ``not worse`` (the second is worse by less than the margin: the whole interval lies above
             minus that), ``better`` (the whole interval lies above zero), or ``told`` (no verdict).
         margin: instead of MARGIN.
-        guess: the score that guessing reaches. Where neither run lies above it with its whole interval,
-            nothing was learnt that could be compared.
+        guess: the accuracy of any option at random. Where neither run lies above it, and above that of
+            the commonest answer, with its whole interval, nothing was learnt that could be compared.
         seeds: made only where both have so many runs.
     """
 
@@ -95,7 +96,7 @@ class Compared:
         verdict = ""
         if self.rule != "told":
             verdict = above(found.interval, 0 if self.rule == "better" else -margin)
-        if self.guess is not None and not self._learnt(first, second):
+        if self.guess is not None and not any(_learnt(runs, self.guess) for runs in (first, second)):
             verdict = NOT_LEARNT
         yield Row(
             self.what,
@@ -106,9 +107,12 @@ class Compared:
             found.over,
         )
 
-    def _learnt(self, *sides: list[RunResult]) -> bool:
-        scores = (_score(runs, measure_of(runs[0], self.measure))[0] for runs in sides)
-        return any(above(score, self.guess or 0.0) == SUPPORTED for score in scores)
+
+def _learnt(runs: list[RunResult], guess: float) -> bool:
+    """Whether the task score lies above any option at random and above the commonest answer."""
+    answers = Counter(row["answer"] for row in runs[0].predictions if row["part"] == "task/test")
+    commonest = max(answers.values()) / answers.total()
+    return above(_score(runs, runs[0].task_score)[0], max(guess, commonest)) == SUPPORTED
 
 
 @dataclass(frozen=True)
