@@ -138,9 +138,9 @@ def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None
 
 
 def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: Path) -> None:
-    scores = {"kind": "evaluation", "step": 0, "task/exact_match": 0.5, KEPT: 0.25}
+    first, later = scores(0, 0.5, 0.25), scores(2, 0.5, 0.25)
     settings = [{"train": train, "with_mlp": mlp} for train in ("all", "new") for mlp in (False, True)]
-    runs = [run("sft", [scores, scores | {"step": 2}], config={"method": own}) for own in settings]
+    runs = [run("sft", [first, later], config={"method": own}) for own in settings]
     drawing = curves.draw(runs, {"columns": "method.train", "lines": "method.with_mlp"})
     drawn(drawing, tmp_path)
     assert [ax.get_title() for ax in drawing.figure.axes[:2]] == ["train=all", "train=new"]
@@ -151,8 +151,8 @@ def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: 
 
 
 def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
-    scores = {"kind": "evaluation", "step": 0, "task/exact_match": 0.5, KEPT: 0.25}
-    drawing = curves.draw([run("frozen", [scores]), run("sft", [scores, scores | {"step": 2}])], {})
+    first, later = scores(0, 0.5, 0.25), scores(2, 0.5, 0.25)
+    drawing = curves.draw([run("frozen", [first]), run("sft", [first, later])], {})
     levels = [
         line.get_ydata() for ax in drawing.figure.axes for line in ax.lines if line.get_label() == "FROZEN"
     ]
