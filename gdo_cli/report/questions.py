@@ -136,9 +136,10 @@ QUESTIONS = (
     Claim(
         "Which answers can be learnt?",
         "The paper scores QASC and MathQA by exact match and does not say of what: the letter of the right "
-        "option, or its text. Full fine-tuning, 200 steps; guessing gets 0.125 of QASC and 0.2 of MathQA.",
+        "option, or its text. Full fine-tuning, 200 steps; guessing gets 0.125 of QASC and 0.2 of MathQA. "
+        "MathQA's text is tried at more than one rate.",
         tuple(_answer_form()),
-        ("answer_form",),
+        ("answer_form", "math_rates"),
     ),
     Claim(
         "Does growth add anything to training the MLPs in place?",
