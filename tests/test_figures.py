@@ -205,6 +205,12 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
     ]
 
 
+def test_rates_within_a_decade_are_written_at_the_axis() -> None:
+    runs = [run("sft", config={"method": {}, "train": {"lr": lr}}) for lr in (5e-5, 2e-5)]
+    ax = rates.draw(runs, {}).figure.axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2e-05", "5e-05"]
+
+
 # --------------------------------------------------------------------------------------------- layers
 
 UPDATES: list[dict[str, Any]] = [

@@ -52,7 +52,8 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
             for index, (key, members) in enumerate(by_method.items()):
                 _series(ax, key, index, members, (across, metric), points)
             _base(ax, runs, metric)
-            ax.set_xscale("log" if across == ["train.lr"] else "linear")
+            if across == ["train.lr"]:
+                _rates_across(ax, sorted({_place(run, across) for run in runs}))
             if set(across) <= {"method.alpha", "method.share"}:
                 ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))
             ax.set_xlabel("\n".join(SETTINGS.get(key, key) for key in across))
@@ -62,6 +63,13 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         legend_above(figure, handles, labels)
         under(figure, sources(runs))
     return Drawing(figure, points, _table(points, across, metrics))
+
+
+def _rates_across(ax: Axes, rates: list[float]) -> None:
+    ax.set_xscale("log")
+    if rates[-1] < 10 * rates[0]:  # less than a decade has no more than one label of its own
+        ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
+        ax.minorticks_off()
 
 
 def _place(run: RunResult, across: list[str]) -> float:
