@@ -227,8 +227,9 @@ def test_ranks_are_compared_layer_by_layer_over_the_stages() -> None:
         return result("sft", right(1), lines=[*lines, {"kind": "evaluation", "step": 3, EXACT: 0}], name=name)
 
     evidence = Given(ranks("easy", [10, 20, 30]), ranks("hard", [15, 25, 35]))
-    (row,) = Ranks("x", "easy", "hard").rows(evidence)
-    assert (row.first, row.second) == ("40 (easy)", "50 (hard)")
+    easy, hard = (Of("x", {"task": task}) for task in ("easy", "hard"))
+    (row,) = Ranks("easy → hard", easy, hard).rows(evidence)
+    assert (row.what, row.first, row.second) == ("easy → hard", "40", "50")
     assert row.difference.startswith("+10")
     assert (row.over, row.verdict) == ("3 layers", SUPPORTED)
 
@@ -287,8 +288,6 @@ def picks(claims: tuple[Claim, ...]) -> list[Of]:
         for check in claim.checks
         for f in fields(check)  # type: ignore[arg-type]
     ]
-    ranks = [c for claim in claims for c in claim.checks if isinstance(c, Ranks)]
-    found += [Of(r.experiment, {"task": task}) for r in ranks for task in (r.first, r.second)]
     return [value for value in found if isinstance(value, Of)]
 
 

@@ -216,31 +216,27 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Effective rank of the change of up, layer by layer, of one task against another, over all stages."""
+    """Effective rank of the change of up, layer by layer, of two runs, over all stages."""
 
-    experiment: str
-    first: str
-    second: str
+    what: str
+    first: Of
+    second: Of
 
     def rows(self, evidence: Evidence) -> Iterable[Row]:
-        what = f"effective rank of up's change, {self.second} against {self.first}, mean over stages"
-        found = [self._by_layer(evidence, task) for task in (self.first, self.second)]
+        found = [self._by_layer(evidence, of) for of in (self.first, self.second)]
         if not all(found):
-            yield Row(what, UNMEASURED)
+            yield Row(self.what, UNMEASURED)
             return
         layers = sorted(found[0])
         changes = [found[1][n] - found[0][n] for n in layers]
         interval = statistics.average(changes, [1.0] * len(changes))
-        first, second = (
-            f"{mean(by_layer.values()):.0f} ({task})"
-            for by_layer, task in zip(found, (self.first, self.second), strict=True)
-        )
+        first, second = (f"{mean(by_layer.values()):.0f}" for by_layer in found)
         over = f"{len(layers)} layers"
-        yield Row(what, above(interval, 0), first, second, shown(interval, 0, signed=True), over)
+        yield Row(self.what, above(interval, 0), first, second, shown(interval, 0, signed=True), over)
 
-    def _by_layer(self, evidence: Evidence, task: str) -> dict[int, float]:
+    def _by_layer(self, evidence: Evidence, of: Of) -> dict[int, float]:
         values: dict[int, list[float]] = {}
-        for run in evidence.runs(Of(self.experiment, {"task": task})):
+        for run in evidence.runs(of):
             for line in run.metrics:
                 if line["kind"] == "rank" and line["of"] == "weights" and line["module"] == "up_proj":
                     values.setdefault(int(line["layer"]), []).append(float(line["effective_rank"]))
