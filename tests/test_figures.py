@@ -14,6 +14,7 @@ from gdo_cli.analysis import frontier as curve
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing, cost, curves, frontier, layers, ranks, rates
+from gdo_cli.figures.style import sources
 from gdo_cli.plot import save
 from gdo_cli.results import RunResult
 
@@ -47,6 +48,20 @@ def drawn(drawing: Drawing, folder: Path) -> list[dict[str, Any]]:
     """The points of a figure that can be saved."""
     assert all(file.stat().st_size > 0 for file in save(drawing, folder / "figure"))
     return drawing.points
+
+
+def test_each_models_weights_are_told_in_their_own_format() -> None:
+    def of(model: str, **source: str) -> RunResult:
+        config = {"method": {}, "model": source}
+        name = {"model": model, "task": "scitail", "method": "sft"}
+        return run("sft", name=name, config=config, weights={"quantisation": "GGUF"} if source else {})
+
+    packaged = of("a", package="a_q4_k_m_gguf")
+    chosen = of("b", package="many_q8_0", file="B-135M.Q4_1.gguf")
+    unnamed = of("c", package="c_weights")
+    line = sources([packaged, chosen, unnamed, of("d")])
+    told = "a (Q4_K_M weights, dequantised), b (Q4_1 weights, dequantised), c (GGUF weights, dequantised), d"
+    assert line.startswith(f"{told} · ")
 
 
 # ---------------------------------------------------------------------------------------- frontiers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
@@ -124,16 +125,25 @@ def has(run: RunResult, key: str) -> bool:
 def sources(runs: Iterable[RunResult]) -> str:
     """What a figure rests on: model, data, seeds, hardware; for the line under it."""
     runs = list(runs)
-    models = sorted({run.name["model"] for run in runs})
+    models = sorted({_model(run) for run in runs})
     data = sorted({str(run.record["data"]["source"]) for run in runs})
     seeds = sorted({run.seed for run in runs})
     machines = sorted({str(r.record["machine"]["gpu"] or r.record["machine"]["cpu"]) for r in runs})
     shown = "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data"
-    quantised = any("quantisation" in run.record["weights"] for run in runs)
     return (
-        f"{', '.join(models)}{' (Q4_K_M weights, dequantised)' if quantised else ''} · {shown} · "
+        f"{', '.join(models)} · {shown} · "
         f"seed{_s(seeds)} {', '.join(map(str, seeds))} · {len(runs)} run{_s(runs)} on {', '.join(machines)}"
     )
+
+
+def _model(run: RunResult) -> str:
+    """Its name, with the format of quantised weights, which GGUF files and packages carry in theirs."""
+    name = str(run.name["model"])
+    if "quantisation" not in run.record["weights"]:
+        return name
+    model = run.record["config"]["model"]
+    found = re.search(r"q\d_(k_[sml]|\d)", model.get("file") or model["package"], re.IGNORECASE)
+    return f"{name} ({found[0].upper() if found else 'GGUF'} weights, dequantised)"
 
 
 def _s(items: Sized) -> str:

@@ -94,7 +94,7 @@ def _more_layers() -> Iterator[Check]:
 
 def _ranks() -> Iterator[Check]:
     for task in ("scitail", "multi30k"):
-        what = f"{TASKS[task]} → MathQA: effective rank of up's change, mean over stages"
+        what = f"{TASKS[task]} → {TASKS['mathqa_gain']}: effective rank of up's change, mean over stages"
         yield Ranks(what, *(Of("fig5", {"task": name}) for name in (task, "mathqa_gain")))
 
 
