@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.rates import PROBES
-from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, under
+from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, text_width, under
 from gdo_cli.results import RunResult, distinct_names
 
 
@@ -29,12 +29,13 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     names = distinct_names([members[0] for members in groups.values()])
     order = sorted(groups, key=lambda key: _mean(groups[key], score))
     with rc_context(RC):
-        figure = new_figure(2.2 * len(metrics) + 1.8, 0.23 * len(order) + 1.0)
+        figure = new_figure(2.2 * len(metrics) + text_width(names.values()), 0.23 * len(order) + 1.0)
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
             _panel(ax, [groups[key] for key in order], metric, spec.get("marked", ()))
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
         axes[0].set_yticks(range(len(order)), [names[key] for key in order])
+        axes[0].set_ylim(-0.5, len(order) - 0.5)
         under(figure, sources(runs))
     best_first = [groups[key] for key in reversed(order)]
     points = [_point(names[members[0].id], members, metrics) for members in best_first]

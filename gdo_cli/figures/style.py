@@ -152,9 +152,14 @@ def _s(items: Sized) -> str:
 
 def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """One legend for all panels, in as many columns as its longest label leaves room for."""
-    widest = 0.6 + 0.075 * max(map(len, labels), default=0)  # inches: the line, and a letter
+    widest = 0.6 + text_width(labels)  # with the line before it
     columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
+def text_width(labels: Iterable[str]) -> float:
+    """About how wide the longest of them is, in inches."""
+    return 0.075 * max(map(len, labels), default=0)
 
 
 def under(figure: Figure, text: str) -> None:
