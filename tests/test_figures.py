@@ -13,7 +13,7 @@ import pytest
 from gdo_cli.analysis import frontier as curve
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
-from gdo_cli.figures import Drawing, cost, curves, frontier, layers, ranks, rates
+from gdo_cli.figures import Drawing, cost, curves, frontier, layers, methods, ranks, rates
 from gdo_cli.figures.style import sources
 from gdo_cli.plot import save
 from gdo_cli.results import RunResult
@@ -62,6 +62,22 @@ def test_each_models_weights_are_told_in_their_own_format() -> None:
     line = sources([packaged, chosen, unnamed, of("d")])
     told = "a (Q4_K_M weights, dequantised), b (Q4_1 weights, dequantised), c (GGUF weights, dequantised), d"
     assert line.startswith(f"{told} · ")
+
+
+@pytest.mark.parametrize("setting", ["a", "a_setting_of_a_very_long_name_that_needs_much_room"])
+def test_the_names_of_methods_leave_room_for_the_panels_titles(setting: str) -> None:
+    parameters = {"added": 0, "trainable": 2_000_000, "trainable_share": 0.5}
+    scores = {"task/exact_match": 0.5, KEPT: 0.25, "perplexity/loss": 4.0}
+    runs = []
+    for value in ("x", "y"):
+        config = {"method": {setting: value}, "train": {"lr": 1e-3}}
+        runs.append(run("sft", id=value, config=config, final=scores, parameters=parameters))
+    figure = methods.draw(runs, {}).figure
+    figure.draw_without_rendering()
+    titles = [ax.title.get_window_extent() for ax in figure.axes]
+    assert len(titles) == 3
+    assert titles[-1].x1 <= figure.bbox.x1
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
 
 
 # ---------------------------------------------------------------------------------------- frontiers
