@@ -42,7 +42,7 @@ from gdo_cli.report.checks import (
 from gdo_cli.report.claims import PAPER, Claim
 from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
-from gdo_cli.report.page import Figures, anchor, judge
+from gdo_cli.report.page import Figures, anchor, judge, other_seeds
 from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult, find_run
 from gdo_cli.schema import RunConfig, identity
@@ -345,6 +345,16 @@ def test_a_verdict_stands_with_its_numbers() -> None:
     (judged,) = judge([claim], Given(result("a", right(60)), result("b", right(20))))
     assert judged.verdict == NOT_SUPPORTED
     assert "−0.400" in judged.rows[0].difference
+
+
+def test_the_page_says_what_another_seed_would_change() -> None:
+    several = [result(name, right(n), seed=seed) for name in "ab" for seed, n in enumerate((60, 64, 62))]
+    assert other_seeds(Given(result("a", right(60)), result("b", right(50)))) == []
+    (text,) = other_seeds(Given(*several, result("c", right(0))))
+    # The variance is 0.0004 in both; t of 4 degrees of freedom is 2.776, times √2 and 0.02.
+    assert "0.020 in the task score and 0.020 in WinoGrande" in text
+    assert "2 methods" in text
+    assert "lie 0.079 or more apart in the first, and 0.079 in the second" in text
 
 
 def test_a_figure_is_shown_once(tmp_path: Path) -> None:

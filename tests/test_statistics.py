@@ -114,6 +114,19 @@ def test_the_mean_over_three_seeds_has_students_interval() -> None:
     assert statistics.seed_mean([0.5, 0.5]) == statistics.Interval(0.5, 0.5, 0.5)
 
 
+def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_says() -> None:
+    random = np.random.default_rng(0)
+    further = []
+    for _ in range(4000):
+        groups = [random.normal(centre, 0.3, size=n) for centre, n in ((0.2, 3), (0.9, 3), (0.5, 2))]
+        one, other = random.normal(0.4, 0.3, size=2)
+        found = statistics.seed_spread([list(group) for group in groups])
+        residuals = np.concatenate([group - group.mean() for group in groups])
+        assert found.deviation == pytest.approx(np.sqrt((residuals**2).sum() / 5))
+        further.append(abs(one - other) > found.apart)
+    assert np.mean(further) == pytest.approx(0.05, abs=0.01)  # three standard errors of the share
+
+
 def p_at_two_degrees(t: float) -> float:
     """Two-sided p-value of Student's t at two degrees of freedom, in closed form."""
     return 1 - abs(t) / math.sqrt(2 + t**2)

@@ -162,6 +162,30 @@ def seed_change(first: dict[int, float], second: dict[int, float]) -> Interval:
     return seed_mean([second[seed] - first[seed] for seed in first])
 
 
+@dataclass(frozen=True)
+class SeedSpread:
+    """How far runs of one configuration lie apart.
+
+    Attributes:
+        deviation: standard deviation of one run.
+        apart: two runs differ by this or more one time in twenty.
+    """
+
+    deviation: float
+    apart: float
+
+
+def seed_spread(groups: Sequence[Values]) -> SeedSpread:
+    """Of scores by configuration, each of two seeds or more: √(Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1)), pooled.
+
+    As the deviation is an estimate itself, Student's t with Σ (nᵢ − 1) degrees says how far is far.
+    """
+    freedom = sum(len(scores) - 1 for scores in groups)
+    squares = sum((len(scores) - 1) * float(np.var(scores, ddof=1)) for scores in groups)
+    deviation = (squares / freedom) ** 0.5
+    return SeedSpread(deviation, deviation * 2**0.5 * float(stats.t.ppf((1 + LEVEL) / 2, freedom)))
+
+
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Paired | None:
     """Student's paired test over the same seeds, Welch's over different ones.
 

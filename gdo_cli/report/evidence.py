@@ -62,10 +62,15 @@ class Evidence:
             for run in self.experiment(of.experiment)[0]
             if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
         ]
-        by_id: dict[str, list[RunResult]] = {}
-        for run in found:
-            by_id.setdefault(run.id, []).append(run)
-        return max(by_id.values(), key=lambda seeds: mean(map(validation_score, seeds)), default=[])
+        return max(by_id(found), key=lambda seeds: mean(map(validation_score, seeds)), default=[])
+
+
+def by_id(runs: list[RunResult]) -> list[list[RunResult]]:
+    """Runs that differ in their seed alone, together."""
+    found: dict[str, list[RunResult]] = {}
+    for run in runs:
+        found.setdefault(run.id, []).append(run)
+    return list(found.values())
 
 
 def validation_score(run: RunResult) -> float:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdo_cli.analysis import statistics
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import NOT_LEARNT, NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
-from gdo_cli.report.claims import PAPER, Claim
-from gdo_cli.report.evidence import Evidence
+from gdo_cli.report.claims import PAPER, TASKS, WINOGRANDE, Claim
+from gdo_cli.report.evidence import SCORE, Evidence, by_id, measure_of
 from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult, find_runs
 
@@ -64,6 +65,7 @@ def markdown(evidence: Evidence) -> str:
             ("claim", "verdict", "comparisons made"),
             [(f"[{j.claim.title}](#{anchor(j.claim.title)})", f"**{j.shown}**", _made(j)) for j in claims],
         ),
+        *other_seeds(evidence),
         *(_section(j, figures, paper=True) for j in claims),
         "## What the paper does not say",
         *(_section(j, figures, paper=False) for j in questions),
@@ -82,6 +84,26 @@ def _introduction(runs: Sequence[RunResult]) -> str:
         "experiment or, where that has several, at the one with the best score on validation items, mean of "
         "the last three evaluations."
     )
+
+
+def other_seeds(evidence: Evidence) -> list[str]:
+    """How far to trust a comparison of single runs; nothing before a configuration has several seeds."""
+    runs = evidence.experiment("seeds")[0]
+    several = [seeds for seeds in by_id(runs) if len(seeds) > 1]
+    if not several:
+        return []
+    score, kept = (
+        statistics.seed_spread([[run.final[measure_of(run, measure)] for run in seeds] for seeds in several])
+        for measure in (SCORE, WINOGRANDE)
+    )
+    return [
+        "A comparison over items has one run on each side, and its interval says nothing of other seeds. "
+        f"From seed to seed, on {TASKS[runs[0].name['task']]} and pooled over the {len(several)} methods of "
+        f"`seeds`, a run's standard deviation is {score.deviation:.3f} in the task score and "
+        f"{kept.deviation:.3f} in WinoGrande's generated answers. By that, two runs of one method lie "
+        f"{score.apart:.3f} or more apart in the first, and {kept.apart:.3f} in the second, one time in "
+        "twenty: a verdict that hangs on less hangs on the seed."
+    ]
 
 
 def _made(judged: Judged) -> str:
