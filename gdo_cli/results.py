@@ -21,7 +21,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -358,6 +358,14 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
         hint = suggest(reference, {run.title for run in runs}, lister="gdo ls")
         raise UserError(f"no finished run {reference!r} in {results_dir}; {hint}")
     return matches
+
+
+def by_id(runs: Iterable[RunResult]) -> dict[str, list[RunResult]]:
+    """Runs that differ in their seed alone, together."""
+    found: dict[str, list[RunResult]] = {}
+    for run in runs:
+        found.setdefault(run.id, []).append(run)
+    return found
 
 
 def distinct_names(runs: list[RunResult]) -> dict[str, str]:

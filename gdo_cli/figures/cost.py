@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, under
-from gdo_cli.results import RunResult, distinct_names
+from gdo_cli.results import RunResult, by_id, distinct_names
 
 COSTS = {
     "trained": "parameters trained (millions)",
@@ -32,10 +32,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     hollow. The methods in ``spec["marked"]`` have a colour of their own. Runs that train nothing are left
     out.
     """
-    groups: dict[str, list[RunResult]] = {}
-    for run in runs:
-        if run.record["steps"]:
-            groups.setdefault(run.id, []).append(run)
+    groups = by_id(run for run in runs if run.record["steps"])
     if not groups:
         raise UserError("none of the runs trains anything, so there is no cost to draw")
     score = next(iter(groups.values()))[0].task_score

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.rates import PROBES
 from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, text_width, under
-from gdo_cli.results import RunResult, distinct_names
+from gdo_cli.results import RunResult, by_id, distinct_names
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
@@ -21,9 +21,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     Bars are standard errors over items; the dotted line is the untouched model. The methods named in
     ``spec["marked"]`` have a colour of their own.
     """
-    groups: dict[str, list[RunResult]] = {}
-    for run in runs:
-        groups.setdefault(run.id, []).append(run)
+    groups = by_id(runs)
     score = runs[0].task_score
     metrics = [score, *(m for m in PROBES if m in runs[0].final)]
     names = distinct_names([members[0] for members in groups.values()])

@@ -12,7 +12,7 @@ from gdo_cli.analysis.statistics import Interval
 from gdo_cli.compare import items_of
 from gdo_cli.figures.style import field
 from gdo_cli.finished import finished
-from gdo_cli.results import RunResult
+from gdo_cli.results import RunResult, by_id
 from gdo_cli.schema import RunConfig
 
 SCORE = "score"  # stands for the task's own measure
@@ -62,15 +62,7 @@ class Evidence:
             for run in self.experiment(of.experiment)[0]
             if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
         ]
-        return max(by_id(found), key=lambda seeds: mean(map(validation_score, seeds)), default=[])
-
-
-def by_id(runs: list[RunResult]) -> list[list[RunResult]]:
-    """Runs that differ in their seed alone, together."""
-    found: dict[str, list[RunResult]] = {}
-    for run in runs:
-        found.setdefault(run.id, []).append(run)
-    return list(found.values())
+        return max(by_id(found).values(), key=lambda seeds: mean(map(validation_score, seeds)), default=[])
 
 
 def validation_score(run: RunResult) -> float:

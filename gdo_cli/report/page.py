@@ -11,9 +11,9 @@ from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import NOT_LEARNT, NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
 from gdo_cli.report.claims import PAPER, TASKS, WINOGRANDE, Claim
-from gdo_cli.report.evidence import SCORE, Evidence, by_id, measure_of
+from gdo_cli.report.evidence import SCORE, Evidence, measure_of
 from gdo_cli.report.questions import QUESTIONS
-from gdo_cli.results import RunResult, find_runs
+from gdo_cli.results import RunResult, by_id, find_runs
 
 HEADING = ("comparison", "before the arrow", "after it", "difference [95 %]", "over", "verdict")
 WHY = {
@@ -89,7 +89,7 @@ def _introduction(runs: Sequence[RunResult]) -> str:
 def other_seeds(evidence: Evidence) -> list[str]:
     """How far to trust a comparison of single runs; nothing before a configuration has several seeds."""
     runs = evidence.experiment("seeds")[0]
-    several = [seeds for seeds in by_id(runs) if len(seeds) > 1]
+    several = [seeds for seeds in by_id(runs).values() if len(seeds) > 1]
     if not several:
         return []
     score, kept = (
