@@ -54,7 +54,7 @@ def sweep(
     Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze 'seed=range(3)'[/b], or an experiment that
     brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs. Hydra's
     launchers run several at a time: [b]hydra/launcher=joblib hydra.launcher.n_jobs=2[/b], submitit_local,
-    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best task score.
+    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best score on validation items.
     """
     with messages():
         from gdo_cli.grid import load_sweep

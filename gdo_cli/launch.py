@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         words: its overrides.
-        score: of the task, where the run is finished.
+        score: what a search goes by (:attr:`RunResult.validation_score`), where the run is finished.
         busy: another process works on the run.
         error: why it failed.
     """

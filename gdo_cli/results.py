@@ -26,17 +26,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
 
-from gdo_cli.errors import UserError, suggest
+from gdo_cli.errors import UserError, require, suggest
 from gdo_cli.schema import RunConfig, identity
 
 WEIGHTS = ("adapter", "trained")
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.safetensors"
 TASK_SCORES = ("task/exact_match", "task/bleu")
+LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
 
 class Record(dict[str, Any]):
@@ -98,6 +100,23 @@ class RunResult:
     def evaluations(self) -> list[dict[str, Any]]:
         """Evaluations during training, step 0 first."""
         return [line for line in self.metrics if line["kind"] == "evaluation"]
+
+    @property
+    def validation_score(self) -> float:
+        """What settings are chosen by, the higher the better: the task's score on validation items (or minus
+        its loss), mean of the last three evaluations.
+
+        At a constant rate a single one goes up and down by more than rates differ. The untrained model's
+        counts only where nothing was trained.
+
+        Raises:
+            UserError: metrics.jsonl holds no evaluation.
+        """
+        trained = [line for line in self.evaluations if line["step"]] or self.evaluations
+        file = self.path / "metrics.jsonl"
+        require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
+        sign = -1 if self.task_score.endswith("loss") else 1
+        return sign * mean(float(line[self.task_score]) for line in trained[-LATE:])
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:

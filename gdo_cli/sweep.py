@@ -80,14 +80,11 @@ class Job:
     def outcome(self, words: list[str]) -> Outcome:
         config = self.planned.get(tuple(words))
         if config is not None:
-            result = run(config)
-        else:
-            config = load_run(words, self.config_dir)
-            result = _patiently(replace_data(config, self.sources.get(config.data, resolve(config.data))))
-        score = result.final.get(result.task_score)
-        if score is not None and result.task_score.endswith("loss"):
-            score = -score
-        return Outcome(words, score=score)
+            run(config)
+            return Outcome(words)
+        config = load_run(words, self.config_dir)
+        result = _patiently(replace_data(config, self.sources.get(config.data, resolve(config.data))))
+        return Outcome(words, score=result.validation_score)
 
 
 def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -> bool:

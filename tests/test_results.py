@@ -176,6 +176,31 @@ def test_a_result_tells_what_it_is(tmp_path: Path) -> None:
     assert [line["step"] for line in run.evaluations] == [0]
 
 
+@pytest.mark.parametrize(
+    ("of_steps", "expected"),
+    [
+        ([1.0], 1.0),  # nothing was trained
+        ([1.0, 0.25, 0.75], 0.5),
+        ([0.0, 1.0, 0.25, 0.25, 0.25], 0.25),
+    ],
+)
+@pytest.mark.parametrize(("name", "sign"), [("exact_match", 1), ("bleu", 1), ("loss", -1)])
+def test_settings_are_chosen_by_the_last_three_evaluations_of_the_training(
+    folder: RunFolder, of_steps: list[float], expected: float, name: str, sign: int
+) -> None:
+    for step, score in enumerate(of_steps):
+        folder.log({"kind": "evaluation", "step": step, f"task/{name}": score, "task/loss": score})
+        folder.log({"kind": "train", "step": step, "loss": 9.0})
+    run = folder.seal(record(folder.config) | {"final": {f"task/{name}": 7.0, "task/loss": 7.0}})
+    assert run.validation_score == sign * expected
+
+
+def test_a_result_without_evaluations_says_so(folder: RunFolder) -> None:
+    run = folder.seal(record(folder.config))
+    with pytest.raises(UserError, match=r"metrics.jsonl: holds no evaluation; run it again: gdo"):
+        _ = run.validation_score
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_result_knows_where_its_weights_are(tmp_path: Path, name: str) -> None:
     run = finish(tmp_path)

@@ -16,7 +16,6 @@ from gdo_cli.results import RunResult, by_id
 from gdo_cli.schema import RunConfig
 
 SCORE = "score"  # stands for the task's own measure
-LATE = 3  # evaluations by whose mean a rate is chosen (results/PROTOCOL.md)
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,11 @@ class Evidence:
             for run in self.experiment(of.experiment)[0]
             if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
         ]
-        return max(by_id(found).values(), key=lambda seeds: mean(map(validation_score, seeds)), default=[])
+        return max(by_id(found).values(), key=_validation_score, default=[])
 
 
-def validation_score(run: RunResult) -> float:
-    """The task's score on validation items, mean of the last three evaluations: at a constant rate one of
-    them goes up and down by more than rates differ."""
-    return mean(float(scores[run.task_score]) for scores in run.evaluations[-LATE:])
+def _validation_score(seeds: list[RunResult]) -> float:
+    return mean(run.validation_score for run in seeds)
 
 
 def measure_of(run: RunResult, measure: str) -> str:
