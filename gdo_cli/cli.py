@@ -25,8 +25,9 @@ app.add_typer(analyze)
 def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Force = False) -> None:
     """Fine-tune one model on one task with one method, measuring retention along the way.
 
-    Groups: model, task, method, data, train, probe, experiment ([b]gdo options[/b] lists them). A
-    finished run is not repeated; one that was interrupted goes on from its last checkpoint.
+    Groups: model, task, method, data, train, probe, experiment; [b]gdo options[/b]
+    lists what each has. A finished run is not repeated; one that was interrupted
+    goes on from its last checkpoint.
     """
     with messages():
         from gdo_cli.config import load_run
@@ -51,10 +52,12 @@ def sweep(
 ) -> None:
     """Train every point of a grid; what is done already is not repeated, so this also resumes a sweep.
 
-    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze 'seed=range(3)'[/b], or an experiment that
-    brings its own: [b]gdo sweep experiment=fig2[/b]. All points are checked before the first runs. Hydra's
-    launchers run several at a time: [b]hydra/launcher=joblib hydra.launcher.n_jobs=2[/b], submitit_local,
-    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best score on validation items.
+    Sweeps are Hydra's: [b]gdo sweep method=sft,g_freeze 'seed=range(3)'[/b], or an
+    experiment that brings its own: [b]gdo sweep experiment=fig2[/b]. All points are
+    checked before the first runs. Hydra's launchers run several at a time:
+    [b]hydra/launcher=joblib hydra.launcher.n_jobs=2[/b], submitit_local,
+    submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best score on
+    validation items.
     """
     with messages():
         from gdo_cli.grid import load_sweep

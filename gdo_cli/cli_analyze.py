@@ -54,9 +54,10 @@ def fv(
 ) -> None:
     """How much of the base model's function vector for the task is left (paper, Table 1).
 
-    The attention heads that carry the task in few-shot prompts, by their indirect effect: how many of
-    the base's are still among them, and the cosine of the vectors that they add up to. Beside it the
-    ceiling (the base on other prompts) and the floor (heads drawn at random).
+    The attention heads that carry the task in few-shot prompts, by their indirect
+    effect: how many of the base's are still among them, and the cosine of the
+    vectors that they add up to. Beside it the ceiling (the base on other prompts)
+    and the floor (heads drawn at random).
     """
     with messages():
         from gdo_cli.analysis.fv import Options, analyse
@@ -79,9 +80,10 @@ def drift(
 ) -> None:
     """How far the run has moved from its base: layer by layer, in its predictions, in its format.
 
-    Hidden states on prompts of the probes and of the task (linear CKA, cosine); KL to the base on the
-    task's prompts and on general text; WinoGrande generated with few and more solved examples, and with
-    the two options given, which tells lost format from lost knowledge.
+    Hidden states on prompts of the probes and of the task (linear CKA, cosine);
+    KL to the base on the task's prompts and on general text; WinoGrande generated
+    with few and more solved examples, and with the two options given, which tells
+    lost format from lost knowledge.
     """
     with messages():
         from gdo_cli.analysis.drift import Options, analyse
@@ -107,8 +109,8 @@ def steer(
 ) -> None:
     """What the function vectors of [b]gdo analyze fv[/b] do when they are added to zero-shot prompts.
 
-    Added at the last token to the residual stream behind a layer, in the run and in its base; as a
-    control, a random vector of the same length.
+    Added at the last token to the residual stream behind a layer, in the run and
+    in its base; as a control, a random vector of the same length.
     """
     with messages():
         from gdo_cli.analysis.steer import Options, analyse

@@ -5,15 +5,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import getdoc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from rich.text import Text
 from typer.testing import CliRunner
 
 from gdo_cli.cli import app
+from gdo_cli.cli_analyze import analyze
 from gdo_cli.config import GROUPS
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.results import RunResult
@@ -352,6 +355,15 @@ def test_every_command_has_help_that_says_what_it_does(gdo: Invoke, command: str
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"gdo {command}" in result.stdout.replace("root ", "gdo ")
     assert len(result.stdout) > 200
+
+
+def test_help_fits_a_terminal_of_80_columns() -> None:
+    """Behind a docstring's first paragraph its line breaks are kept, so longer lines would be torn twice."""
+    commands = [*app.registered_commands, *analyze.registered_commands]
+    texts = [Text.from_markup(getdoc(command.callback) or "").plain for command in commands]
+    lines = [line for text in texts for line in text.partition("\n\n")[2].splitlines()]
+    assert len(lines) > 10
+    assert [line for line in lines if len(line) > 78] == []
 
 
 def test_help_lists_every_command(gdo: Invoke) -> None:
