@@ -379,6 +379,12 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
     return matches
 
 
+def all_seeds(run: RunResult) -> list[RunResult]:
+    """The run and then all finished ones that differ from it in their seed alone."""
+    files = sorted(run.path.parent.glob("seed*/result.json"))
+    return [run, *(read_run(file.parent) for file in files if file.parent.name != run.path.name)]
+
+
 def by_id(runs: Iterable[RunResult]) -> dict[str, list[RunResult]]:
     """Runs that differ in their seed alone, together."""
     found: dict[str, list[RunResult]] = {}

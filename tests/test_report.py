@@ -27,10 +27,12 @@ from gdo_cli.report.checks import (
     NOT_LEARNT,
     NOT_SUPPORTED,
     OPEN,
+    SEEDS_OPEN,
     SUPPORTED,
     UNMEASURED,
     Compared,
     Counted,
+    Guess,
     NearZero,
     Ranks,
     Spread,
@@ -111,6 +113,8 @@ def test_a_whole_interval_decides_or_nothing_does(interval: Interval, above_0: s
         ([SUPPORTED, NOT_LEARNT], SUPPORTED),
         ([UNMEASURED, NOT_LEARNT], NOT_LEARNT),
         ([SUPPORTED, OPEN], OPEN),
+        ([SUPPORTED, SEEDS_OPEN], OPEN),
+        ([SEEDS_OPEN, NOT_SUPPORTED], NOT_SUPPORTED),
         ([SUPPORTED, OPEN, NOT_SUPPORTED], NOT_SUPPORTED),
     ],
 )
@@ -150,18 +154,18 @@ def test_two_runs_are_compared_on_the_same_items(second: list[int], rule: str, v
 )
 def test_two_that_guess_are_not_alike(first: list[int], second: list[int], verdict: str) -> None:
     evidence = Given(result("a", first), result("b", second))
-    (row,) = Compared("what", A, B, guess=0.5).rows(evidence)
+    (row,) = Compared("what", A, B, guess=Guess(0.5)).rows(evidence)
     assert row.verdict == verdict
 
 
 def test_the_commonest_answer_each_time_is_a_guess() -> None:
     runs = result("a", right(80)), result("b", right(80))
-    (row,) = Compared("what", A, B, guess=0.5).rows(Given(*runs))
+    (row,) = Compared("what", A, B, guess=Guess(0.5)).rows(Given(*runs))
     assert row.verdict == SUPPORTED
     for run_ in runs:
         for item in run_.predictions[:75]:
             item["answer"] = "neutral"  # 0.71 to 0.87 is not above 0.75
-    (row,) = Compared("what", A, B, guess=0.5).rows(Given(*runs))
+    (row,) = Compared("what", A, B, guess=Guess(0.5)).rows(Given(*runs))
     assert row.verdict == NOT_LEARNT
 
 
@@ -173,6 +177,100 @@ def test_several_seeds_are_compared_by_students_interval() -> None:
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     assert row.difference == f"+{(ours - theirs).mean():.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
     assert row.over == "3 seeds"
+
+
+def test_the_best_place_for_the_answer_is_a_guess() -> None:
+    """On the same items, 75 of 100 right answers are option c, whatever its text."""
+    letters = result("letters", right(0))
+    for item in letters.predictions[:75]:
+        item["answer"] = "c"
+    guess = Guess(0.5, Of("x", {"method": "letters"}))
+    pair = result("a", right(80)), result("b", right(80))
+    check = Compared("what", A, B, guess=guess)
+    assert [row.verdict for row in check.rows(Given(*pair, letters))] == [NOT_LEARNT]
+    assert [row.verdict for row in check.rows(Given(*pair))] == [SUPPORTED]  # nothing is known of places
+    letters.record["data"]["test"] = {"sha256": "other items"}
+    assert [row.verdict for row in check.rows(Given(*pair, letters))] == [SUPPORTED]
+
+
+class Seeds(Given):
+    """Beside the runs given, `seeds`: three of one configuration with these shares of 100 items."""
+
+    def __init__(self, shares: tuple[int, ...], *runs: RunResult) -> None:
+        super().__init__(*runs)
+        self._seeds = [result("s", right(n), seed=seed, id="s") for seed, n in enumerate(shares)]
+
+    def experiment(self, name: str) -> tuple[list[RunResult], list[RunConfig]]:
+        return (self._seeds, []) if name == "seeds" else super().experiment(name)
+
+
+# Half of Student's interval at two degrees of freedom, for seeds that lie 0.02 apart: 0.0861.
+@pytest.mark.parametrize(
+    ("second", "rule", "alone", "verdict"),
+    [
+        (73, "better", SUPPORTED, SUPPORTED),  # 0.13 is more than √2 · 0.0861
+        (72, "better", SUPPORTED, SEEDS_OPEN),
+        (42, "not worse", NOT_SUPPORTED, NOT_SUPPORTED),  # 0.18 is 0.13 below the margin
+        (43, "not worse", NOT_SUPPORTED, SEEDS_OPEN),
+        (60, "not worse", SUPPORTED, SEEDS_OPEN),
+        (60, "better", OPEN, OPEN),
+        (10, "told", "", ""),
+    ],
+)
+def test_what_another_seed_may_turn_around_is_left_open(
+    second: int, rule: str, alone: str, verdict: str
+) -> None:
+    runs = result("a", right(60)), result("b", right(second))
+    check = Compared("what", A, B, rule=rule)
+    assert [row.verdict for row in check.rows(Seeds((58, 60, 62), *runs))] == [verdict]
+    assert [row.verdict for row in check.rows(Seeds((60, 60, 60), *runs))] == [alone]
+    paired = Compared("what", A, B, rule=rule, one_training=True)
+    assert [row.verdict for row in paired.rows(Seeds((58, 60, 62), *runs))] == [alone]
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(0, SUPPORTED), (17, SEEDS_OPEN), (19, NOT_SUPPORTED)])
+def test_near_zero_is_left_open_too_where_a_seed_decides(n: int, verdict: str) -> None:
+    of = Of("x", {"method": "a"})
+    found = result("a", right(n, of=1000) if n == 0 else right(10 * n, of=1000))
+    (row,) = NearZero("what", of).rows(Seeds((58, 60, 62), found))
+    assert row.verdict == verdict
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_untouched_model_has_no_seeds(swap: bool) -> None:
+    base = result("b", right(60), steps=0)
+    base.record["config"]["method"] = {}
+    trained = [result("a", right(n), seed=seed) for seed, n in enumerate((50, 54, 52))]
+    pair = (A, B) if swap else (B, A)
+    (row,) = Compared("what", *pair).rows(Given(base, *trained))
+    mean, low, high = -0.08, *(-0.08 + sign * 4.302653 * 0.02 / 3**0.5 for sign in (-1, 1))
+    ends = (-mean, -high, -low) if swap else (mean, low, high)
+    assert row.difference == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*ends).replace("-", "−")
+    assert row.over == "3 seeds"
+    single = result("a", right(68))
+    (row,) = Compared("what", B, A, rule="better").rows(Seeds((58, 60, 62), base, single))
+    assert row.verdict == SEEDS_OPEN  # 0.08 is less than 0.0861, one side's
+    single = result("a", right(69))
+    (row,) = Compared("what", B, A, rule="better").rows(Seeds((58, 60, 62), base, single))
+    assert row.verdict == SUPPORTED
+
+
+def test_seeds_of_other_experiments_count(tmp_path: Path) -> None:
+    """The experiment asks for seed 1; seeds 0 and 2 of the same run lie beside it."""
+    for seed in (0, 1, 2):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        record = result("a", right(50), seed=seed).record
+        (folder / "result.json").write_text(json.dumps(record))
+    asked = result("a", right(50), seed=1, path=str(tmp_path / "seed1"))
+    assert [run.seed for run in Given(asked).runs(A)] == [1, 0, 2]
+
+
+def test_single_runs_are_compared_at_a_seed_that_both_have() -> None:
+    many = [result("a", right(n), seed=seed) for seed, n in ((0, 90), (1, 60))]
+    (row,) = Compared("what", A, B).rows(Given(*many, result("b", right(60), seed=1)))
+    assert (row.first, row.over) == ("0.600 (A at 0.001)", "100 items")
+    assert row.difference.startswith("+0.000")
 
 
 def test_the_rate_is_chosen_by_validation_items_alone() -> None:
@@ -288,6 +386,7 @@ def picks(claims: tuple[Claim, ...]) -> list[Of]:
         for check in claim.checks
         for f in fields(check)  # type: ignore[arg-type]
     ]
+    found += [value.letters for value in found if isinstance(value, Guess)]
     return [value for value in found if isinstance(value, Of)]
 
 
@@ -364,14 +463,6 @@ def test_a_figure_is_shown_once(tmp_path: Path) -> None:
     assert figures.show("a") == ["![a](figures/a.png)", "| x |"]
     assert figures.show("a") == ["[a](figures/a.png) above."]
     assert figures.show("b") == []
-
-
-def test_a_comparison_over_seeds_is_not_made_of_one() -> None:
-    one, other = result("a", right(60)), result("b", right(50))
-    (row,) = Compared("w", A, B, seeds=2).rows(Given(one, other))
-    assert row.verdict == UNMEASURED
-    (row,) = Compared("w", A, B).rows(Given(one, other))
-    assert row.verdict != UNMEASURED
 
 
 def test_a_claim_that_is_checked_in_part_says_so() -> None:

@@ -123,7 +123,7 @@ def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_sa
         found = statistics.seed_spread([list(group) for group in groups])
         residuals = np.concatenate([group - group.mean() for group in groups])
         assert found.deviation == pytest.approx(np.sqrt((residuals**2).sum() / 5))
-        further.append(abs(one - other) > found.apart)
+        further.append(abs(one - other) > found.apart())
     assert np.mean(further) == pytest.approx(0.05, abs=0.01)  # three standard errors of the share
 
 

@@ -168,22 +168,25 @@ class SeedSpread:
 
     Attributes:
         deviation: standard deviation of one run.
-        apart: two runs differ by this or more one time in twenty.
+        freedom: degrees of freedom that it was estimated with.
     """
 
     deviation: float
-    apart: float
+    freedom: int
+
+    def apart(self, runs: int = 2) -> float:
+        """Two runs differ by this or more one time in twenty; or one run and what has no seed.
+
+        As the deviation is an estimate itself, Student's t says how far is far.
+        """
+        return self.deviation * runs**0.5 * float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
 
 
 def seed_spread(groups: Sequence[Values]) -> SeedSpread:
-    """Of scores by configuration, each of two seeds or more: √(Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1)), pooled.
-
-    As the deviation is an estimate itself, Student's t with Σ (nᵢ − 1) degrees says how far is far.
-    """
+    """Of scores by configuration, each of two seeds or more: √(Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1)), pooled."""
     freedom = sum(len(scores) - 1 for scores in groups)
     squares = sum((len(scores) - 1) * float(np.var(scores, ddof=1)) for scores in groups)
-    deviation = (squares / freedom) ** 0.5
-    return SeedSpread(deviation, deviation * 2**0.5 * float(stats.t.ppf((1 + LEVEL) / 2, freedom)))
+    return SeedSpread((squares / freedom) ** 0.5, freedom)
 
 
 def seed_difference(first: dict[int, float], second: dict[int, float]) -> Paired | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean
-from typing import Protocol
+from typing import Any, Protocol
 
 from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval
@@ -17,6 +17,7 @@ from gdo_cli.results import RunResult
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 OPEN, UNMEASURED = "inconclusive", "not measured"
+SEEDS_OPEN = "inconclusive (seeds)"  # the items would decide, but other seeds may turn it around
 NOT_LEARNT = "not learnt"
 # What counts as the same: 5 points of accuracy, 2 of BLEU. The paper calls ±2 points stable.
 MARGIN, BLEU_MARGIN = 0.05, 2.0
@@ -49,7 +50,7 @@ def overall(verdicts: Iterable[str]) -> str:
         return NOT_LEARNT if made else UNMEASURED
     if NOT_SUPPORTED in measured:
         return NOT_SUPPORTED
-    return OPEN if OPEN in measured else SUPPORTED
+    return OPEN if {OPEN, SEEDS_OPEN} & set(measured) else SUPPORTED
 
 
 def above(interval: Interval, bound: float) -> str:
@@ -57,6 +58,38 @@ def above(interval: Interval, bound: float) -> str:
     if interval.low > bound:
         return SUPPORTED
     return NOT_SUPPORTED if interval.high < bound else OPEN
+
+
+def unless_seeds(verdict: str, distance: float, noise: float) -> str:
+    """The verdict of single runs, left open where they lie nearer to the bound than seeds lie apart."""
+    return SEEDS_OPEN if verdict in (SUPPORTED, NOT_SUPPORTED) and abs(distance) < noise else verdict
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What guessing gets: any option at random, or the commonest answer or place of the answer each time.
+
+    Attributes:
+        share: accuracy of any option at random.
+        letters: runs on the same items that were answered with the letter of the right option.
+    """
+
+    share: float
+    letters: Of | None = None
+
+    def best(self, run: RunResult, evidence: Evidence) -> float:
+        """The accuracy of the best of them on the run's test items."""
+        same = [r for r in evidence.runs(self.letters) if _items(r) == _items(run)] if self.letters else []
+        counts = [Counter(row["answer"] for row in _answers(r)) for r in (run, *same[:1])]
+        return max(self.share, *(max(count.values()) / count.total() for count in counts))
+
+
+def _answers(run: RunResult) -> list[dict[str, Any]]:
+    return [row for row in run.predictions if row["part"] == "task/test"]
+
+
+def _items(run: RunResult) -> tuple[str, int]:
+    return str(run.record["data"]["test"]["sha256"]), len(_answers(run))
 
 
 @dataclass(frozen=True)
@@ -67,9 +100,9 @@ class Compared:
         rule: ``not worse`` (the second is worse by less than the margin: the whole interval lies above
             minus that), ``better`` (the whole interval lies above zero), or ``told`` (no verdict).
         margin: instead of MARGIN.
-        guess: the accuracy of any option at random. Where neither run lies above it, and above that of
-            the commonest answer, with its whole interval, nothing was learnt that could be compared.
-        seeds: made only where both have so many runs.
+        guess: where neither run lies above it with its whole interval, nothing was learnt that could be
+            compared.
+        one_training: both sides come from the same training, so seeds do not part them.
     """
 
     what: str
@@ -78,12 +111,12 @@ class Compared:
     measure: str = SCORE
     rule: str = "not worse"
     margin: float | None = None
-    guess: float | None = None
-    seeds: int = 1
+    guess: Guess | None = None
+    one_training: bool = False
 
     def rows(self, evidence: Evidence) -> Iterable[Row]:
         first, second = evidence.runs(self.first), evidence.runs(self.second)
-        if min(len(first), len(second)) < self.seeds:
+        if not (first and second):
             yield Row(self.what, UNMEASURED)
             return
         found = difference(first, second, self.measure)
@@ -95,8 +128,12 @@ class Compared:
         margin = self.margin if self.margin is not None else BLEU_MARGIN if bleu else MARGIN
         verdict = ""
         if self.rule != "told":
-            verdict = above(found.interval, 0 if self.rule == "better" else -margin)
-        if self.guess is not None and not any(_learnt(runs, self.guess) for runs in (first, second)):
+            bound = 0 if self.rule == "better" else -margin
+            verdict = above(found.interval, bound)
+            if found.seeds == 1 and not self.one_training:
+                noise = evidence.noise(measure_of(first[0], self.measure), first, second)
+                verdict = unless_seeds(verdict, found.interval.value - bound, noise)
+        if self.guess and not any(_learnt(runs, self.guess, evidence) for runs in (first, second)):
             verdict = NOT_LEARNT
         yield Row(
             self.what,
@@ -108,11 +145,9 @@ class Compared:
         )
 
 
-def _learnt(runs: list[RunResult], guess: float) -> bool:
-    """Whether the task score lies above any option at random and above the commonest answer."""
-    answers = Counter(row["answer"] for row in runs[0].predictions if row["part"] == "task/test")
-    commonest = max(answers.values()) / answers.total()
-    return above(_score(runs, runs[0].task_score)[0], max(guess, commonest)) == SUPPORTED
+def _learnt(runs: list[RunResult], guess: Guess, evidence: Evidence) -> bool:
+    """Whether the task score lies above what guessing gets."""
+    return above(_score(runs, runs[0].task_score)[0], guess.best(runs[0], evidence)) == SUPPORTED
 
 
 @dataclass(frozen=True)
@@ -129,7 +164,10 @@ class NearZero:
             yield Row(self.what, UNMEASURED)
             return
         found, over = _score(runs, self.measure)
-        yield Row(self.what, below(found, NEAR_ZERO), second=shown(found, 3), over=over)
+        verdict = below(found, NEAR_ZERO)
+        if len(runs) == 1:
+            verdict = unless_seeds(verdict, found.value - NEAR_ZERO, evidence.noise(self.measure, runs))
+        yield Row(self.what, verdict, second=shown(found, 3), over=over)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gdo_cli.report.checks import Check, Compared, Counted, NearZero, Ranks, Vectors
+from gdo_cli.report.checks import Check, Compared, Counted, Guess, NearZero, Ranks, Vectors
 from gdo_cli.report.evidence import SCORE, Of
 
 WINOGRANDE = "winogrande/exact_match"
@@ -19,7 +19,11 @@ TASKS = {
     "qasc": "science Q&A (QASC)",
     "mathqa_gain": "MathQA (trained on a subset)",
 }
-GUESS = {"scitail": 1 / 2, "qasc": 1 / 8, "mathqa_gain": 1 / 5}  # accuracy of picking any option
+GUESS = {
+    "scitail": Guess(1 / 2),
+    "qasc": Guess(1 / 8, Of("answer_form", {"task": "qasc", "task.answer": "letter"})),
+    "mathqa_gain": Guess(1 / 5, Of("answer_form", {"task": "mathqa_gain", "task.answer": "letter"})),
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gdo_cli.analysis.statistics import Interval
 from gdo_cli.compare import items_of
 from gdo_cli.figures.style import field
 from gdo_cli.finished import finished
-from gdo_cli.results import RunResult, by_id
+from gdo_cli.results import RunResult, all_seeds, by_id
 from gdo_cli.schema import RunConfig
 
 SCORE = "score"  # stands for the task's own measure
@@ -28,12 +28,13 @@ class Of:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first, with its 95 % interval, and what that is over."""
+    """Second minus first, with its 95 % interval, what that is over, and of how many seeds."""
 
     first: float
     second: float
     interval: Interval
     over: str
+    seeds: int
 
 
 class Evidence:
@@ -51,7 +52,7 @@ class Evidence:
         return self._read[name]
 
     def runs(self, of: Of) -> list[RunResult]:
-        """All seeds of one configuration.
+        """All finished seeds of one configuration, those of the experiment first.
 
         Where several are left, which differ in their learning rate, it is the one with the best task score
         on validation items late in training.
@@ -61,11 +62,29 @@ class Evidence:
             for run in self.experiment(of.experiment)[0]
             if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
         ]
-        return max(by_id(found).values(), key=_validation_score, default=[])
+        chosen = max(by_id(found).values(), key=_validation_score, default=[])
+        return list({run.seed: run for first in chosen for run in [*all_seeds(first), *chosen]}.values())
+
+    def noise(self, measure: str, *sides: list[RunResult]) -> float:
+        """How far a difference has to reach for other seeds not to turn it around.
+
+        That is how far two runs of one configuration lie apart one time in twenty, by the runs of `seeds`
+        (zero where these do not tell). The untouched model has no seeds.
+        """
+        groups = by_id(run for run in self.experiment("seeds")[0] if measure in run.final).values()
+        several = [[run.final[measure] for run in seeds] for seeds in groups if len(seeds) > 1]
+        trained = sum(not _untouched(side) for side in sides)
+        return statistics.seed_spread(several).apart(trained) if several else 0.0
 
 
 def _validation_score(seeds: list[RunResult]) -> float:
     return mean(run.validation_score for run in seeds)
+
+
+def _untouched(runs: list[RunResult]) -> bool:
+    """Whether they are the base itself: neither trained nor made of a run that was."""
+    record = runs[0].record
+    return not record["steps"] and "run" not in record["config"]["method"]
 
 
 def measure_of(run: RunResult, measure: str) -> str:
@@ -73,19 +92,25 @@ def measure_of(run: RunResult, measure: str) -> str:
 
 
 def difference(first: list[RunResult], second: list[RunResult], measure: str) -> Difference | None:
-    """Over the seeds that both have, if there are two or more; else over the items of their first runs.
+    """Over the seeds that both have, if there are two or more; else over the items of a run of each, of
+    the same seed if they share one. The untouched model is the same with any seed.
 
     None if those were asked about other items.
     """
     name = measure_of(first[0], measure)
     before, after = ({run.seed: run for run in runs} for runs in (first, second))
+    if _untouched(first):
+        before = dict.fromkeys(after, first[0])
+    elif _untouched(second):
+        after = dict.fromkeys(before, second[0])
     seeds = sorted(before.keys() & after.keys())
     if len(seeds) > 1:
         old, new = ({seed: runs[seed].final[name] for seed in seeds} for runs in (before, after))
         change = statistics.seed_change(old, new)
-        return Difference(mean(old.values()), mean(new.values()), change, f"{len(seeds)} seeds")
-    ours, theirs = items_of(first[0], name), items_of(second[0], name)
+        return Difference(mean(old.values()), mean(new.values()), change, f"{len(seeds)} seeds", len(seeds))
+    one, other = (before[seeds[0]], after[seeds[0]]) if seeds else (first[0], second[0])
+    ours, theirs = items_of(one, name), items_of(other, name)
     if ours.identity != theirs.identity:
         return None
     over = f"{len(ours.values):,} items"
-    return Difference(first[0].final[name], second[0].final[name], ours.difference(theirs), over)
+    return Difference(one.final[name], other.final[name], ours.difference(theirs), over, 1)

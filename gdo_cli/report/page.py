@@ -9,7 +9,16 @@ from pathlib import Path
 from gdo_cli.analysis import statistics
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
-from gdo_cli.report.checks import NOT_LEARNT, NOT_SUPPORTED, OPEN, SUPPORTED, UNMEASURED, Row, overall
+from gdo_cli.report.checks import (
+    NOT_LEARNT,
+    NOT_SUPPORTED,
+    OPEN,
+    SEEDS_OPEN,
+    SUPPORTED,
+    UNMEASURED,
+    Row,
+    overall,
+)
 from gdo_cli.report.claims import PAPER, TASKS, WINOGRANDE, Claim
 from gdo_cli.report.evidence import SCORE, Evidence, measure_of
 from gdo_cli.report.questions import QUESTIONS
@@ -19,7 +28,8 @@ HEADING = ("comparison", "before the arrow", "after it", "difference [95 %]", "o
 WHY = {
     SUPPORTED: "every comparison that was made is on the claim's side of its margin, with its whole interval",
     NOT_SUPPORTED: "at least one comparison lies on the other side of its margin, with its whole interval",
-    OPEN: "at least one interval lies across its margin: more items or seeds would decide",
+    OPEN: "at least one interval lies across its margin, or seeds may turn it around: more items or seeds "
+    "would decide",
     NOT_LEARNT: "neither side learnt the task, so there is nothing to compare",
     UNMEASURED: "no run for it yet",
 }
@@ -101,8 +111,9 @@ def other_seeds(evidence: Evidence) -> list[str]:
         f"From seed to seed, on {TASKS[runs[0].name['task']]} and pooled over the {len(several)} methods of "
         f"`seeds`, a run's standard deviation is {score.deviation:.3f} in the task score and "
         f"{kept.deviation:.3f} in WinoGrande's generated answers. By that, two runs of one method lie "
-        f"{score.apart:.3f} or more apart in the first, and {kept.apart:.3f} in the second, one time in "
-        "twenty: a verdict that hangs on less hangs on the seed."
+        f"{score.apart():.3f} or more apart in the first, and {kept.apart():.3f} in the second, one time in "
+        f"twenty. Where an interval over items would decide but the difference is no farther than that from "
+        f"its margin, the verdict is “{SEEDS_OPEN}”."
     ]
 
 
