@@ -143,9 +143,25 @@ def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: 
     _, first, second = drawing.table
     # All methods reach 0.5; there SFT keeps 0.375 - 0.25/0.625 of 0.125. Areas are 0.25 and 0.25.
     assert [first[1:], second[1:]] == [
-        ["SFT", "5", "3", "0.250", "0.875", "0.325"],
-        ["G_FREEZE", "2", "1", "0.250", "0.500", "0.500"],
+        ["SFT", "5", "3", "0.250", "0.875", "0.325 [0.325, 0.325]"],
+        ["G_FREEZE", "2", "1", "0.250", "0.500", "0.500 [0.500, 0.500]"],
     ]
+
+
+def test_a_frontier_says_what_is_kept_a_standard_error_of_the_score_off() -> None:
+    def line(step: int, score: float, kept: float) -> dict[str, Any]:
+        return scores(step, score, kept) | {"task/exact_match_se": 0.125}
+
+    runs = [
+        run("sft", [line(1, 0.5, 0.5), line(2, 1.0, 0.25)]),
+        run("g_freeze", [line(1, 0.25, 0.5), line(2, 0.75, 0.25)]),
+    ]
+    _, *rows = frontier.draw(runs, {}).table or []
+    # At 0.75, 0.875 and 0.625, on lines that fall by 0.5 for every point of the score.
+    assert {row[1]: row[-1] for row in rows} == {
+        "SFT": "0.375 [0.312, 0.438]",
+        "G_FREEZE": "0.250 [–, 0.312]",
+    }
 
 
 def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None:
@@ -222,7 +238,8 @@ def test_a_column_without_a_curve_stands_only_alone() -> None:
 def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp_path: Path) -> None:
     def at(method: str, lr: float, score: float, kept: float) -> RunResult:
         final = {"task/exact_match": score, "task/exact_match_se": 0.125, KEPT: kept}
-        return run(method, final=final, config={"method": {}, "train": {"lr": lr}})
+        lines = [{"kind": "evaluation", "step": 1, "task/exact_match": score / 2}]
+        return run(method, lines, final=final, config={"method": {}, "train": {"lr": lr}})
 
     runs = [at("sft", 1e-3, 0.5, 0.0), at("g_freeze", 1e-5, 0.25, 0.5)]
     runs += [at("sft", 1e-5, 0.25, 0.5), at("sft", 1e-5, 0.75, 0.25)]
@@ -230,10 +247,19 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
     assert {p["value"] for p in drawn(drawing, tmp_path)} == {0.5, 0.25, 0.375, 0.0}
     assert drawing.table is not None
     assert sorted(drawing.table[1:]) == [
-        ["G_FREEZE", "1e-05", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
-        ["SFT", "0.001", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
-        ["SFT", "1e-05", "0.500 ± 0.125", "0.375 ± 0.000", "2"],
+        ["G_FREEZE", "1e-05", "0.125", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
+        ["SFT", "0.001", "0.250", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
+        ["SFT", "1e-05", "0.250", "0.500 ± 0.250", "0.375 ± 0.125", "2"],  # over the seeds: |a - b| / 2
     ]
+
+
+def test_no_loss_is_too_high_to_be_seen() -> None:
+    final = [{"task/exact_match": 0.5, "perplexity/loss": loss} for loss in (4.5, 91.0)]
+    runs = [run("sft", final=f, config={"method": {}, "train": {"lr": 1e-5}}) for f in final]
+    for found in ([runs[0]], [runs[1]]):
+        ax = rates.draw(found, {}).figure.axes[1]
+        low, high = ax.get_ylim()
+        assert low < found[0].final["perplexity/loss"] < high
 
 
 def test_rates_within_a_decade_are_written_at_the_axis() -> None:

@@ -34,18 +34,17 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
     Points that another one of the method beats in both are faint; the line runs through the others, from
     the untouched model on, and is straight where nothing was measured. The dotted line is the highest score
-    that all methods reach: the table says what each keeps there. ``spec["lines"]`` names the setting, or
-    the settings, that tell lines apart (default: ``method``), ``spec["retention"]`` what is kept; seeds are
-    averaged.
+    that all methods reach: the table says what each keeps there, and a standard error of the score above
+    and below. ``spec["lines"]`` names the setting, or the settings, that tell lines apart (default:
+    ``method``), ``spec["retention"]`` what is kept; seeds are averaged.
     """
     retention = str(spec.get("retention", "winogrande/exact_match"))
     by_task: dict[str, list[RunResult]] = {}
     for run in runs:
         by_task.setdefault(run.name["task"], []).append(run)
     points: Points = []
-    table = [
-        ["task", "method", "points", "on the frontier", "area", "best score", "kept at the matched score"]
-    ]
+    columns = ["task", "method", "points", "on the frontier", "area", "best score"]
+    table = [[*columns, "kept at the matched score [a standard error above, below]"]]
     with rc_context(RC):
         figure = new_figure(1.8 + 4 * len(by_task), 4)
         axes = figure.subplots(1, len(by_task), squeeze=False)[0]
@@ -107,21 +106,22 @@ def _panel(ax: Axes, task: str, lines: dict[str, Points]) -> list[list[str]]:
     """Draw the lines of a task; returns their rows of the table, the largest area first."""
     places = {key: [(p["score"], p["retention"]) for p in line] for key, line in lines.items()}
     matched = matched_score(list(places.values()))
+    trained = [point for line in lines.values() for point in line if point["score"] and point["retention"]]
+    error, kept_error = (mean([p[f"{name}_se"] for p in trained] or [0.0]) for name in ("score", "retention"))
     ax.axvline(matched, color=GREY, linestyle=":", linewidth=1)
     rows = []
     for index, (key, found) in enumerate(places.items()):
         look, label = line_style(key, index), lines[key][0]["label"]
         _line(ax, found, look, label)
-        kept = retention_at(found, matched)
         best = frontier(found)
-        numbers = [area(found), best[-1][0], kept]
-        shown = ["–" if n is None else f"{n:.3f}" for n in numbers]
-        rows.append((area(found), [task, label, str(len(found)), str(len(best)), *shown]))
+        kept = [retention_at(found, score) for score in (matched, matched + error, matched - error)]
+        at, above, below = ("–" if n is None else f"{n:.3f}" for n in kept)
+        numbers = [f"{area(found):.3f}", f"{best[-1][0]:.3f}", f"{at} [{above}, {below}]"]
+        rows.append((area(found), [task, label, str(len(found)), str(len(best)), *numbers]))
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
-    trained = [point for line in lines.values() for point in line if point["score"] and point["retention"]]
     if trained:
-        _typical_error(ax, *(mean(p[f"{name}_se"] for p in trained) for name in ("score", "retention")))
+        _typical_error(ax, error, kept_error)
     return [row for _, row in sorted(rows, key=lambda item: -item[0])]
 
 

@@ -11,15 +11,26 @@ from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.rates import PROBES
-from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, text_width, under
+from gdo_cli.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RC,
+    name_of,
+    new_figure,
+    sources,
+    standard_error,
+    text_width,
+    under,
+)
 from gdo_cli.results import RunResult, by_id, distinct_names
 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """A line per method (mean over seeds), the best task score on top; a panel per measure.
 
-    Bars are standard errors over items; the dotted line is the untouched model. The methods named in
-    ``spec["marked"]`` have a colour of their own.
+    Bars are standard errors, over seeds where there are several, else over items; the dotted line is the
+    untouched model. The methods named in ``spec["marked"]`` have a colour of their own.
     """
     groups = by_id(runs)
     score = runs[0].task_score
@@ -51,7 +62,7 @@ def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collect
             ax.errorbar(
                 _mean(members, metric),
                 row,
-                xerr=_mean(members, f"{metric}_se"),
+                xerr=standard_error(members, metric),
                 color=ORANGE if own else BLUE,
                 marker="s" if own else "o",
                 elinewidth=0.8,
@@ -75,7 +86,7 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
         "seeds": len(runs),
     }
     for metric in metrics:
-        point |= {metric: _mean(runs, metric), f"{metric}_se": _mean(runs, f"{metric}_se")}
+        point |= {metric: _mean(runs, metric), f"{metric}_se": standard_error(runs, metric)}
     return point
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
@@ -19,6 +20,7 @@ from gdo_cli.figures.style import (
     name_of,
     new_figure,
     sources,
+    standard_error,
     under,
 )
 from gdo_cli.results import RunResult
@@ -33,6 +35,8 @@ PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", 
 
 def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
     """A panel per measure; the dotted line is the untouched model, bars are standard errors.
+
+    The table has the score on validation items too, by which a rate is chosen.
 
     ``spec["x"]`` names the setting across (default: ``train.lr``), or several, of which a run has one;
     ``spec["lines"]`` the one that tells lines apart.
@@ -58,7 +62,13 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
                 ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))
             ax.set_xlabel("\n".join(SETTINGS.get(key, key) for key in across))
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
-            ax.set_ylim(bottom=0, top=None if "loss" not in metric else min(ax.get_ylim()[1], 15))
+            if "loss" in metric:  # a few nats or a hundred
+                ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_locator(NullLocator())
+            else:
+                ax.set_ylim(bottom=0)
         handles, labels = axes[0].get_legend_handles_labels()
         legend_above(figure, handles, labels)
         under(figure, sources(runs))
@@ -91,7 +101,7 @@ def _series(
     for run in runs:
         by_x.setdefault(_place(run, across), []).append(run)
     values = [mean(run.final[metric] for run in members) for members in by_x.values()]
-    errors = [mean(run.final.get(f"{metric}_se", 0.0) for run in members) for members in by_x.values()]
+    errors = [standard_error(members, metric) for members in by_x.values()]
     look = line_style(key, index)
     ax.errorbar(
         list(by_x),
@@ -105,9 +115,14 @@ def _series(
     )
     points += [
         {"line": runs[0].label, "metric": metric, _column(across): place}
-        | {"value": value, "se": error, "seeds": len(members)}
+        | {"value": value, "se": error, "seeds": len(members), "validation": _chosen_by(members)}
         for (place, members), value, error in zip(by_x.items(), values, errors, strict=True)
     ]
+
+
+def _chosen_by(runs: list[RunResult]) -> float | None:
+    """The mean score on validation items, where the runs were evaluated while training."""
+    return mean(run.validation_score for run in runs) if all(run.evaluations for run in runs) else None
 
 
 def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) -> list[list[str]]:
@@ -115,13 +130,14 @@ def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) 
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for point in points:
         row = rows.setdefault((point["line"], point[_column(across)]), {"seeds": str(point["seeds"])})
+        row["validation"] = "–" if point["validation"] is None else f"{point['validation']:.3f}"
         row[point["metric"]] = f"{point['value']:.3f} ± {point['se']:.3f}"
     place_name = " / ".join(SETTINGS.get(key, key) for key in across)
-    heading = ["method", place_name, *map(name_of, metrics), "seeds"]
+    heading = ["method", place_name, "validation, last three", *map(name_of, metrics), "seeds"]
     return [
         heading,
         *(
-            [line, f"{place:g}", *(row[key] for key in (*metrics, "seeds"))]
+            [line, f"{place:g}", *(row[key] for key in ("validation", *metrics, "seeds"))]
             for (line, place), row in rows.items()
         ),
     ]

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 from matplotlib import rc_context
@@ -120,6 +121,13 @@ def named(key: str, value: Any) -> str:
 def has(run: RunResult, key: str) -> bool:
     """Whether there is such a setting to ask :func:`field` for: a method has its own only."""
     return not key.startswith("method.") or key.removeprefix("method.") in run.record["config"]["method"]
+
+
+def standard_error(runs: Sequence[RunResult], metric: str) -> float:
+    """Of the runs' mean: over the seeds where there are several, else over the items of the run."""
+    if len(runs) > 1:
+        return stdev(run.final.get(metric, 0.0) for run in runs) / len(runs) ** 0.5
+    return float(runs[0].final.get(f"{metric}_se", 0.0))
 
 
 def sources(runs: Iterable[RunResult]) -> str:
