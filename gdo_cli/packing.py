@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 _NAME = "gdo_packed"
 # Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
@@ -34,7 +35,18 @@ def can_pack(model: PreTrainedModel) -> bool:
         next(model.parameters()).device.type == "cpu"
         and bool(getattr(decoder, "_supports_attention_backend", False))
         and decoder.config._attn_implementation == "sdpa"
+        and only_attends(decoder.config)
     )
+
+
+def only_attends(config: PreTrainedConfig) -> bool:
+    """Whether all that a token leaves to those after it is one key and one value a layer.
+
+    A recurrent layer or a convolution leaves a state: it would go on from one packed sequence to the next,
+    and a cache of it cannot be handed to several continuations.
+    """
+    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def run_packed(

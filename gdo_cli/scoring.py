@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, D width, V vocabulary, N scored positions in the 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gdo_cli.frozenprefix import FrozenPrefix
 from gdo_cli.lastlayer import last_mlp_at
-from gdo_cli.packing import can_pack, packed_places, run_packed
+from gdo_cli.packing import can_pack, only_attends, packed_places, run_packed
 from gdo_cli.prefixes import packs, shared_prefixes
 from gdo_cli.tokens import Encoded, Encoder
 from gdo_cli.vocabulary import Head, read_pieces
@@ -32,6 +33,7 @@ LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 # own; and where it only has to stand in the same packed row.
 WORTH_CACHE = (48, 4)
 WORTH_PACKING = (8, 2)
+NO_CACHE = (sys.maxsize, 2)
 
 
 class AnswerLM(nn.Module):
@@ -193,7 +195,8 @@ def score(
             results |= _score_packed(lm, queries, pack)
             advance(sum(len(members) for _, members in pack))
         return [results[i] for i in range(len(queries))]
-    for length, members in shared_prefixes(contexts, *WORTH_CACHE):
+    shares = only_attends(lm.model.config)
+    for length, members in shared_prefixes(contexts, *(WORTH_CACHE if shares else NO_CACHE)):
         past = _prefill(lm, contexts[members[0]][:length])
         for batch in by_length([lengths[i] for i in members], token_budget):
             chosen = [members[i] for i in batch]
