@@ -15,7 +15,8 @@ class Reference:
     """The base model's next-token distributions on prompts of the new task.
 
     ``kl/answer`` is KL(base ‖ model) where the answer begins, ``kl/prompt`` its mean over seven
-    places spread over the prompt, which no method trains on when the loss counts answers only.
+    places spread over the prompt, which the loss does not count unless ``train.loss_on=sequence``
+    (``kl_to_base`` has its penalty there).
     """
 
     def __init__(self, lm: AnswerLM, prompts: list[list[int]]) -> None:

@@ -89,13 +89,26 @@ def _given_or(compute: Any, prefix: FrozenPrefix) -> Any:
 
 
 def frozen_prefix(model: PreTrainedModel, gib: float) -> FrozenPrefix | None:
-    """The cache, or None with a notice where nothing below a training layer is frozen."""
+    """The cache, or None with a notice where what enters the lowest training layer is not always the same."""
     if not gib:
         return None
     if lowest_training(model) == 0:
         note("train.prefix_cache_gib: the lowest layer or the embedding trains, so nothing can be kept")
         return None
+    if dropout := _dropout(model):
+        note(f"train.prefix_cache_gib: the model has dropout ({', '.join(dropout)}), so nothing can be kept")
+        return None
     return FrozenPrefix(model, int(gib * 2**30))
+
+
+def _dropout(model: PreTrainedModel) -> list[str]:
+    """Settings of the model by which a forward pass in training is random."""
+    config = model.config.get_text_config().to_dict()
+    return [
+        name
+        for name, value in config.items()
+        if isinstance(value, int | float) and value > 0 and "drop" in name
+    ]
 
 
 def lowest_training(model: PreTrainedModel) -> int:

@@ -25,8 +25,9 @@ def count_parameters(model: nn.Module, n_base: int) -> dict[str, Any]:
     Args:
         n_base: parameters of the text model before the method changed it.
     Returns:
-        ``base``; ``added``, what the model is larger by when it is exported (a grown layer's k-1
-        copies, an adapter's own weights); ``trainable`` in all, as a share of base, and by module.
+        ``base``; ``added``, what the method puts beside it (a grown layer's k-1 copies, an adapter's own
+        weights; a stock checkpoint may hold more, as all its layers have one width, or none of it, as
+        G-Train folds); ``trainable`` in all, as a share of base, and by module.
     """
     parameters = text_parameters(model)
     grown = [module for module in model.modules() if isinstance(module, GrownLinear)]

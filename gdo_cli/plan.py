@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from gdo_cli.analysis.updates import UpdateTracker
 from gdo_cli.config import load_run, options
 from gdo_cli.device import hold_weights
 from gdo_cli.errors import UserError
@@ -41,10 +42,13 @@ class Plan:
 
     Attributes:
         counts: as :func:`gdo_cli.parameters.count_parameters`.
-        weights: what is held in fp32 and bf16.
+        weights: what is held in fp32 and bf16, with the layers' trained matrices as they were at the start
+            (a run says how far they moved).
         training: gradients and Adam's two moments, fp32, of what trains.
         activations: tensors kept for the backward pass of one step, vocabulary logits included.
         flops: floating-point operations of one step, forward and backward.
+
+    What a penalty needs (a second model's logits, replayed texts) is not counted.
     """
 
     method: str
@@ -90,6 +94,7 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     weights = sum(p.numel() * p.element_size() for p in parameters)
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
+    weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
     return Plan(label, count_parameters(model, n_base), weights, 3 * 4 * trained, activations, flops)
 
 

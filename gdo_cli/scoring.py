@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 
 from gdo_cli.frozenprefix import FrozenPrefix
 from gdo_cli.lastlayer import last_mlp_at
@@ -289,14 +289,18 @@ def generate(
     token_budget: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Greedy answers in text, each cut at the first token in ``ends``."""
+    """Greedy answers in text, each cut at the first token in ``ends``.
+
+    By the likeliest token alone: what the model's own generation settings add to that (a penalty on
+    repetition, say) is left out, as in one-pass exact match.
+    """
     results: dict[int, str] = {}
     pad_id = encoder.eos_id
     for batch in by_length([len(c) + max_new_tokens for c in contexts], token_budget):
         width = max(len(contexts[i]) for i in batch)
         rows = [[pad_id] * (width - len(contexts[i])) + contexts[i] for i in batch]
         mask = [[0] * (width - len(contexts[i])) + [1] * len(contexts[i]) for i in batch]
-        with lm.autocast():
+        with lm.autocast(), _plain_generation(lm.model):
             out = lm.model.generate(
                 input_ids=torch.tensor(rows, device=lm.device),
                 attention_mask=torch.tensor(mask, device=lm.device),
@@ -309,6 +313,16 @@ def generate(
             results[index] = encoder.parse(ids, ends)
         advance(len(batch))
     return [results[i] for i in range(len(contexts))]
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def pad(rows: Sequence[list[int]]) -> Tensor:

@@ -25,11 +25,12 @@ from conftest import (
 )
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from gdo_cli.device import hold_weights
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.architecture import find_decoder, mlp_projections
+from gdo_cli.growth.folding import widen
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 from gdo_cli.guards import TOLERANCE, check_preserved
 from gdo_cli.methods import Method, add_adapter
@@ -455,6 +456,45 @@ def test_unmerging_restores_every_bit(any_model: PreTrainedModel, trains: str) -
     assert list(model.state_dict()) == list(before)
     assert not changed(before, model)
     assert torch.equal(logits(model, ids), expected)
+
+
+def test_nothing_is_added_beside_a_merged_adapter(gemma3: PreTrainedModel) -> None:
+    model: Any = grow(gemma3)
+    before = bits(model)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="adapter 'b': unmerge before adding another one"):
+        model.add_adapter("b", GrowConfig(task_type="CAUSAL_LM"))
+    model.unmerge_adapter()
+    assert bits(model).keys() == before.keys()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama", "opt"])
+def test_a_wider_model_is_saved_as_a_checkpoint_that_plain_transformers_loads(
+    family: str, tmp_path: Path
+) -> None:
+    ids = random_ids(3, 11)
+    model = trained(tiny_model(family), layers=[1])
+    expected = logits(model, ids)
+    widen(model).save_pretrained(tmp_path)  # type: ignore[operator]
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(logits(reloaded, ids), expected, rtol=0, atol=1e-5)
+
+
+def test_growth_that_no_configuration_can_say_is_refused_before_anything_is_merged() -> None:
+    """OPT's does not know of groups of heads."""
+    model = AttentionGrow(grow="heads").prepare(tiny_model("opt"), None)
+    with pytest.raises(ValueError, match="has no num_key_value_heads"):
+        widen(model)
+    assert any(True for _ in grown_layers(model))
+
+
+def test_new_units_that_are_all_zero_have_no_gradient_even_with_biases(llama: PreTrainedModel) -> None:
+    config = GrowConfig(task_type="CAUSAL_LM", share=0, init_columns="zero")
+    model = add_adapter(llama, config)
+    model(input_ids=random_ids(2, 7)).logits.square().sum().backward()
+    gradients = {name: p.grad for name, p in trainable(model).items() if "down_proj.grow_bias" not in name}
+    assert gradients
+    assert all(g is None or not g.any() for g in gradients.values())
 
 
 def test_a_safe_merge_refuses_weights_that_are_not_finite(gemma3: PreTrainedModel) -> None:

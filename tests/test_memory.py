@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gdo_cli import scoring
 from gdo_cli.batches import batches, step_batches
-from gdo_cli.frozenprefix import FrozenPrefix, lowest_training
+from gdo_cli.frozenprefix import FrozenPrefix, frozen_prefix, lowest_training
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods import Method
 from gdo_cli.methods.grow import GFreeze
@@ -120,3 +120,13 @@ def test_nothing_is_kept_where_everything_trains(
     assert lowest_training(model) == 0
     trained(model, prefix_cache_gib=1, steps=1)
     assert "nothing can be kept" in capsys.readouterr().err
+
+
+def test_nothing_is_kept_where_dropout_makes_every_pass_another_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = Partial("mlp").prepare(tiny_model("opt"), [2])
+    assert frozen_prefix(model, 1) is not None
+    model.config.dropout = 0.1
+    assert frozen_prefix(model, 1) is None
+    assert "the model has dropout (dropout), so nothing can be kept" in capsys.readouterr().err

@@ -34,6 +34,7 @@ from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.divergence import Reference
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.material import read_material
+from gdo_cli.methods.grow import GFreeze
 from gdo_cli.models import Loaded
 from gdo_cli.schema import RunConfig
 from gdo_cli.scores import Outcome, mean
@@ -346,6 +347,17 @@ def test_generation_equals_greedy_decoding_one_by_one(
     assert texts == [greedy_text(model, encoder, context, ROOM) for context in contexts]
     assert sum(done) == len(contexts)
     assert len(set(texts)) > 10
+
+
+def test_generation_is_greedy_whatever_the_models_own_settings_are(word_encoder: Encoder) -> None:
+    encoder = Encoder(word_encoder.tokenizer, ENDS)
+    contexts = [q.context for q in random_queries(30)]
+    for model in (decisive("llama"), GFreeze().prepare(decisive("llama"), None)):
+        expected = [greedy_text(model, encoder, context, ROOM) for context in contexts]
+        model.generation_config.repetition_penalty = 1.9
+        before = copy.deepcopy(model.generation_config)
+        assert generate(answering(model), encoder, contexts, encoder.answer_ends, ROOM, 150) == expected
+        assert model.generation_config == before
 
 
 # ---------------------------------------------------------------------------------------- probes

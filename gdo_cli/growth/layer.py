@@ -41,7 +41,13 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: GrowConfig) -> None:
-        """Add an adapter that computes what the base computes."""
+        """Add an adapter that computes what the base computes.
+
+        Raises:
+            ValueError: another one is merged.
+        """
+        if self.merged:
+            raise ValueError(f"adapter {adapter_name!r}: unmerge before adding another one")
         self.growth[adapter_name] = config
         weight, bias = self.initial(config)
         if weight is not None:
@@ -128,7 +134,7 @@ class GrownColumns(GrownLinear):
         weight = base.weight.detach().repeat(copies, 1)
         bias = None if base.bias is None else base.bias.detach().repeat(copies)
         if config.init_columns == "zero":
-            weight = torch.zeros_like(weight)
+            weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
         elif config.init_columns == "random":
             weight = torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
         return weight, bias

@@ -61,7 +61,8 @@ class KLToBase(Penalized):
     """Full fine-tuning with β·KL(base ‖ model) on the new task's own texts added to the loss.
 
     On prompts it is learning without forgetting (Li & Hoiem, 2017) with the base's own predictions of
-    running text; on answers it is the penalty of reinforcement learning from human feedback.
+    running text. On answers it resembles the penalty of reinforcement learning from human feedback, which
+    is KL(model ‖ base) on the model's own samples; here the answers are given.
 
     Attributes:
         beta: weight of the penalty, a mean over places in nats.
