@@ -30,12 +30,18 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Path of a run, or a
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """A user's mistake is one message and exit code 2; a failed run, one message and 1; a signal, its own."""
+    """A user's mistake is one message and exit code 2, and so is a file that the system refuses; a failed
+    run, one message and 1; a signal, its own."""
     try:
         with in_turn():
             yield
     except UserError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.secho(f"error: {error.filename}: {error.strerror}", err=True, fg=typer.colors.RED)
         raise typer.Exit(2) from error
     except RunFailed as error:
         typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)

@@ -106,7 +106,7 @@ def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
 def options(group: str, config_dir: Path | None = None) -> list[str]:
     """The options of a config group, the user's own directory included."""
     roots = [conf_dir(), *([config_dir] if config_dir else [])]
-    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml")})
+    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml") if file.is_file()})
 
 
 def quoted(text: str) -> str:

@@ -129,7 +129,7 @@ class RunResult:
         try:
             with gzip.open(file, "rt", encoding="utf-8") as stream:
                 return [json.loads(line) for line in stream]
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
 
     @property
@@ -318,11 +318,11 @@ def read_run(path: Path) -> RunResult:
     """
     file = path / "result.json"
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = json.loads(file.read_text("utf-8"), object_hook=Record)
         kinds = {"id": str, "seed": int, "name": dict, "final": dict}
         if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
             raise ValueError("not the record of a run")
-        return RunResult(path, Record(record))
+        return RunResult(path, record)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
 
@@ -333,7 +333,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+        lines = [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is no record")
+        return lines
     except ValueError as error:
         raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
 

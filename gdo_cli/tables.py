@@ -238,6 +238,6 @@ def print_options(groups: list[str], config_dir: Path | None) -> None:
 
 
 def _first_comment(file: Path) -> str:
-    lines = file.read_text("utf-8").splitlines()
+    lines = file.read_text("utf-8", errors="replace").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""

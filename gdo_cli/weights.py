@@ -31,8 +31,10 @@ def save_trained(model: Any, folder: Path) -> str | None:
     if not trained:
         return None  # interpolated weights are those of the run they come from
     if isinstance(model, PeftModel) and all(model.base_model.prefix in name for name in trained):
-        # Not the model's own state_dict, for which FSDP would cut the weights up again.
-        state = dict(model.named_parameters()) | dict(model.named_buffers())
+        # Not the model's own state_dict, for which FSDP would cut the weights up again. Some tuners look
+        # for what their layers share under the name that it has outside them.
+        state = dict(model.named_parameters(remove_duplicate=False))
+        state |= dict(model.named_buffers(remove_duplicate=False))
         model.save_pretrained(folder / "adapter", state_dict=state)
         return files_sha256([folder / "adapter" / ADAPTER])
     (folder / "trained").mkdir(exist_ok=True)
@@ -105,8 +107,10 @@ def _restore(model: Any, folder: Path, checksum: str | None) -> None:
     # Some tuners save buffers beside what trains, under names that they do not load them by.
     buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
     strange = [name for name in report.unexpected_keys if name.rpartition(".")[2] not in buffers]
-    trains = {name for name, p in model.named_parameters() if p.requires_grad}
-    missing = trains.intersection(report.missing_keys)
+    # What layers share has several names, of which one is enough.
+    trains = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    restored = {id(p) for name, p in trains if name not in report.missing_keys}
+    missing = {name for name, p in trains if id(p) not in restored}
     if strange or missing:
         strange = [*strange, *sorted(missing)][:3]
         raise UserError(f"{folder}: not the weights of this method: {', '.join(strange)}")

@@ -342,6 +342,23 @@ def test_options_adds_those_of_an_own_folder(gdo: Invoke, tmp_path: Path) -> Non
     assert [line.split() for line in lines if "mine" in line] == [["mine", "What", "it", "is."]]
 
 
+def test_options_lists_files_of_an_own_folder_whatever_is_in_them(gdo: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "task" / "folder.yaml").mkdir(parents=True)
+    (tmp_path / "task" / "latin.yaml").write_bytes(b"# caf\xe9\n")
+    result = gdo("options", "task", "--config-dir", ".")
+    assert result.exit_code == 0
+    assert "latin" in result.stdout
+    assert "folder" not in result.stdout
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_cannot_be_used_is_named(gdo: Invoke, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    result = gdo("report", "--results", folder)
+    assert result.exit_code == 2, result.exception
+    assert result.stderr.splitlines()[-1].startswith("error: file")
+
+
 def test_an_unknown_group_is_refused(gdo: Invoke) -> None:
     assert_refused(gdo("options", "taks"), "group=taks", "did you mean 'task'?", "method")
 

@@ -239,6 +239,19 @@ def test_a_run_without_predictions_is_named(make: Make, tmp_path: Path) -> None:
     assert "b-b1234/seed0/predictions.jsonl.gz: cannot be read" in result.stderr
 
 
+def test_damaged_predictions_are_named(make: Make, tmp_path: Path) -> None:
+    """Each byte in turn, the format's own among them."""
+    make("a")
+    make("b")
+    file = tmp_path / "runs/tiny/scitail/b-b1234/seed0/predictions.jsonl.gz"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        result = gdo("a-a1234", "b-b1234", results=tmp_path)
+        assert result.exit_code in (0, 2), (place, result.exception)
+        assert result.exit_code == 0 or "predictions.jsonl.gz: cannot be read" in result.stderr
+
+
 def test_a_file_that_cannot_be_written_is_named(make: Make, tmp_path: Path) -> None:
     make("a")
     make("b")

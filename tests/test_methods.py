@@ -188,6 +188,20 @@ def test_layers_can_be_chosen_for_tuners_that_know_no_layers(peft_type: str) -> 
     assert {layer_index(n) for n in trainable(method.prepare(tiny_model("llama"), [1]))} == {1}
 
 
+@pytest.mark.parametrize(
+    ("peft_type", "options"),
+    [("VERA", {}), ("VBLORA", {"num_vectors": 8, "vector_length": 16}), ("LOKR", {})],
+)
+def test_what_the_layers_of_a_tuner_share_is_kept_and_put_back(
+    peft_type: str, options: dict[str, int], tmp_path: Path
+) -> None:
+    method, ids = adapter(peft_type, target_modules=["q_proj"], r=4, **options), random_ids(3, 11)
+    model = tuned(method, "llama")
+    loaded = load_trained(tiny_model("llama"), method, kept(model, method, tmp_path))
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+    assert not torch.equal(logits(model, ids), logits(tiny_model("llama"), ids))
+
+
 UP = ["up_proj"]
 IMPOSSIBLE: list[tuple[PEFTAdapter, list[int] | None, str]] = [
     (adapter("LORRA"), None, "method.peft_type=LORRA: unknown; did you mean 'LORA'"),

@@ -201,6 +201,13 @@ def test_a_result_without_evaluations_says_so(folder: RunFolder) -> None:
         _ = run.validation_score
 
 
+def test_what_a_result_does_not_hold_is_named_at_any_depth(tmp_path: Path) -> None:
+    run = finish(tmp_path)
+    for part in (run.record, run.record["data"], run.record["config"]):
+        with pytest.raises(UserError, match=r"result\.json holds no 'nothing'"):
+            _ = part["nothing"]
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_result_knows_where_its_weights_are(tmp_path: Path, name: str) -> None:
     run = finish(tmp_path)
@@ -221,8 +228,9 @@ def test_a_line_cut_off_by_a_crash_is_left_out(folder: RunFolder, torn: str) -> 
     assert read_metrics(folder.path) == [{"step": 1}, {"step": 2}]
 
 
-def test_metrics_that_cannot_be_read_are_named_with_the_mend(folder: RunFolder) -> None:
-    (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\nnonsense\n')
+@pytest.mark.parametrize("line", [b"nonsense", b"3", b"[]", b"\xff"])
+def test_metrics_that_cannot_be_read_are_named_with_the_mend(folder: RunFolder, line: bytes) -> None:
+    (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read .* gdo train --force"):
         read_metrics(folder.path)
 

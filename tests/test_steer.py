@@ -205,6 +205,19 @@ def test_a_layer_that_does_not_exist_is_refused(tuned: RunResult) -> None:
         analyse(tuned, Options((1, 9)), None)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options((1,), float("nan")), "--scale nan: must be a finite number"),
+        (Options((1,), prompts=100_000), r"--prompts 100000: the validation split has \d+ questions"),
+    ],
+)
+def test_what_would_measure_nothing_is_refused(tuned: RunResult, options: Options, message: str) -> None:
+    analyse_fv(tuned, FEW, None)
+    with pytest.raises(UserError, match=message):
+        analyse(tuned, options, None)
+
+
 def test_the_command_prints_every_row(tuned: RunResult, results: Path) -> None:
     analyse_fv(tuned, FEW, None)
     words = ["--layer", "1", "--scale", "2", "--prompts", "3", "--results", str(results)]

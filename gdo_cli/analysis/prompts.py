@@ -59,10 +59,12 @@ class Task:
         solved examples.
 
         Raises:
-            UserError: fewer solved examples than shots.
+            UserError: fewer solved examples than shots, or fewer questions than prompts without any.
         """
         if len(self.solved) < shots:
             raise UserError(f"--shots {shots}: the training split has {len(self.solved)} examples")
+        if not shots and len(self.questions) < n_clean:
+            raise UserError(f"--prompts {n_clean}: the validation split has {len(self.questions)} questions")
         draw = random.Random(f"prompts/{seed}")
         questions = draw.sample(self.questions, len(self.questions))
         needed = n * (n_clean + n_shuffled)

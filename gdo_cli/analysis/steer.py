@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gdo_cli.analysis.function_vectors import Array
 from gdo_cli.analysis.fv import read_vectors
 from gdo_cli.analysis.pair import Pair
 from gdo_cli.analysis.prompts import Task
-from gdo_cli.errors import UserError
+from gdo_cli.errors import UserError, require
 from gdo_cli.progress import Reporter, note
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
@@ -54,6 +55,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     Raises:
         UserError: no function vectors yet, no weights, no data, or a layer that the model does not have.
     """
+    require(isfinite(options.scale), f"--scale {options.scale}: must be a finite number")
     asked = asdict(options) | {"layers": list(options.layers)}
     done = run.analysis(KIND)
     if done is not None and done["options"] == asked and not force:
