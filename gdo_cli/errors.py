@@ -31,8 +31,11 @@ def suggest(word: str, allowed: Iterable[str], lister: str = "") -> str:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """The first line of what an error says, with the next where it ends in a colon; its kind where it says
+    nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(error).__name__
 
 

@@ -329,6 +329,7 @@ def _load_folder(
     tokenizer_of: Callable[[Path], PreTrainedTokenizerBase] = _any_tokenizer,
 ) -> Loaded:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -346,7 +347,7 @@ def _load_folder(
             folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
         )
         tokenizer = tokenizer_of(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error
     _check_whole(folder, report)
     if tokenizer.eos_token_id is None:

@@ -117,6 +117,14 @@ def test_a_file_cut_short_is_refused(folder: Path) -> None:
         load(folder)
 
 
+def test_a_configuration_that_contradicts_itself_is_refused_with_the_reason(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"num_hidden_layers": 6, "layer_types": ["full_attention"] * 4}))
+    with pytest.raises(UserError, match=r"cannot be loaded: .*num_hidden_layers"):
+        load(folder)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json"])
 def test_a_folder_without_what_it_needs_is_named(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
