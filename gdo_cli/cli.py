@@ -85,7 +85,9 @@ def evaluate(
         list[str] | None, typer.Option("--probe", "-p", help="Probes to measure (default: winogrande).")
     ] = None,
     task: Annotated[bool, typer.Option("--task", help="Measure the task's test split too.")] = False,
-    items: Annotated[int | None, typer.Option(help="Items of each probe (default: as configured).")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Items of each probe (default: as configured).")
+    ] = None,
     results: Results = Path("results"),
     config_dir: ConfigDir = None,
 ) -> None:
@@ -260,6 +262,7 @@ def generate(
 
         prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         require(bool(prompts), "no prompt: give one, or lines on standard input")
+        require(all(c < "\ud800" or c > "\udfff" for c in "".join(prompts)), "a prompt is not UTF-8")
         run = None if "=" in target else find_run(target, results)
         overrides = target.split() if run is None else []
         print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
@@ -297,9 +300,10 @@ def options(
     """List the options of the configuration groups."""
     with messages():
         from gdo_cli.config import GROUPS
-        from gdo_cli.errors import require_one_of
+        from gdo_cli.errors import require, require_one_of
         from gdo_cli.tables import print_options
 
+        require(not config_dir or config_dir.is_dir(), f"--config-dir {config_dir}: no such directory")
         if group is not None:
             require_one_of("group", group, GROUPS)
         print_options([group] if group else list(GROUPS), config_dir)

@@ -91,7 +91,7 @@ def _from_path(path: Path, spec: str) -> Split:
         return _from_folder(path, spec, "file")
     if not path.is_file():
         raise UserError(f"task.path={path}: no such file or folder")
-    return _from_folder(path.parent, re.sub(r"\ball\b", path.stem, spec), "file", path)
+    return _from_folder(path.parent, spec, "file", path)
 
 
 def _local_root(config: DataConfig) -> Path:
@@ -121,6 +121,11 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
         rows += part_rows[take]
         where += part_where[take]
         rejected += part_rejected
+    if not rows and only and part_rows:
+        raise UserError(
+            f"{only}: split {spec!r} holds none of its {len(part_rows)} rows; choose others, e.g. "
+            "'task.dataset.splits.train=\"all[:-20]\"' (and validation, and test)"
+        )
     if not rows:
         unread = f"; {len(rejected)} lines cannot be read: {'; '.join(rejected[:3])}" if rejected else ""
         raise UserError(f"{only or folder}: split {spec!r} holds no rows{unread}")

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gdo_cli.config import GROUPS, composed, hydra_messages, hydra_ready, load_run, option_names, parse
-from gdo_cli.errors import UserError
+from gdo_cli.errors import UserError, require
 from gdo_cli.schema import RunConfig
 
 Point = tuple[list[str], RunConfig]
@@ -111,6 +111,7 @@ def load_sweep(overrides: list[str], config_dir: Path | None = None) -> Sweep:
         search = engine.sweeper != "basic"
         lists = [_corners(grid, config_dir) if search else _expanded(grid, config_dir) for grid in grids]
         every = list(dict.fromkeys(tuple(words) for points in lists for words in points))
+    require(bool(every), f"{' '.join(overrides)}: no point; what is swept over matches nothing")
     points: list[Point] = []
     impossible: list[tuple[list[str], str]] = []
     for point in map(list, every):

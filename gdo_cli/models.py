@@ -89,6 +89,7 @@ def _read_shape(file: Path) -> dict[str, Any] | None:
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 CHECKSUM = "weights.sha256"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 def cache_dir() -> Path:
@@ -346,6 +347,10 @@ def _load_folder(
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
         )
+        if not any(file.name in TOKENIZERS for file in folder.iterdir()):
+            raise UserError(
+                f"{folder}: no tokenizer; one of {', '.join(TOKENIZERS)} belongs beside the weights"
+            )
         tokenizer = tokenizer_of(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error

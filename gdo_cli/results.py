@@ -34,6 +34,7 @@ import yaml
 from gdo_cli.errors import UserError, require, suggest
 from gdo_cli.schema import RunConfig, identity
 
+RESULTS = "runs/*/*/*/seed*/result.json"
 WEIGHTS = ("adapter", "trained")
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -44,8 +45,12 @@ LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 class Record(dict[str, Any]):
     """What a result.json holds; a key that is not there is told as what it is."""
 
+    file: Path | str = "result.json"
+
     def __missing__(self, key: str) -> Any:
-        raise UserError(f"result.json holds no {key!r}: it is not whole; run it again: gdo train --force …")
+        raise UserError(
+            f"{self.file}: holds no {key!r}; if it is not whole, run it again: gdo train --force …"
+        )
 
 
 class Busy(UserError):
@@ -317,8 +322,14 @@ def read_run(path: Path) -> RunResult:
         UserError: result.json cannot be read.
     """
     file = path / "result.json"
+
+    def record_of(content: dict[str, Any]) -> Record:
+        record = Record(content)
+        record.file = file
+        return record
+
     try:
-        record = json.loads(file.read_text("utf-8"), object_hook=Record)
+        record = json.loads(file.read_text("utf-8"), object_hook=record_of)
         kinds = {"id": str, "seed": int, "name": dict, "final": dict}
         if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
             raise ValueError("not the record of a run")
@@ -343,7 +354,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def find_runs(results_dir: str | Path) -> list[RunResult]:
     """All finished runs, by name."""
-    files = sorted(Path(results_dir).glob("runs/*/*/*/seed*/result.json"))
+    files = sorted(Path(results_dir).glob(RESULTS))
     return [read_run(file.parent) for file in files]
 
 
@@ -373,13 +384,14 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
     """The runs of that very name, or else all whose name it is a part of; at least one."""
     if (Path(reference) / "result.json").is_file():
         return [read_run(Path(reference))]
-    runs = find_runs(results_dir)
-    matches = [run for run in runs if reference in (run.title, str(run.path.relative_to(results_dir)))]
-    matches = matches or [run for run in runs if reference in str(run.path.relative_to(results_dir))]
+    folders = sorted(file.parent for file in Path(results_dir).glob(RESULTS))
+    titles = {folder: "/".join(folder.parts[-3:]) for folder in folders}
+    matches = [f for f in folders if reference in (titles[f], str(f.relative_to(results_dir)))]
+    matches = matches or [f for f in folders if reference in str(f.relative_to(results_dir))]
     if not matches:
-        hint = suggest(reference, {run.title for run in runs}, lister="gdo ls")
+        hint = suggest(reference, titles.values(), lister="gdo ls")
         raise UserError(f"no finished run {reference!r} in {results_dir}; {hint}")
-    return matches
+    return [read_run(folder) for folder in matches]
 
 
 def all_seeds(run: RunResult) -> list[RunResult]:

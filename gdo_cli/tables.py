@@ -70,7 +70,7 @@ def print_rows(rows: list[Row]) -> None:
     shown = [key for key in (rows[0] if rows else ()) if key not in _NOT_SHOWN]
     for key in shown:
         justify: Literal["left", "right"] = "left" if key in _WORDS else "right"
-        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key != "why", overflow="fold")
+        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key not in _WORDS, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell_text(key, row[key])) for key in shown))
     console.print(table)

@@ -359,6 +359,19 @@ def test_a_folder_that_cannot_be_used_is_named(gdo: Invoke, tmp_path: Path, fold
     assert result.stderr.splitlines()[-1].startswith("error: file")
 
 
+def test_options_of_a_folder_that_is_none_are_refused(gdo: Invoke) -> None:
+    assert_refused(gdo("options", "--config-dir", "nowhere"), "--config-dir nowhere: no such directory")
+
+
+def test_prompts_that_are_no_text_are_refused(gdo: Invoke) -> None:
+    assert_refused(gdo("generate", "model=tiny", "caf\udce9"), "a prompt is not UTF-8")
+
+
+def test_a_sweep_over_nothing_is_refused(gdo: Invoke) -> None:
+    words = ("sweep", "model=tiny", "data=sample", "task=glob(zz*)")
+    assert_refused(gdo(*words), "task=glob(zz*): no point")
+
+
 def test_an_unknown_group_is_refused(gdo: Invoke) -> None:
     assert_refused(gdo("options", "taks"), "group=taks", "did you mean 'task'?", "method")
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -289,6 +290,22 @@ def test_an_own_file_of_rows_needs_yaml_only(tmp_path: Path) -> None:
     material = read_material(own_task(file, "evaluation.items=null"))
     assert [len(part) for part in (material.train, material.validation, material.test)] == [600, 200, 200]
     assert (material.train[0].prompt, material.test[-1].answer) == ("p0", " c999")
+
+
+@pytest.mark.parametrize("name", ["my-data.jsonl", "data.v2.jsonl", "my data (1).jsonl"])
+def test_an_own_file_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("".join(f'{{"prompt": "p{i}", "completion": "c{i}"}}\n' for i in range(500)))
+    config = own_task(tmp_path / "x.jsonl")
+    dataset = replace(config.task.dataset, path=str(file))
+    assert len(load_split(dataset, "train", config.data).rows) == 100
+
+
+def test_an_own_file_that_is_too_small_for_its_splits_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "small.jsonl"
+    file.write_text('{"prompt": "p", "completion": "c"}\n' * 50)
+    with pytest.raises(UserError, match=r"split 'all\[:-400\]' holds none of its 50 rows; choose others"):
+        read_material(own_task(file))
 
 
 def test_an_own_folder_is_read_by_its_files(tmp_path: Path) -> None:

@@ -196,6 +196,16 @@ def test_other_measures_can_be_asked_for(tmp_path: Path) -> None:
     assert all("0.250" in words for words in ls(tmp_path, "-m", "kl/answer", "method=sft")[:4])
 
 
+@pytest.mark.usefixtures("several")
+def test_a_narrow_terminal_costs_no_digit(tmp_path: Path) -> None:
+    wide = {word for line in ls(tmp_path, "-m", "kl/answer") for word in line if word[0].isdigit()}
+    result = CliRunner().invoke(
+        app, ["ls", "--results", str(tmp_path), "-m", "kl/answer"], env={"COLUMNS": "80"}
+    )
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert wide <= set(result.stdout.split())
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 

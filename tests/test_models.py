@@ -117,6 +117,14 @@ def test_a_file_cut_short_is_refused(folder: Path) -> None:
         load(folder)
 
 
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    """transformers would make one up of its special tokens."""
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"no tokenizer; one of tokenizer\.json"):
+        load(folder)
+
+
 def test_a_configuration_that_contradicts_itself_is_refused_with_the_reason(folder: Path) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_text())

@@ -201,10 +201,19 @@ def test_a_result_without_evaluations_says_so(folder: RunFolder) -> None:
         _ = run.validation_score
 
 
+def test_a_run_is_found_beside_one_that_cannot_be_read(tmp_path: Path) -> None:
+    broken, whole = finish(tmp_path, "method=g_freeze"), finish(tmp_path)
+    (broken.path / "result.json").write_text("{")
+    assert find_run(whole.title, tmp_path).title == whole.title
+    assert find_run("sft-", tmp_path).title == whole.title
+    with pytest.raises(UserError, match=r"g_freeze-.*/seed0/result\.json: cannot be read"):
+        find_run("g_freeze", tmp_path)
+
+
 def test_what_a_result_does_not_hold_is_named_at_any_depth(tmp_path: Path) -> None:
     run = finish(tmp_path)
     for part in (run.record, run.record["data"], run.record["config"]):
-        with pytest.raises(UserError, match=r"result\.json holds no 'nothing'"):
+        with pytest.raises(UserError, match=r"seed0/result\.json: holds no 'nothing'"):
             _ = part["nothing"]
 
 

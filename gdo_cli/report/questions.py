@@ -164,7 +164,8 @@ QUESTIONS = (
     ),
     Claim(
         "Is knowledge lost, or format?",
-        "A generated answer needs the format; the likelihood of given options does not. On SciTail:",
+        "A generated answer needs the format; the likelihood of given options does not. Always naming the "
+        "same of WinoGrande's two options would be right about half of the time. On SciTail:",
         tuple(_format()),
         ("drift",),
     ),
