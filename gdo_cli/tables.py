@@ -68,9 +68,10 @@ def print_rows(rows: list[Row]) -> None:
     """Rows of ``gdo ls``, whatever their columns."""
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     shown = [key for key in (rows[0] if rows else ()) if key not in _NOT_SHOWN]
+    folds = ("why",) if "why" in shown else _WORDS  # where there is too little room; numbers never
     for key in shown:
         justify: Literal["left", "right"] = "left" if key in _WORDS else "right"
-        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key not in _WORDS, overflow="fold")
+        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key not in folds, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell_text(key, row[key])) for key in shown))
     console.print(table)
