@@ -6,7 +6,6 @@ Shapes: B sequences, T tokens, D width, V vocabulary, N scored positions in the 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -33,7 +32,6 @@ LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 # own; and where it only has to stand in the same packed row.
 WORTH_CACHE = (48, 4)
 WORTH_PACKING = (8, 2)
-NO_CACHE = (sys.maxsize, 2)
 
 
 class AnswerLM(nn.Module):
@@ -195,8 +193,10 @@ def score(
             results |= _score_packed(lm, queries, pack)
             advance(sum(len(members) for _, members in pack))
         return [results[i] for i in range(len(queries))]
-    shares = only_attends(lm.model.config)
-    for length, members in shared_prefixes(contexts, *(WORTH_CACHE if shares else NO_CACHE)):
+    families = [(0, list(range(len(queries))))]
+    if only_attends(lm.model.config):
+        families = shared_prefixes(contexts, *WORTH_CACHE)
+    for length, members in families:
         past = _prefill(lm, contexts[members[0]][:length])
         for batch in by_length([lengths[i] for i in members], token_budget):
             chosen = [members[i] for i in batch]

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from gdo_cli.analysis import statistics
-from gdo_cli.analysis.statistics import Interval
+from gdo_cli.analysis.statistics import Interval, SeedSpread
 from gdo_cli.compare import items_of
 from gdo_cli.figures.style import field
 from gdo_cli.finished import finished
@@ -65,16 +65,19 @@ class Evidence:
         chosen = max(by_id(found).values(), key=_validation_score, default=[])
         return list({run.seed: run for first in chosen for run in [*all_seeds(first), *chosen]}.values())
 
-    def noise(self, measure: str, *sides: list[RunResult]) -> float:
-        """How far a difference has to reach for other seeds not to turn it around.
-
-        That is how far two runs of one configuration lie apart one time in twenty, by the runs of `seeds`
-        (zero where these do not tell). The untouched model has no seeds.
-        """
+    def spread(self, measure: str) -> SeedSpread | None:
+        """How far the seeds of `seeds` lie apart, pooled over its methods; None where they do not tell."""
         groups = by_id(run for run in self.experiment("seeds")[0] if measure in run.final).values()
         several = [[run.final[measure] for run in seeds] for seeds in groups if len(seeds) > 1]
-        trained = sum(not _untouched(side) for side in sides)
-        return statistics.seed_spread(several).apart(trained) if several else 0.0
+        return statistics.seed_spread(several) if several else None
+
+    def noise(self, measure: str, *sides: list[RunResult]) -> float:
+        """How far a difference has to reach for other seeds not to turn it around; 0 where that is unknown.
+
+        The untouched model has no seeds.
+        """
+        spread = self.spread(measure)
+        return spread.apart(sum(not _untouched(side) for side in sides)) if spread else 0.0
 
 
 def _validation_score(seeds: list[RunResult]) -> float:

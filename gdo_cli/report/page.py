@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdo_cli.analysis import statistics
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import (
@@ -102,10 +101,9 @@ def other_seeds(evidence: Evidence) -> list[str]:
     several = [seeds for seeds in by_id(runs).values() if len(seeds) > 1]
     if not several:
         return []
-    score, kept = (
-        statistics.seed_spread([[run.final[measure_of(run, measure)] for run in seeds] for seeds in several])
-        for measure in (SCORE, WINOGRANDE)
-    )
+    score, kept = (evidence.spread(measure_of(runs[0], measure)) for measure in (SCORE, WINOGRANDE))
+    if not (score and kept):
+        return []
     return [
         "A comparison over items has one run on each side, and its interval says nothing of other seeds. "
         f"From seed to seed, on {TASKS[runs[0].name['task']]} and pooled over the {len(several)} methods of "
