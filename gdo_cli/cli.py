@@ -155,8 +155,8 @@ def list_runs(
 ) -> None:
     """Table of runs: filtered, grouped, averaged over seeds."""
     with messages():
-        from gdo_cli.listing import RETENTION, as_csv, as_markdown, listed, mean_rows, run_rows
-        from gdo_cli.results import write_for_user
+        from gdo_cli.listing import as_csv, as_markdown, listed, mean_rows, run_rows
+        from gdo_cli.results import RETENTION, write_for_user
         from gdo_cli.tables import print_listing
 
         runs, others = listed(results, filters or [])

@@ -88,10 +88,10 @@ def load_run(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
     return _build_run(_compose(overrides, config_dir), overrides, config_dir)
 
 
-def load_experiment(name: str, config_dir: Path | None = None) -> dict[str, Any] | None:
-    """What an experiment file says of its figure, e.g. ``{"kind": "curves", …}``; None if nothing."""
+def load_experiment(name: str, config_dir: Path | None = None) -> Any:
+    """What an experiment file says of its figure, unchecked, e.g. ``{"kind": "curves", …}``; or None."""
     figure = OmegaConf.select(_compose([f"experiment={name}"], config_dir), "figure")
-    return None if figure is None else cast(dict[str, Any], OmegaConf.to_container(figure, resolve=True))
+    return OmegaConf.to_container(figure, resolve=True) if OmegaConf.is_config(figure) else figure
 
 
 def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:

@@ -18,11 +18,10 @@ import yaml
 
 from gdo_cli.errors import UserError, require, require_one_of, suggest
 from gdo_cli.markdown import table
-from gdo_cli.results import FAILURE, RunResult, read_run
+from gdo_cli.results import FAILURE, RETENTION, RunResult, read_run
 
 KEYS = ("model", "task", "method", "layers", "seed", "status")
 STATUSES = ("done", "running", "failed", "unfinished")
-RETENTION = "winogrande/exact_match"
 Cell = Any  # str, int, float, None, or Mean
 Row = dict[str, Cell]
 

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sized
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
 from gdo_cli.config import load_experiment, options
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
+from gdo_cli.figures.spec import FigureSpec, read_spec
 from gdo_cli.finished import finished
 from gdo_cli.markdown import table
 from gdo_cli.progress import console
@@ -85,19 +84,24 @@ def _side_by_side(plot: partial[Plotted], names: list[str]) -> Iterator[Plotted]
 def plot_one(name: str, overrides: list[str], results: Path, config_dir: Path | None) -> Plotted:
     """Draw an experiment's figure; nothing if it has none."""
     plotted = Plotted()
-    spec = load_experiment(name, config_dir)
-    if spec is None:
+    figure = load_experiment(name, config_dir)
+    if figure is None:
+        return plotted
+    try:
+        spec = read_spec(figure, config_dir)
+    except UserError as error:
+        plotted.refused = f"{name}: {error}"
         return plotted
     runs, missing = finished(name, overrides, results, config_dir)
     found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
-    kind = spec.get("analysis")  # what `gdo analyze` keeps beside a run
+    kind = spec.analysis
     todo = [run for run in found.values() if kind and run.analysis(kind) is None]
     if kind and todo:
         plotted.said += _to_analyse(name, kind, todo, results)
     usable = [run for run in found.values() if run not in todo]
     if any(run.path in {r.path for r in usable} for run in runs):
         try:
-            drawing = _draw(usable, spec)
+            drawing = spec.draw(usable)
         except UserError as error:
             plotted.refused = f"{name}: {error}"
             return plotted
@@ -139,20 +143,13 @@ def _counted(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-def _others(spec: dict[str, Any], results: Path, config_dir: Path | None) -> list[RunResult]:
-    """Finished runs of other experiments that belong in the figure (``with``: one of them, or a list)."""
-    named = spec.get("with") or []
+def _others(spec: FigureSpec, results: Path, config_dir: Path | None) -> list[RunResult]:
+    """Finished runs of the other experiments that belong in the figure."""
     return [
         run
-        for also in ([named] if isinstance(named, dict) else named)
-        for run in finished(also["experiment"], also.get("overrides", []), results, config_dir)[0]
+        for experiment, overrides in spec.others
+        for run in finished(experiment, overrides, results, config_dir)[0]
     ]
-
-
-def _draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
-    module = import_module(f"gdo_cli.figures.{spec['kind']}")
-    drawing: Drawing = module.draw(runs, spec)
-    return drawing
 
 
 def save(drawing: Drawing, stem: Path) -> list[Path]:

@@ -39,6 +39,7 @@ WEIGHTS = ("adapter", "trained")
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.safetensors"
 TASK_SCORES = ("task/exact_match", "task/bleu")
+RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from gdo_cli.listing import RETENTION, Mean, Row, cell_text
+from gdo_cli.listing import Mean, Row, cell_text
 from gdo_cli.progress import console, key_values
-from gdo_cli.results import RunResult
+from gdo_cli.results import RETENTION, RunResult
 
 if TYPE_CHECKING:
     from gdo_cli.compare import Comparison

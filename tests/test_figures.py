@@ -72,7 +72,7 @@ def test_the_names_of_methods_leave_room_for_the_panels_titles(setting: str) -> 
     for value in ("x", "y"):
         config = {"method": {setting: value}, "train": {"lr": 1e-3}}
         runs.append(run("sft", id=value, config=config, final=scores, parameters=parameters))
-    figure = methods.draw(runs, {}).figure
+    figure = methods.draw(runs).figure
     figure.draw_without_rendering()
     titles = [ax.title.get_window_extent() for ax in figure.axes]
     assert len(titles) == 3
@@ -125,7 +125,7 @@ def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: 
         run("sft", [scores(0, 0.0, 0.5), scores(1, 0.25, 0.375)], id="slower"),
         run("g_freeze", [scores(0, 0.0, 0.5), scores(2, 0.5, 0.5)]),
     ]
-    drawing = frontier.draw(runs, {})
+    drawing = frontier.draw(runs)
     points = drawn(drawing, tmp_path)
     sft = {
         (p["id"], p["step"]): (p["score"], p["retention"], p["on_frontier"], p["seeds"])
@@ -156,7 +156,7 @@ def test_a_frontier_says_what_is_kept_a_standard_error_of_the_score_off() -> Non
         run("sft", [line(1, 0.5, 0.5), line(2, 1.0, 0.25)]),
         run("g_freeze", [line(1, 0.25, 0.5), line(2, 0.75, 0.25)]),
     ]
-    _, *rows = frontier.draw(runs, {}).table or []
+    _, *rows = frontier.draw(runs).table or []
     # At 0.75, 0.875 and 0.625, on lines that fall by 0.5 for every point of the score.
     assert {row[1]: row[-1] for row in rows} == {
         "SFT": "0.375 [0.312, 0.438]",
@@ -172,7 +172,7 @@ def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None
         run("wise_ft", [scores(0, 0.5, 0.5)], id="c", config=config | {"method": {"run": "lora-2"}}),
         run("sft", [scores(2, 0.75, 0.125)], config=config | {"method": {}}),
     ]
-    points = drawn(frontier.draw(runs, {"lines": ["method", "method.run"]}), tmp_path)
+    points = drawn(frontier.draw(runs, lines=["method", "method.run"]), tmp_path)
     assert [(p["line"], p["label"], p["id"]) for p in points] == [
         ("wise_ft, run=sft-1", "WISE_FT, run=sft-1", "a"),
         ("wise_ft, run=sft-1", "WISE_FT, run=sft-1", "b"),
@@ -188,18 +188,18 @@ def test_curves_say_which_setting_tells_their_lines_and_columns_apart(tmp_path: 
     first, later = scores(0, 0.5, 0.25), scores(2, 0.5, 0.25)
     settings = [{"train": train, "with_mlp": mlp} for train in ("all", "new") for mlp in (False, True)]
     runs = [run("sft", [first, later], config={"method": own}) for own in settings]
-    drawing = curves.draw(runs, {"columns": "method.train", "lines": "method.with_mlp"})
+    drawing = curves.draw(runs, columns="method.train", lines="method.with_mlp")
     drawn(drawing, tmp_path)
     assert [ax.get_title() for ax in drawing.figure.axes[:2]] == ["train=all", "train=new"]
     assert {p["line"] for p in drawing.points} == {"with_mlp=false", "with_mlp=true"}
-    drawing = curves.draw(runs[:1], {"columns": "task", "lines": "method"})
+    drawing = curves.draw(runs[:1], columns="task", lines="method")
     assert drawing.figure.axes[0].get_title() == "Science entailment (SciTail)"
     assert {p["line"] for p in drawing.points} == {"SFT"}
 
 
 def test_what_is_measured_once_is_a_level_across_the_panel() -> None:
     first, later = scores(0, 0.5, 0.25), scores(2, 0.5, 0.25)
-    drawing = curves.draw([run("frozen", [first]), run("sft", [first, later])], {})
+    drawing = curves.draw([run("frozen", [first]), run("sft", [first, later])])
     levels = [
         line.get_ydata() for ax in drawing.figure.axes for line in ax.lines if line.get_label() == "FROZEN"
     ]
@@ -213,7 +213,7 @@ def test_a_line_looks_and_is_called_the_same_in_every_column() -> None:
     runs = [run("sft", lines, config=config)] + [
         run("sft", lines, name=qasc, config={"method": {"layers": layers}}) for layers in (6, 1)
     ]
-    figure = curves.draw(runs, {"lines": "method.layers"}).figure
+    figure = curves.draw(runs, lines="method.layers").figure
     colors = [{line.get_label(): line.get_color() for line in ax.lines} for ax in figure.axes[:2]]
     assert colors[0]["layers=1"] == colors[1]["layers=1"] != colors[1]["layers=6"]
     (legend,) = figure.legends
@@ -228,7 +228,7 @@ def test_a_column_without_a_curve_stands_only_alone() -> None:
         ([untouched, trained], ["Science entailment (SciTail)"]),
         ([untouched], ["Science Q&A (QASC)"]),
     ):
-        axes = curves.draw(runs, {}).figure.axes
+        axes = curves.draw(runs).figure.axes
         assert [ax.get_title() for ax in axes if ax.get_title()] == titles
 
 
@@ -243,7 +243,7 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
 
     runs = [at("sft", 1e-3, 0.5, 0.0), at("g_freeze", 1e-5, 0.25, 0.5)]
     runs += [at("sft", 1e-5, 0.25, 0.5), at("sft", 1e-5, 0.75, 0.25)]
-    drawing = rates.draw(runs, {})
+    drawing = rates.draw(runs)
     assert {p["value"] for p in drawn(drawing, tmp_path)} == {0.5, 0.25, 0.375, 0.0}
     assert drawing.table is not None
     assert sorted(drawing.table[1:]) == [
@@ -257,14 +257,14 @@ def test_no_loss_is_too_high_to_be_seen() -> None:
     final = [{"task/exact_match": 0.5, "perplexity/loss": loss} for loss in (4.5, 91.0)]
     runs = [run("sft", final=f, config={"method": {}, "train": {"lr": 1e-5}}) for f in final]
     for found in ([runs[0]], [runs[1]]):
-        ax = rates.draw(found, {}).figure.axes[1]
+        ax = rates.draw(found).figure.axes[1]
         low, high = ax.get_ylim()
         assert low < found[0].final["perplexity/loss"] < high
 
 
 def test_rates_within_a_decade_are_written_at_the_axis() -> None:
     runs = [run("sft", config={"method": {}, "train": {"lr": lr}}) for lr in (5e-5, 2e-5)]
-    ax = rates.draw(runs, {}).figure.axes[0]
+    ax = rates.draw(runs).figure.axes[0]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2e-05", "5e-05"]
 
 
@@ -294,13 +294,13 @@ def test_the_ranking_has_a_record_for_each_task_layer_and_matrix(tmp_path: Path)
     other = {"model": "tiny", "task": "qasc", "method": "sft"}
     twice = [row | {"norm": 2 * row["norm"]} for row in UPDATES]
     runs = [run("sft", updates=UPDATES), run("sft", updates=twice, seed=1), run("frozen", updates=[])]
-    points = drawn(layers.draw([*runs, run("sft", updates=UPDATES, name=other)], {}), tmp_path)
+    points = drawn(layers.draw([*runs, run("sft", updates=UPDATES, name=other)]), tmp_path)
     found = {(p["task"], p["layer"], p["module"]): (p["norm"], p["seeds"]) for p in points}
     assert len(found) == 2 * 4
     assert found["scitail", 0, "q_proj"] == (pytest.approx(1.5 * 16 / 5), 2)
     assert found["qasc", 0, "q_proj"] == (pytest.approx(16 / 5), 1)
     with pytest.raises(UserError, match="none of the runs holds update norms"):
-        layers.draw(runs[2:], {})
+        layers.draw(runs[2:])
 
 
 # ---------------------------------------------------------------------------------------------- ranks
@@ -327,7 +327,7 @@ def test_ranks_are_shown_by_layer_and_stage_for_weights_and_gradients(tmp_path: 
         for module in ("gate_proj", "up_proj")
     ]
     higher = [row | {"effective_rank": row["effective_rank"] + 1} for row in rows]
-    points = drawn(ranks.draw([run("sft", rows), run("sft", higher, seed=1)], {}), tmp_path)
+    points = drawn(ranks.draw([run("sft", rows), run("sft", higher, seed=1)]), tmp_path)
     assert len(points) == len(rows)
     (one,) = (
         p
@@ -337,7 +337,7 @@ def test_ranks_are_shown_by_layer_and_stage_for_weights_and_gradients(tmp_path: 
     )
     assert (one["effective_rank"], one["stable_rank"]) == (19.5, 19)
     with pytest.raises(UserError, match=r"evaluation\.ranks=true"):
-        ranks.draw([run("sft", [])], {})
+        ranks.draw([run("sft", [])])
 
 
 def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> None:
@@ -347,7 +347,7 @@ def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> Non
         for layer in (0, 1, 2)
         for of in ("weights", "gradients")
     ]
-    top = ranks.draw([run("sft", rows)], {}).figure.axes[0]
+    top = ranks.draw([run("sft", rows)]).figure.axes[0]
     assert top.yaxis_inverted()
     assert top.collections[0].get_array().tolist() == [[10, 11, 12], [20, 21, 22]]  # type: ignore[union-attr]
 
@@ -372,10 +372,30 @@ def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_
         run("g_freeze", steps, path=own, config=other),
         run("frozen", path=own, steps=0),
     ]
-    points = {p["method"]: p for p in drawn(cost.draw(runs, {"marked": ["sft"]}), tmp_path)}
+    points = {p["method"]: p for p in drawn(cost.draw(runs, marked=["sft"]), tmp_path)}
     keys = ("seconds", "gib", "measured", "trained", "task/exact_match", KEPT)
     assert [points["SFT"][k] for k in keys] == [0.5, 1.0, "benchmark", 2.0, 0.5, 0.25]
     assert [points["G_FREEZE"][k] for k in keys] == [3.0, 2.0, "run", 2.0, 0.5, 0.25]
     assert len(points) == 2
     with pytest.raises(UserError, match="none of the runs trains anything"):
-        cost.draw(runs[2:], {})
+        cost.draw(runs[2:])
+
+
+@pytest.mark.parametrize("draw", [methods.draw, rates.draw, cost.draw])
+def test_tasks_with_different_scores_share_no_axis(draw: Any) -> None:
+    config = {"method": {"name": "sft"}, "train": {"lr": 1e-3}}
+    runs = [run("sft", id=of, config=config, final={of: 0.5}) for of in ("task/exact_match", "task/bleu")]
+    with pytest.raises(UserError, match=r"scored by task/bleu and by task/exact_match; draw one task"):
+        draw(runs)
+
+
+def test_a_probe_that_a_run_has_not_been_through_is_left_out_and_not_zero() -> None:
+    config = {"method": {"name": "sft"}, "train": {"lr": 1e-3}}
+    parameters = {"added": 0, "trainable": 2_000_000, "trainable_share": 0.5}
+    both = {"task/exact_match": 0.5, KEPT: 0.25}
+    runs = [
+        run("sft", id=name, config=config, final=final, parameters=parameters)
+        for name, final in (("a", both), ("b", {"task/exact_match": 0.5}))
+    ]
+    assert [KEPT in point for point in methods.draw(runs).points] == [False, False]
+    assert [KEPT in point for point in methods.draw(runs[:1]).points] == [True]

@@ -242,6 +242,47 @@ def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: P
     assert "fig2" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("figure", "told"),
+    [
+        ("curves", "figure=curves: must be options with a kind, as {kind: curves}"),
+        ("{title: Mine}", "figure.kind=: unknown; choose from: cost, curves, drift, frontier,"),
+        ("{kind: curve}", "figure.kind=curve: unknown; did you mean 'curves'?"),
+        ("{kind: curves, line: task}", "figure.line: curves has no such option; did you mean 'lines'?"),
+        ("{kind: curves, lines: [task]}", "figure.lines=['task']: must be a word"),
+        ("{kind: curves, title: 4}", "figure.title=4: must be text"),
+        ("{kind: frontier, lines: 3}", "figure.lines=3: must be a word or a list, each a word"),
+        ("{kind: methods, marked: sft}", "figure.marked=sft: must be a list, each a word"),
+        (
+            "{kind: function_vectors, published: {scitail: {sft: 2}}}",
+            "must be {name: {name: [a number, a number], …}, …}",
+        ),
+        ("{kind: curves, with: seeds}", "figure.with=seeds: must be an experiment's, as {experiment:"),
+        ("{kind: curves, with: [{overrides: []}]}", "figure.with={'overrides': []}: must be an experiment's"),
+        ("{kind: curves, with: {experiment: sead}}", "figure.with.experiment=sead: unknown"),
+        ("{kind: curves, columns: tusk}", "no setting 'tusk' to tell runs apart by; did you mean 'task'?"),
+        ("{kind: curves, lines: train.rate}", "no setting 'train.rate' to tell runs apart by; "),
+        ("{kind: frontier, lines: task.name.x}", "no setting 'task.name.x' to tell runs apart by"),
+        ("{kind: curves, retention: arc}", "retention=arc: unknown; choose from: task/exact_match, winog"),
+        ("{kind: cost, retention: arc}", "retention=arc: unknown; choose from: task/exact_match, winog"),
+        ("{kind: frontier, retention: arc}", "retention=arc: unknown; choose from: task/exact_match, winog"),
+        ("{kind: rates, x: method}", "x=method: sft of scitail/sft-"),
+        ("{kind: ranks, measure: rank}", "measure=rank: unknown; did you mean"),
+    ],
+)
+def test_a_wrong_figure_is_refused_in_one_line(own: Path, results: Path, figure: str, told: str) -> None:
+    (own / "experiment" / "mine.yaml").write_text(
+        f"{HEAD}sweep: {{method: sft}}\nfigure: {figure}\n", "utf-8"
+    )
+    for config in grid("mine", own, results):
+        finish(config)
+    result = gdo("mine", "--results", str(results), "--config-dir", str(own))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: mine: ")
+    assert told in result.stderr
+    assert not (results / "figures").exists()
+
+
 def test_several_figures_are_drawn_side_by_side_as_one_by_one(
     own: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval
 from gdo_cli.cli import app
 from gdo_cli.config import load_experiment, options
+from gdo_cli.figures.spec import read_spec
 from gdo_cli.grid import load_grid
 from gdo_cli.markdown import table
 from gdo_cli.methods.interpolation import OfRun
@@ -418,8 +419,9 @@ def _setting(config: RunConfig, key: str) -> Any:
     return value
 
 
-def test_every_claims_figures_exist() -> None:
-    known = [name for name in options("experiment") if load_experiment(name)]
+def test_every_claims_figures_exist_and_every_figure_has_a_title() -> None:
+    known = {name: figure for name in options("experiment") if (figure := load_experiment(name))}
+    assert all(read_spec(figure) and figure["title"] for figure in known.values())
     assert {name for claim in PAPER + QUESTIONS for name in claim.figures} <= set(known)
 
 
@@ -457,12 +459,17 @@ def test_the_page_says_what_another_seed_would_change() -> None:
 
 
 def test_a_figure_is_shown_once(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    (tmp_path / "a.md").write_text("| x |\n", "utf-8")
+    (tmp_path / "rates.png").touch()
+    (tmp_path / "rates.md").write_text("| x |\n", "utf-8")
     figures = Figures(tmp_path)
-    assert figures.show("a") == ["![a](figures/a.png)", "| x |"]
-    assert figures.show("a") == ["[a](figures/a.png) above."]
-    assert figures.show("b") == []
+    title = "SciTail by learning rate"
+    assert figures.show("rates") == [
+        f"![{title}](figures/rates.png)",
+        f"*{title}* (`gdo plot rates`)",
+        "| x |",
+    ]
+    assert figures.show("rates") == [f"[{title}](figures/rates.png): above."]
+    assert figures.show("fig2") == []
 
 
 def test_a_claim_that_is_checked_in_part_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean, median
@@ -14,8 +15,19 @@ from matplotlib.lines import Line2D
 
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, name_of, new_figure, sources, under
-from gdo_cli.results import RunResult, by_id, distinct_names
+from gdo_cli.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RC,
+    measures,
+    name_of,
+    new_figure,
+    require_measure,
+    sources,
+    under,
+)
+from gdo_cli.results import RETENTION, RunResult, by_id, distinct_names
 
 COSTS = {
     "trained": "parameters trained (millions)",
@@ -24,35 +36,37 @@ COSTS = {
 }
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RETENTION) -> Drawing:
     """A column per cost; task score above, retention below; a method is a number, listed at the side.
 
     Time and memory are those of the benchmark (``python -m bench methods``), taken one after another on a
     quiet machine, where it has the method on the same model, task and batch; else those of the run itself,
-    hollow. The methods in ``spec["marked"]`` have a colour of their own. Runs that train nothing are left
+    hollow. The methods in ``marked`` have a colour of their own. Runs that train nothing are left
     out.
     """
     groups = by_id(run for run in runs if run.record["steps"])
     if not groups:
         raise UserError("none of the runs trains anything, so there is no cost to draw")
-    score = next(iter(groups.values()))[0].task_score
-    metrics = [score, str(spec.get("retention", "winogrande/exact_match"))]
+    trained = [run for members in groups.values() for run in members]
+    score = measures(trained)[0]
+    require_measure(retention, set.intersection(*(set(run.final) for run in trained)))
+    metrics = [score, retention]
     names = distinct_names([members[0] for members in groups.values()])
     points = [_point(names[key], members, metrics) for key, members in groups.items()]
     points.sort(key=lambda point: -point[score])
-    marked = {names[key] for key, runs in groups.items() if runs[0].name["method"] in spec.get("marked", ())}
+    coloured = {names[key] for key, found in groups.items() if found[0].name["method"] in marked}
     with rc_context(RC):
         figure = new_figure(9.6, 6.4)
         axes = figure.subplots(2, 3, sharex="col", sharey="row")
         for row, metric in zip(axes, metrics, strict=True):
             for ax, cost in zip(row, COSTS, strict=True):
-                _panel(ax, points, cost, metric, marked)
+                _panel(ax, points, cost, metric, coloured)
             row[0].set_ylabel(("New task: " if metric == score else "Kept: ") + name_of(metric))
         for ax, label in zip(axes[1], COSTS.values(), strict=True):
             ax.set_xlabel(label)
         axes[1, 0].set_xscale("log")
         axes[1, 0].xaxis.set_major_formatter("{x:g}")
-        entries = [_entry(number, point, marked) for number, point in enumerate(points, 1)]
+        entries = [_entry(number, point, coloured) for number, point in enumerate(points, 1)]
         if any(point["measured"] == "run" for point in points):
             hollow = Line2D([], [], marker="o", ls="", markersize=4, markerfacecolor="none", color=GREY)
             hollow.set_label("hollow: as in the run itself")
@@ -74,7 +88,7 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
         "seconds": row["median"] if row else median(steps),
         "gib": peak / 2**30,
         "measured": "benchmark" if row else "run",
-    } | {metric: mean(run.final.get(metric, 0.0) for run in runs) for metric in metrics}
+    } | {metric: mean(run.final[metric] for run in runs) for metric in metrics}
 
 
 def _benchmark(run: RunResult) -> dict[str, Any] | None:

@@ -19,36 +19,38 @@ from gdo_cli.figures.style import (
     name_of,
     named,
     new_figure,
+    require_measure,
     sources,
     under,
 )
-from gdo_cli.results import RunResult
+from gdo_cli.results import RETENTION, RunResult
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
-    """One column per value of ``spec["columns"]``, one line per value of ``spec["lines"]``.
+def draw(
+    runs: list[RunResult], columns: str = "task", lines: str = "method", retention: str = RETENTION
+) -> Drawing:
+    """One column per value of the setting ``columns``, one line per value of ``lines``.
 
     A line is the mean over seeds; the band is the standard deviation over seeds where there are
     several, else the standard error over items. What is measured once, as where nothing trains, is a level; a
     column that holds nothing else is left out beside others that do.
-    ``spec["retention"]`` names the top metric.
+    ``retention`` names the top metric.
     """
-    retention = str(spec.get("retention", "winogrande/exact_match"))
-    across, apart = str(spec.get("columns", "task")), str(spec.get("lines", "method"))
-    columns = _in_order(runs, across)
-    curved = {v: members for v, members in columns.items() if any(len(r.evaluations) > 1 for r in members)}
-    columns = curved or columns
-    order = [str(value) for value in _in_order(runs, apart)]  # a line looks the same in every column
+    require_measure(retention, (key for run in runs for line in run.evaluations for key in line))
+    groups = _in_order(runs, columns)
+    curved = {v: members for v, members in groups.items() if any(len(r.evaluations) > 1 for r in members)}
+    groups = curved or groups
+    order = [str(value) for value in _in_order(runs, lines)]  # a line looks the same in every column
     points: list[dict[str, Any]] = []
     with rc_context(RC):
-        figure = new_figure(max(3.8, 2.7 * len(columns)), 5.0)
-        axes = figure.subplots(2, len(columns), sharex="col", squeeze=False)
-        for column, (value, members) in enumerate(columns.items()):
+        figure = new_figure(max(3.8, 2.7 * len(groups)), 5.0)
+        axes = figure.subplots(2, len(groups), sharex="col", squeeze=False)
+        for column, (value, members) in enumerate(groups.items()):
             score = members[0].task_score
-            lines = _in_order(members, apart)
+            series = _in_order(members, lines)
             for row, metric in enumerate((retention, score)):
-                _panel(axes[row, column], lines, (apart, order), metric, points, str(value))
-            axes[0, column].set_title(named(across, value))
+                _panel(axes[row, column], series, (lines, order), metric, points, str(value))
+            axes[0, column].set_title(named(columns, value))
             axes[1, column].set_xlabel("training steps")
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")

@@ -12,6 +12,7 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, Line, line_style, new_figure, sources, under
 from gdo_cli.results import RunResult, distinct_names
 
+ANALYSIS = "drift"
 _BASE = "untouched model"
 _HIDDEN = {"cka": "Linear CKA with the base", "cosine": "Mean cosine with the base"}
 _KINDS = {"probes": ("-", "probes' prompts"), "task": (":", "new task's prompts")}
@@ -19,7 +20,7 @@ _KL = {"task_answer": "new task:\nthe answer", "task_prompt": "new task:\nthe pr
 _SCORES = {"exact_match": ("-", "generated"), "choice": (":", "options given")}
 
 
-def draw(runs: list[RunResult], _spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult]) -> Drawing:
     """Above: similarity of hidden states by layer. Below: KL to the base by kind of text, and WinoGrande
     by the number of solved examples shown, as generated and with the two options given.
 

@@ -21,24 +21,25 @@ from gdo_cli.figures.style import (
     name_of,
     named,
     new_figure,
+    require_measure,
     sources,
     under,
 )
-from gdo_cli.results import RunResult
+from gdo_cli.results import RETENTION, RunResult
 
 Points = list[dict[str, Any]]
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], lines: str | list[str] = "method", retention: str = RETENTION) -> Drawing:
     """A column per task: every evaluation of every run on validation items, one colour per method.
 
     Points that another one of the method beats in both are faint; the line runs through the others, from
     the untouched model on, and is straight where nothing was measured. The dotted line is the highest score
     that all methods reach: the table says what each keeps there, and a standard error of the score above
-    and below. ``spec["lines"]`` names the setting, or the settings, that tell lines apart (default:
-    ``method``), ``spec["retention"]`` what is kept; seeds are averaged.
+    and below. ``lines`` names the setting, or the settings, that tell lines apart, ``retention`` what is
+    kept; seeds are averaged.
     """
-    retention = str(spec.get("retention", "winogrande/exact_match"))
+    require_measure(retention, (key for run in runs for line in run.evaluations for key in line))
     by_task: dict[str, list[RunResult]] = {}
     for run in runs:
         by_task.setdefault(run.name["task"], []).append(run)
@@ -49,9 +50,9 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         figure = new_figure(1.8 + 4 * len(by_task), 4)
         axes = figure.subplots(1, len(by_task), squeeze=False)[0]
         for ax, (task, members) in zip(axes, by_task.items(), strict=True):
-            lines = _lines(members, spec.get("lines", "method"), retention)
-            table += _panel(ax, task, lines)
-            points += [point for line in lines.values() for point in line]
+            found = _lines(members, lines, retention)
+            table += _panel(ax, task, found)
+            points += [point for line in found.values() for point in line]
             ax.set_title(TASKS.get(task, task))
             ax.set_xlabel(f"New task: {name_of(members[0].task_score)} (validation)")
         axes[0].set_ylabel(f"Kept: {name_of(retention)}")

@@ -11,7 +11,9 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, TASKS, line_style, new_figure, sources, under
 from gdo_cli.results import RunResult, distinct_names
 
+ANALYSIS = "fv"
 Number = dict[str, float]
+Published = dict[str, dict[str, tuple[float, float]]]  # by task and method
 # Where a measure stands in an analysis, and what it is called.
 MEASURES = {
     "overlap": "Heads shared",
@@ -24,14 +26,13 @@ _CEILING, _FLOOR = "base, other prompts", "random heads"
 SHOWN = "right answer, shots right / shuffled"
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], published: Published | None = None) -> Drawing:
     """A panel per measure, a row per run, and under each task's runs what they are to be read against.
 
     The ceiling is the base on other prompts, the floor heads drawn at random; bars are bootstrap
-    intervals over prompts. ``spec["published"]`` gives the paper's own numbers by task and method, as
+    intervals over prompts. ``published`` gives the paper's own numbers by task and method, as
     (heads, cosine), which are shown hollow; it does not say over whose heads its cosine is.
     """
-    published = spec.get("published", {})
     points: list[dict[str, Any]] = []
     places: list[float] = []  # of the rows, with a gap between tasks
     for task in dict.fromkeys(run.name["task"] for run in runs):
@@ -40,7 +41,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
         seeds = len({run.seed for run in members}) > 1
         for run in members:
             name = names[run.id] + (f", seed {run.seed}" if seeds else "")
-            points.append(_point(run, name, published.get(task, {}).get(run.name["method"])))
+            points.append(_point(run, name, (published or {}).get(task, {}).get(run.name["method"])))
         points += _limits(members[0])
         places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(points) - len(places))]
     with rc_context(RC):

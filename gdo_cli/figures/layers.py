@@ -42,7 +42,7 @@ _COLORS = {
 }
 
 
-def draw(runs: list[RunResult], _: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult]) -> Drawing:
     """A row per task: the norm of each layer's update (left; the paper's measure) and its size relative to
     the weights (right), with the rank of the layer above its bar.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from statistics import mean
 from typing import Any
 
@@ -10,12 +10,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.rates import PROBES
 from gdo_cli.figures.style import (
     BLUE,
     GREY,
     ORANGE,
     RC,
+    measures,
     name_of,
     new_figure,
     sources,
@@ -26,22 +26,22 @@ from gdo_cli.figures.style import (
 from gdo_cli.results import RunResult, by_id, distinct_names
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:
     """A line per method (mean over seeds), the best task score on top; a panel per measure.
 
     Bars are standard errors, over seeds where there are several, else over items; the dotted line is the
-    untouched model. The methods named in ``spec["marked"]`` have a colour of their own.
+    untouched model. The methods named in ``marked`` have a colour of their own.
     """
     groups = by_id(runs)
-    score = runs[0].task_score
-    metrics = [score, *(m for m in PROBES if m in runs[0].final)]
+    metrics = measures(runs)
+    score = metrics[0]
     names = distinct_names([members[0] for members in groups.values()])
     order = sorted(groups, key=lambda key: _mean(groups[key], score))
     with rc_context(RC):
         figure = new_figure(2.2 * len(metrics) + text_width(names.values()), 0.23 * len(order) + 1.0)
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
-            _panel(ax, [groups[key] for key in order], metric, spec.get("marked", ()))
+            _panel(ax, [groups[key] for key in order], metric, marked)
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
         axes[0].set_yticks(range(len(order)), [names[key] for key in order])
         axes[0].set_ylim(-0.5, len(order) - 0.5)
@@ -52,21 +52,20 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
 
 
 def _mean(runs: list[RunResult], metric: str) -> float:
-    return mean(run.final.get(metric, 0.0) for run in runs)
+    return mean(run.final[metric] for run in runs)
 
 
 def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collection[str]) -> None:
     for row, members in enumerate(groups):
-        if metric in members[0].final:
-            own = members[0].name["method"] in marked
-            ax.errorbar(
-                _mean(members, metric),
-                row,
-                xerr=standard_error(members, metric),
-                color=ORANGE if own else BLUE,
-                marker="s" if own else "o",
-                elinewidth=0.8,
-            )
+        own = members[0].name["method"] in marked
+        ax.errorbar(
+            _mean(members, metric),
+            row,
+            xerr=standard_error(members, metric),
+            color=ORANGE if own else BLUE,
+            marker="s" if own else "o",
+            elinewidth=0.8,
+        )
     starts = [m[0].evaluations[0] for m in groups if m[0].record["steps"] and m[0].evaluations]
     known = [start[metric] for start in starts if metric in start]
     if known:

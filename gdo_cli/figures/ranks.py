@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gdo_cli.errors import UserError
+from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, TASKS, new_figure, sources, under
 from gdo_cli.results import RunResult
@@ -25,14 +25,14 @@ _OF = {"weights": ("change of weights", BLUE), "gradients": ("sum of gradients",
 _DASHES = {"effective_rank": "-", "participation_ratio": "--", "stable_rank": ":"}
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], measure: str = "effective_rank") -> Drawing:
     """A column per task; layers on x, training stages on y with the earliest on top, brighter is higher.
 
     Above, the change of the weights between two evaluations (the paper's figure); below it, as a control,
     the sum of the gradients over the same steps, which no optimizer has rescaled. Last, all measures as
-    means over the layers. ``spec["measure"]`` names the one of the maps; seeds are averaged.
+    means over the layers. ``measure`` names the one of the maps; seeds are averaged.
     """
-    measure = str(spec.get("measure", "effective_rank"))
+    require_one_of("measure", measure, MEASURES)
     by_task: dict[str, list[RunResult]] = {}
     for run in runs:
         by_task.setdefault(run.name["task"], []).append(run)

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
+from gdo_cli.errors import require
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     GREY,
@@ -17,6 +18,7 @@ from gdo_cli.figures.style import (
     has,
     legend_above,
     line_style,
+    measures,
     name_of,
     new_figure,
     sources,
@@ -30,24 +32,21 @@ SETTINGS = {
     "method.alpha": "α: 0 the base, 1 the run",
     "method.share": "λ: 0 the base, 1 the trained copy",
 }
-PROBES = ("winogrande/exact_match", "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 
-def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
+def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "method") -> Drawing:
     """A panel per measure; the dotted line is the untouched model, bars are standard errors.
 
     The table has the score on validation items too, by which a rate is chosen.
 
-    ``spec["x"]`` names the setting across (default: ``train.lr``), or several, of which a run has one;
-    ``spec["lines"]`` the one that tells lines apart.
+    ``x`` names the setting across, or several, of which a run has one; ``lines`` the one that tells lines
+    apart.
     """
-    named = spec.get("x", "train.lr")
-    across = [named] if isinstance(named, str) else [str(key) for key in named]
-    score = runs[0].task_score
-    metrics = [score, *(m for m in PROBES if m in runs[0].final)]
+    across = [x] if isinstance(x, str) else x
+    metrics = measures(runs)
     by_method: dict[str, list[RunResult]] = {}
     for run in sorted(runs, key=lambda r: _place(r, across)):
-        by_method.setdefault(str(field(run, str(spec.get("lines", "method")))), []).append(run)
+        by_method.setdefault(str(field(run, lines)), []).append(run)
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(2.5 * len(metrics), 2.9)
@@ -61,7 +60,7 @@ def draw(runs: list[RunResult], spec: dict[str, Any]) -> Drawing:
             if set(across) <= {"method.alpha", "method.share"}:
                 ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))
             ax.set_xlabel("\n".join(SETTINGS.get(key, key) for key in across))
-            ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
+            ax.set_title(name_of(metric) + (" (new task)" if metric == metrics[0] else ""))
             if "loss" in metric:  # a few nats or a hundred
                 ax.set_yscale("log")
                 ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -84,8 +83,12 @@ def _rates_across(ax: Axes, rates: list[float]) -> None:
 
 def _place(run: RunResult, across: list[str]) -> float:
     """The run's value of the first setting that it has."""
-    own = [key for key in across if has(run, key)]
-    return float(field(run, (own or across)[0]))
+    key = next((key for key in across if has(run, key)), across[0])
+    value = field(run, key)
+    require(
+        isinstance(value, int | float), f"x={key}: {value} of {run.title} is not a number to go across by"
+    )
+    return float(value)
 
 
 def _series(

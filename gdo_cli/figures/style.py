@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from gdo_cli.results import RunResult
+from gdo_cli.errors import UserError, require, require_one_of, suggest
+from gdo_cli.results import RETENTION, RunResult
 
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -76,6 +77,9 @@ METRICS = {
 }
 
 
+PROBES = (RETENTION, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
+
+
 @dataclass(frozen=True)
 class Line:
     """Colour, marker and dash of one series."""
@@ -102,13 +106,41 @@ def name_of(metric: str) -> str:
 
 
 def field(run: RunResult, key: str) -> Any:
-    """A setting of a run by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …"""
+    """A setting of a run by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …
+
+    Raises:
+        UserError: the run has no such setting.
+    """
     if key in run.name:
         return run.name[key]
     value: Any = run.record["config"]
+    above = ""
     for part in key.split("."):
-        value = value[part]
+        there = value if isinstance(value, dict) else {}
+        if part not in there:
+            nearest = suggest(key, [f"{above}{name}" for name in (there if above else {**there, **run.name})])
+            raise UserError(f"{run.title} has no setting {key!r} to tell runs apart by; {nearest}")
+        value = there[part]
+        above += f"{part}."
     return value
+
+
+def measures(runs: Sequence[RunResult]) -> list[str]:
+    """The task's score, then the probes that all the runs have been through at the end.
+
+    Raises:
+        UserError: tasks with different scores, which no one axis can show.
+    """
+    scores = sorted({run.task_score for run in runs})
+    require(
+        len(scores) == 1, f"the runs are scored by {' and by '.join(scores)}; draw one task at a time: task=…"
+    )
+    return [*scores, *(probe for probe in PROBES if all(probe in run.final for run in runs))]
+
+
+def require_measure(metric: str, there: Iterable[str]) -> None:
+    """Raise a UserError unless the metric is one of the measures among the keys of evaluations."""
+    require_one_of("retention", metric, {key for key in there if "/" in key and not key.endswith("_se")})
 
 
 def named(key: str, value: Any) -> str:
@@ -126,7 +158,7 @@ def has(run: RunResult, key: str) -> bool:
 def standard_error(runs: Sequence[RunResult], metric: str) -> float:
     """Of the runs' mean: over the seeds where there are several, else over the items of the run."""
     if len(runs) > 1:
-        return stdev(run.final.get(metric, 0.0) for run in runs) / len(runs) ** 0.5
+        return stdev(run.final[metric] for run in runs) / len(runs) ** 0.5
     return float(runs[0].final.get(f"{metric}_se", 0.0))
 
 

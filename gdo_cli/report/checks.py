@@ -13,7 +13,7 @@ from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval
 from gdo_cli.compare import items_of
 from gdo_cli.report.evidence import SCORE, Evidence, Of, difference, measure_of
-from gdo_cli.results import RunResult
+from gdo_cli.results import RETENTION, RunResult
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
 OPEN, UNMEASURED = "inconclusive", "not measured"
@@ -156,7 +156,7 @@ class NearZero:
 
     what: str
     of: Of
-    measure: str = "winogrande/exact_match"
+    measure: str = RETENTION
 
     def rows(self, evidence: Evidence) -> Iterable[Row]:
         runs = evidence.runs(self.of)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from gdo_cli.report.checks import Check, Compared, Counted, Guess, NearZero, Ranks, Vectors
 from gdo_cli.report.evidence import SCORE, Of
+from gdo_cli.results import RETENTION
 
-WINOGRANDE = "winogrande/exact_match"
 TASKS = {
     "multi30k": "translation (Multi30k, in MTNT's place)",
     "scitail": "entailment (SciTail)",
@@ -47,7 +47,7 @@ def on(experiment: str, task: str, method: str) -> Of:
 
 def both(what: str, first: Of, second: Of, rule: str) -> Iterator[Check]:
     """Task score and what is kept of WinoGrande's generated answers."""
-    for measure, name in ((SCORE, "task score"), (WINOGRANDE, "WinoGrande generated")):
+    for measure, name in ((SCORE, "task score"), (RETENTION, "WinoGrande generated")):
         yield Compared(f"{name}, {what}", first, second, measure, rule)
 
 
@@ -60,7 +60,7 @@ def _retention() -> Iterator[Check]:
     for experiment, at in (("fig2", ""), ("fig2_published", ", published rate")):
         for task, name in TASKS.items():
             what = f"{name}{at}: generated answers, untouched → grown"
-            yield Compared(what, on("fig2", task, "frozen"), _grown(experiment, task), WINOGRANDE)
+            yield Compared(what, on("fig2", task, "frozen"), _grown(experiment, task), RETENTION)
 
 
 def _collapse() -> Iterator[Check]:
@@ -93,7 +93,7 @@ def _more_layers() -> Iterator[Check]:
         yield Compared(f"{name}: task score, 1 layer → 15", one, most, rule="better", guess=GUESS[task])
     one, most = Of("fig4a", {"layers": 1}), Of("fig4a", {"layers": 15})
     what = "SciTail, G-Freeze: WinoGrande generated, 1 layer → 15"
-    yield Compared(what, one, most, WINOGRANDE, margin=0.02)
+    yield Compared(what, one, most, RETENTION, margin=0.02)
 
 
 def _ranks() -> Iterator[Check]:
@@ -118,7 +118,7 @@ def _from_zero() -> Iterator[Check]:
         "WinoGrande generated, from zero with the new trained → from copies",
         new_trained,
         copied,
-        WINOGRANDE,
+        RETENTION,
         "better",
     )
 

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from gdo_cli.figures.style import METRICS, TASKS, line_style
 from gdo_cli.report.page import anchor
-from gdo_cli.results import RunResult, find_runs
+from gdo_cli.results import RETENTION, RunResult, find_runs
 
 _IMAGE = re.compile(r'<img src="(figures/([\w.-]+)\.png)"')
 _ABOVE = re.compile(r'href="figures/([\w.-]+)\.png"')
@@ -80,7 +80,7 @@ def _row(run: RunResult) -> dict[str, Any]:
 
 
 _SHOWN = (
-    "winogrande/exact_match",
+    RETENTION,
     "winogrande/likelihood",
     "arc_easy/likelihood",
     "lambada/last_word",

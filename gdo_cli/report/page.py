@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdo_cli.config import load_experiment
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import (
@@ -18,10 +19,10 @@ from gdo_cli.report.checks import (
     Row,
     overall,
 )
-from gdo_cli.report.claims import PAPER, TASKS, WINOGRANDE, Claim
+from gdo_cli.report.claims import PAPER, TASKS, Claim
 from gdo_cli.report.evidence import SCORE, Evidence, measure_of
 from gdo_cli.report.questions import QUESTIONS
-from gdo_cli.results import RunResult, by_id, find_runs
+from gdo_cli.results import RETENTION, RunResult, by_id, find_runs
 
 HEADING = ("comparison", "before the arrow", "after it", "difference [95 %]", "over", "verdict")
 WHY = {
@@ -101,7 +102,7 @@ def other_seeds(evidence: Evidence) -> list[str]:
     several = [seeds for seeds in by_id(runs).values() if len(seeds) > 1]
     if not several:
         return []
-    score, kept = (evidence.spread(measure_of(runs[0], measure)) for measure in (SCORE, WINOGRANDE))
+    score, kept = (evidence.spread(measure_of(runs[0], measure)) for measure in (SCORE, RETENTION))
     if not (score and kept):
         return []
     return [
@@ -153,11 +154,12 @@ class Figures:
         file, beside = (self._folder / f"{name}{suffix}" for suffix in (".png", ".md"))
         if not file.is_file():
             return []
+        title = load_experiment(name)["title"]
         if name in self._shown:
-            return [f"[{name}](figures/{name}.png) above."]
+            return [f"[{title}](figures/{name}.png): above."]
         self._shown.add(name)
         tables = [beside.read_text("utf-8").strip()] if beside.is_file() else []
-        return [f"![{name}](figures/{name}.png)", *tables]
+        return [f"![{title}](figures/{name}.png)", f"*{title}* (`gdo plot {name}`)", *tables]
 
 
 def _missing(evidence: Evidence, judged: Sequence[Judged]) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from gdo_cli.report.checks import Check, Compared, Spread
-from gdo_cli.report.claims import TASKS, WINOGRANDE, Claim, both, on
+from gdo_cli.report.claims import TASKS, Claim, both, on
 from gdo_cli.report.evidence import SCORE, Of
+from gdo_cli.results import RETENTION
 
 
 def _growth_or_training() -> Iterator[Check]:
@@ -25,7 +26,7 @@ def _growth_or_training() -> Iterator[Check]:
 def _learnt_and_kept(what: str, first: Of, second: Of) -> Iterator[Check]:
     """Is the second as good at the task, and does it keep more?"""
     yield Compared(f"task score, {what}", first, second)
-    yield Compared(f"WinoGrande generated, {what}", first, second, WINOGRANDE, "better")
+    yield Compared(f"WinoGrande generated, {what}", first, second, RETENTION, "better")
 
 
 def _answer_form() -> Iterator[Check]:
@@ -66,7 +67,7 @@ def _interpolated() -> Iterator[Check]:
 
 def _averaged() -> Iterator[Check]:
     grown, averaged = on("fig2", "scitail", "g_freeze"), on("interpolation", "scitail", "averaged")
-    for measure, name in ((SCORE, "task score"), (WINOGRANDE, "WinoGrande generated")):
+    for measure, name in ((SCORE, "task score"), (RETENTION, "WinoGrande generated")):
         yield Compared(f"{name}, grown → averaged", grown, averaged, measure, one_training=True)
 
 
@@ -83,7 +84,7 @@ def _second_family() -> Iterator[Check]:
     )
     yield Compared("task score, SFT → G-Freeze", sft, grown)
     for run, name in ((sft, "SFT"), (grown, "G-Freeze")):
-        yield Compared(f"WinoGrande generated, untouched → {name}", untouched, run, WINOGRANDE)
+        yield Compared(f"WinoGrande generated, untouched → {name}", untouched, run, RETENTION)
 
 
 def _published_rate() -> Iterator[Check]:
@@ -105,7 +106,7 @@ def _published_rate() -> Iterator[Check]:
     for name, settings in changed.items():
         run = Of("published_rate", settings)
         yield Compared(f"{name}: task score, SFT at its own rate → G-Freeze at 1e-3", sft, run)
-        yield Compared(f"{name}: WinoGrande generated, untouched → G-Freeze", untouched, run, WINOGRANDE)
+        yield Compared(f"{name}: WinoGrande generated, untouched → G-Freeze", untouched, run, RETENTION)
 
 
 def _g_train() -> Iterator[Check]:
@@ -114,13 +115,13 @@ def _g_train() -> Iterator[Check]:
         in_place, grown = (Of("frontier", {"method": m, "train.lr": rate}) for m in ("up_only", "g_train"))
         pairs.append((in_place, grown))
         yield from both(f"gate and up in place → G-Train, at {rate:g}", in_place, grown, "told")
-    for measure, name in ((SCORE, "task score"), (WINOGRANDE, "WinoGrande generated")):
+    for measure, name in ((SCORE, "task score"), (RETENTION, "WinoGrande generated")):
         yield Spread(f"{name}, standard deviation of a run by these pairs", tuple(pairs), measure)
 
 
 def _format() -> Iterator[Check]:
     measures = {
-        WINOGRANDE: "WinoGrande, generated",
+        RETENTION: "WinoGrande, generated",
         "winogrande/likelihood": "WinoGrande, likelihood",
         "arc_easy/likelihood": "ARC-Easy, likelihood",
         "lambada/last_word": "LAMBADA, last word",
