@@ -93,9 +93,12 @@ def evaluate(
 ) -> None:
     """Measure a finished run, the base model, or any local checkpoint."""
     with messages():
+        from gdo_cli.results import find_target
+
+        run, overrides = find_target(target or [], results)  # before what is slow to import
         from gdo_cli.evaluate import evaluation_config, measure
 
-        config, run = evaluation_config(target or [], probe, items, task, results, config_dir)
+        config = evaluation_config(run, overrides, probe, items, task, config_dir)
         from gdo_cli.tables import print_metrics
 
         print_metrics(measure(config, run))
@@ -155,12 +158,12 @@ def list_runs(
 ) -> None:
     """Table of runs: filtered, grouped, averaged over seeds."""
     with messages():
-        from gdo_cli.listing import as_csv, as_markdown, listed, mean_rows, run_rows
-        from gdo_cli.results import RETENTION, write_for_user
+        from gdo_cli.listing import as_csv, as_markdown, listed, mean_rows, measures, run_rows
+        from gdo_cli.results import write_for_user
         from gdo_cli.tables import print_listing
 
         runs, others = listed(results, filters or [])
-        metrics = metric or [RETENTION]
+        metrics = measures(runs, metric)
         rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
         write_for_user(markdown, as_markdown(rows))
         write_for_user(table, as_csv(rows))
@@ -224,12 +227,13 @@ def export(
 ) -> None:
     """Write a run as a stock checkpoint that plain transformers loads without gdo."""
     with messages():
+        from gdo_cli.results import find_run
+
+        found = find_run(run, results)  # before what is slow to import
         from gdo_cli.export import cost, push_to_hub
         from gdo_cli.export import export as write
-        from gdo_cli.results import find_run
         from gdo_cli.tables import print_exported, print_metrics
 
-        found = find_run(run, results)
         exported = write(found, folder, form, dtype, config_dir)
         print_exported(exported)
         if not exported.exact:
@@ -256,14 +260,15 @@ def generate(
         import sys
 
         from gdo_cli.errors import require
-        from gdo_cli.generate import complete
         from gdo_cli.results import find_run
-        from gdo_cli.tables import print_completions
 
         prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
         require(bool(prompts), "no prompt: give one, or lines on standard input")
         require(all(c < "\ud800" or c > "\udfff" for c in "".join(prompts)), "a prompt is not UTF-8")
-        run = None if "=" in target else find_run(target, results)
+        run = None if "=" in target else find_run(target, results)  # before what is slow to import
+        from gdo_cli.generate import complete
+        from gdo_cli.tables import print_completions
+
         overrides = target.split() if run is None else []
         print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
 

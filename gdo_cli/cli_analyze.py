@@ -60,12 +60,14 @@ def fv(
     and the floor (heads drawn at random).
     """
     with messages():
-        from gdo_cli.analysis.fv import Options, analyse
-        from gdo_cli.analysis.tables import print_function_vectors
         from gdo_cli.results import find_run
 
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.analysis.fv import Options, analyse
+        from gdo_cli.analysis.tables import print_function_vectors
+
         options = Options(shots, prompts, effect_prompts, heads, seed, precision)
-        print_function_vectors(analyse(find_run(run, results), options, config_dir, force))
+        print_function_vectors(analyse(found, options, config_dir, force))
 
 
 @analyze.command()
@@ -86,12 +88,14 @@ def drift(
     lost format from lost knowledge.
     """
     with messages():
-        from gdo_cli.analysis.drift import Options, analyse
-        from gdo_cli.analysis.tables import print_drift
         from gdo_cli.results import find_run
 
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.analysis.drift import Options, analyse
+        from gdo_cli.analysis.tables import print_drift
+
         options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
-        print_drift(analyse(find_run(run, results), options, config_dir, force))
+        print_drift(analyse(found, options, config_dir, force))
 
 
 @analyze.command()
@@ -113,9 +117,11 @@ def steer(
     in its base; as a control, a random vector of the same length.
     """
     with messages():
-        from gdo_cli.analysis.steer import Options, analyse
-        from gdo_cli.analysis.tables import print_steering
         from gdo_cli.results import find_run
 
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.analysis.steer import Options, analyse
+        from gdo_cli.analysis.tables import print_steering
+
         options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
-        print_steering(analyse(find_run(run, results), options, config_dir, force))
+        print_steering(analyse(found, options, config_dir, force))

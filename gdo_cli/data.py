@@ -94,6 +94,12 @@ def _from_path(path: Path, spec: str) -> Split:
     return _from_folder(path.parent, spec, "file", path)
 
 
+def require_source(config: DataConfig) -> None:
+    """Raise a UserError unless there is a folder where the data are to be in one."""
+    if config.source == "local":
+        _local_root(config)
+
+
 def _local_root(config: DataConfig) -> Path:
     if not config.dir:
         raise UserError("data=local: set GDO_DATA_DIR, or data.dir=FOLDER, to the folder of data sets")
@@ -120,7 +126,7 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
         )
         rows += part_rows[take]
         where += part_where[take]
-        rejected += part_rejected
+        rejected += _within(take, part_rejected, len(part_rows))
     if not rows and only and part_rows:
         raise UserError(
             f"{only}: split {spec!r} holds none of its {len(part_rows)} rows; choose others, e.g. "
@@ -142,18 +148,25 @@ def _parse_spec(spec: str) -> Iterator[tuple[str, slice]]:
         yield match["split"], slice(start, stop)
 
 
-def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], list[str]]:
+def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str]:
+    """What is wrong with the lines between the rows of a slice, the file's last ones included."""
+    start, stop, _ = take.indices(rows)
+    return [told for before, told in rejected if start <= before < stop or before == stop == rows]
+
+
+def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
     file = folder / f"{name}.jsonl"
     if not file.is_file():
         raise UserError(f"{file}: no such file; {suggest(name, [p.stem for p in folder.glob('*.jsonl')])}")
     return read_jsonl(file, digest)
 
 
-def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[str]]:
-    """Rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8."""
+def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
+    """Rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8: how many rows
+    stand before each, and what is wrong with it."""
     rows: list[Row] = []
     where: list[str] = []
-    rejected: list[str] = []
+    rejected: list[tuple[int, str]] = []
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if digest is not None:
@@ -165,7 +178,7 @@ def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], li
                 rows.append(_object(line))
                 where.append(place)
             except (ValueError, RecursionError) as error:
-                rejected.append(f"{place}: {error}")
+                rejected.append((len(rows), f"{place}: {error}"))
     return rows, where, rejected
 
 

@@ -10,13 +10,13 @@ import torch
 from gdo_cli.config import load_run, options
 from gdo_cli.data import resolve
 from gdo_cli.device import compute_dtype, hold_weights, pick_device
-from gdo_cli.errors import UserError, require_one_of
+from gdo_cli.errors import require_one_of
 from gdo_cli.evaluation import Suite
 from gdo_cli.experiment import end_ids
 from gdo_cli.material import read_material
 from gdo_cli.progress import Reporter, warn
 from gdo_cli.rebuild import rebuild
-from gdo_cli.results import RunResult, find_run
+from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoder
@@ -24,23 +24,18 @@ from gdo_cli.weights import load_trained
 
 
 def evaluation_config(
-    target: list[str],
+    run: RunResult | None,
+    overrides: list[str],
     probes: list[str] | None,
     items: int | None,
     task: bool,
-    results: Path,
     config_dir: Path | None,
-) -> tuple[RunConfig, RunResult | None]:
+) -> RunConfig:
     """What to measure and on what: a run's own configuration, or that of the overrides.
 
     Raises:
-        UserError: no such run or probe, or overrides that do not compose.
+        UserError: no such probe, or overrides that do not compose.
     """
-    names = [t for t in target if "=" not in t]
-    overrides = [t for t in target if "=" in t]
-    if len(names) > 1:
-        raise UserError(f"one run at a time, not {', '.join(names)}")
-    run = find_run(names[0], results) if names else None
     chosen = probes or ["winogrande"]
     for probe in chosen:
         require_one_of("--probe", probe, options("probe", config_dir))
@@ -49,7 +44,7 @@ def evaluation_config(
     config = rebuild(run, config_dir, words) if run else load_run(words, config_dir)
     if not task:
         config = replace(config, evaluation=replace(config.evaluation, final_items=0))
-    return replace(config, data=resolve(config.data)), run
+    return replace(config, data=resolve(config.data))
 
 
 def measure(config: RunConfig, run: RunResult | None) -> dict[str, float]:

@@ -39,7 +39,7 @@ from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.failures import enough_memory, marked
 from gdo_cli.guards import answer_logits, check_forward, check_preserved
-from gdo_cli.material import Material, read_material
+from gdo_cli.material import Material, changed, read_material
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
 from gdo_cli.penalties import Penalty
@@ -74,6 +74,8 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     folder = RunFolder(config)
     if not force and (finished := of_first(folder.load)) is not None:
         note(f"already done: {finished.path}")
+        for role in changed(config, finished.record.get("data", {})):
+            warn(f"the {role} data have changed since the run was made; --force makes it again")
         of_first(folder.tidy)
         return finished
     config.method.check(config)

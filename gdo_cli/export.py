@@ -63,8 +63,10 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     except ValueError as error:
         raise UserError(f"{run.title}: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".exporting-", dir=target.parent))
+    private = Path(tempfile.mkdtemp(prefix=".exporting-", dir=target.parent))
+    work = private / target.name  # with the rights that a folder is made with here
     try:
+        work.mkdir()
         plain.to(DTYPES[dtype]).save_pretrained(work)
         loaded.save_tokenizer(work)
         (work / "README.md").write_text(model_card(run, form), "utf-8")
@@ -79,7 +81,7 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
             target.rmdir()
         work.rename(target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(private, ignore_errors=True)
     return Exported(target, form, difference, exact)
 
 

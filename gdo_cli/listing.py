@@ -82,8 +82,11 @@ def listed(results_dir: Path, filters: Sequence[str]) -> tuple[list[Listed], dic
     Returns:
         The runs, and how many others there are by their status.
     Raises:
-        UserError: what is no filter, or names a key that no run has.
+        UserError: what is no filter, or names a key that no run has; or no such folder, but for the default
+            one, which the first run makes.
     """
+    there = results_dir.is_dir() or results_dir == Path("results")
+    require(there, f"--results {results_dir}: no such folder")
     wanted = [_filter(word) for word in filters]
     folders = sorted(results_dir.glob("runs/*/*/*/seed*/"))
     runs = [run for folder in folders if (run := read_folder(folder)) is not None]
@@ -168,6 +171,18 @@ def _held(folder: Path) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------ rows
+
+
+def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[str]:
+    """What to show beside the task's score: what was asked for, else what is kept of WinoGrande.
+
+    Raises:
+        UserError: a measure that none of the runs has.
+    """
+    there = {key for run in runs if run.result for key in run.result.final if not key.endswith("_se")}
+    for metric in asked or ():
+        require(metric in there or not there, f"--metric {metric}: no run has it; {suggest(metric, there)}")
+    return asked or [RETENTION]
 
 
 def run_rows(runs: Sequence[Listed], metrics: Sequence[str] = (RETENTION,)) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from gdo_cli.tasks import Example, Row, RowError
 
 # Every run, whatever its seed, is measured on the same items and shown the same examples.
 SUBSET_SEED = 20260309
+ROLES = ("train", "validation", "test")
 T = TypeVar("T")
 
 
@@ -46,7 +48,7 @@ def read_material(config: RunConfig) -> Material:
     """
     provenance: dict[str, Any] = {"source": config.data.source}
     examples: dict[str, list[Example]] = {}
-    for role in ("train", "validation", "test"):
+    for role in ROLES:
         split = load_split(config.task.dataset, role, config.data)
         examples[role] = convert(split, config.task.example, config.data.max_bad_rows)
         provenance[role] = split.provenance
@@ -60,6 +62,21 @@ def read_material(config: RunConfig) -> Material:
     provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
     solved = subset(examples["train"], config.method.shots)
     return Material(examples["train"], validation, test, probes, replay, solved, provenance)
+
+
+def changed(config: RunConfig, before: dict[str, Any]) -> list[str]:
+    """The task's splits whose files are not what they were; none where they cannot be had, or are the hub's.
+
+    Args:
+        before: ``data`` of the record of a finished run.
+    """
+    dataset = config.task.dataset
+    if config.data.source == "hub" and not dataset.path:
+        return []
+    with suppress(UserError):
+        now = {role: load_split(dataset, role, config.data).provenance["sha256"] for role in ROLES}
+        return [role for role in ROLES if before.get(role, {}).get("sha256", now[role]) != now[role]]
+    return []
 
 
 def _replay_texts(config: RunConfig) -> tuple[list[str], dict[str, Any]]:

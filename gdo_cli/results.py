@@ -21,7 +21,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,15 +160,28 @@ class RunResult:
             raise UserError(f"{file}: cannot be read ({error}); remove it to analyse again") from error
         return content
 
+    def analysis_folder(self) -> Path:
+        """Where analyses are kept, made if need be.
+
+        Raises:
+            UserError: it cannot be written; better told before anything is measured.
+        """
+        folder = self.path / "analysis"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        require(os.access(folder, os.W_OK), f"{folder}: cannot be written")
+        return folder
+
     def save_analysis(self, kind: str, content: dict[str, Any]) -> None:
         """Keep what an analysis has found, whole or not at all.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        folder = self.path / "analysis"
+        folder = self.analysis_folder()
         try:
-            folder.mkdir(exist_ok=True)
             text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / f"{kind}.json", text.encode())
         except OSError as error:
@@ -369,6 +382,18 @@ def find_run(reference: str, results_dir: str | Path) -> RunResult:
     if len(matches) == 1:
         return matches[0]
     raise UserError(f"{reference!r} names {len(matches)} runs: {', '.join(r.title for r in matches[:8])}")
+
+
+def find_target(words: Sequence[str], results_dir: str | Path) -> tuple[RunResult | None, list[str]]:
+    """The run among the words, if one is named, and the overrides.
+
+    Raises:
+        UserError: several names, or one of none or several runs.
+    """
+    names = [word for word in words if "=" not in word]
+    require(len(names) <= 1, f"one run at a time, not {', '.join(names)}")
+    overrides = [word for word in words if "=" in word]
+    return (find_run(names[0], results_dir) if names else None), overrides
 
 
 def find_seeds(reference: str, results_dir: str | Path) -> list[RunResult]:

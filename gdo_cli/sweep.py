@@ -16,7 +16,7 @@ from rich.table import Table
 
 from gdo_cli.analysis.layers import needs_pilot, pilot_config
 from gdo_cli.config import load_run
-from gdo_cli.data import resolve
+from gdo_cli.data import require_source, resolve
 from gdo_cli.errors import RunFailed, UserError, require
 from gdo_cli.estimate import Estimator
 from gdo_cli.experiment import run
@@ -124,6 +124,7 @@ def _checked(sweep: Sweep, sources: dict[DataConfig, DataConfig]) -> Sweep:
         pair = (config.model, str(config.method))
         try:
             if RunFolder(config).load() is None:
+                require_source(config.data)
                 config.method.check(config)
                 if pair not in refused:
                     refused[pair] = why_not(config)

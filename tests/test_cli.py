@@ -420,8 +420,21 @@ def imported(*words: str) -> tuple[int, set[str]]:
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "wandb", "matplotlib", "huggingface_hub"}
 
 
-def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
-    code, packages = imported("train", "train.lr=abc")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "train.lr=abc"),
+        ("evaluate", "nothing"),
+        ("evaluate", "one", "two"),
+        ("generate", "nothing", "Hello"),
+        ("export", "nothing", "folder"),
+        ("analyze", "fv", "nothing"),
+        ("analyze", "drift", "nothing"),
+        ("analyze", "steer", "nothing", "--layer", "1"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_heavy_is_imported(words: tuple[str, ...]) -> None:
+    code, packages = imported(*words)
     assert (code, packages & HEAVY) == (2, set())
 
 

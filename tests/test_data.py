@@ -102,6 +102,21 @@ def test_every_row_knows_its_line(tmp_path: Path) -> None:
     assert split.where == ["numbers/a.jsonl:3", "numbers/a.jsonl:5"]
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 12))
+def test_a_broken_line_counts_in_the_one_slice_that_it_stands_in(
+    tmp_path_factory: pytest.TempPathFactory, whole: list[bool], cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("broken")
+    write(folder, "a", [{"n": i} if ok else b"broken\n" for i, ok in enumerate(whole)])
+    if not 0 < cut < sum(whole):
+        return
+    first, second = load(folder, f"a[:{cut}]"), load(folder, f"a[{cut}:]")
+    assert sorted(first.rejected + second.rejected) == sorted(load(folder, "a").rejected)
+    ends = int(first.where[-1].split(":")[1])  # the line of its last row
+    assert all(int(told.split(":")[1]) < ends for told in first.rejected)
+    assert all(int(told.split(":")[1]) > ends for told in second.rejected)
+
+
 def test_the_checksum_is_that_of_the_files(tmp_path: Path) -> None:
     first, second = write(tmp_path, "a", numbers(3)), write(tmp_path, "b", numbers(2))
     expected = hashlib.sha256(first.read_bytes() + second.read_bytes()).hexdigest()
@@ -182,7 +197,7 @@ def test_a_bad_line_is_left_out_and_named(tmp_path: Path, line: bytes, reason: s
     rows, where, rejected = read_jsonl(file)
     assert [row["n"] for row in rows] == [0, 1]
     assert where == ["numbers/a.jsonl:1", "numbers/a.jsonl:3"]
-    (complaint,) = rejected
+    ((_, complaint),) = rejected
     assert complaint.startswith("numbers/a.jsonl:2: ")
     assert reason in complaint
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,11 @@ def test_drift_is_kept_beside_its_run_and_not_measured_twice(
     assert list(found["winogrande"]["base"]) == list(found["winogrande"]["run"]) == ["0", "2"]
     monkeypatch.setattr(drift, "Pair", lambda *_: pytest.fail("measured again"))
     assert analyse(tuned, FEW, None) == found
+    with pytest.raises(UserError, match=r"drift.json was made with prompts=\d+; --force puts a new one"):
+        analyse(tuned, replace(FEW, prompts=FEW.prompts + 1), None)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a folder that is not one's own
+    with pytest.raises(UserError, match="analysis: cannot be written"):
+        analyse(tuned, FEW, None, force=True)
 
 
 def test_a_run_that_trained_nothing_has_not_moved(results: Path) -> None:
@@ -284,7 +291,7 @@ train: {steps: 4, precision: fp32, batch_size: 4}
 evaluation: {every: 2, items: 8, final_items: 8, kl_prompts: 2}
 probe: {winogrande: {items: 4, shots: 1}}
 sweep: {method: "sft,g_freeze"}
-figure: {kind: drift, analysis: drift}
+figure: {kind: drift}
 """
 
 

@@ -97,6 +97,8 @@ def test_an_exported_model_computes_what_the_run_computes(
     assert done.difference <= 1e-4  # the command itself compares the reloaded model's logits
     config = AutoConfig.from_pretrained(done.path)
     assert (config.intermediate_size, config.num_attention_heads) == (width, heads)
+    (tmp_path / "by mkdir").mkdir()
+    assert done.path.stat().st_mode == (tmp_path / "by mkdir").stat().st_mode
 
 
 @pytest.fixture(scope="module")

@@ -507,7 +507,7 @@ def test_the_base_is_measured_once_for_all_runs_on_a_task(
     assert len(measured) == 1  # the run
     assert other["ceiling"] == first["ceiling"]
     assert other["models"]["base"] == first["models"]["base"]
-    analyse(tuned, Options(shots=2, prompts=5, effect_prompts=4, heads=3), None)
+    analyse(tuned, Options(shots=2, prompts=5, effect_prompts=4, heads=3), None, force=True)
     assert len(measured) == 4  # other prompts: the base twice, and the run
 
 
@@ -604,7 +604,6 @@ evaluation: {every: 2, items: 8, final_items: 8, kl_prompts: 2}
 sweep: {method: "sft,g_freeze"}
 figure:
   kind: function_vectors
-  analysis: fv
   published: {scitail: {sft: [2, 0.25]}}
 """
 

@@ -204,10 +204,10 @@ def test_nothing_is_trained_and_nothing_kept(halfway: RunResult) -> None:
     assert "results_dir" not in halfway.record["config"]["method"]
 
 
-def test_it_is_measured_again_as_its_run_measured_it(place: Place, halfway: RunResult) -> None:
+def test_it_is_measured_again_as_its_run_measured_it(halfway: RunResult) -> None:
     torch.manual_seed(5)
-    config, run = evaluation_config([halfway.title], ["winogrande"], 2, True, place.results, None)
-    found = measure(config, run)
+    config = evaluation_config(halfway, [], ["winogrande"], 2, True, None)
+    found = measure(config, halfway)
     task = {name: value for name, value in halfway.final.items() if name.startswith("task/")}
     assert {name: found[name] for name in task} == task
 
@@ -324,8 +324,8 @@ def test_without_shots_a_run_is_called_what_it_was_called_before_there_were_any(
 def test_a_run_with_shots_is_measured_again_with_them(place: Place) -> None:
     shown, untouched = place.run(*SHOWN), place.run("method=frozen")
     assert shown.evaluations[0]["task/loss"] != untouched.evaluations[0]["task/loss"]
-    config, run = evaluation_config([shown.title], ["winogrande"], 2, True, place.results, None)
-    assert measure(config, run)["task/loss"] == shown.final["task/loss"] != untouched.final["task/loss"]
+    config = evaluation_config(shown, [], ["winogrande"], 2, True, None)
+    assert measure(config, shown)["task/loss"] == shown.final["task/loss"] != untouched.final["task/loss"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ def ls(results: Path, *words: str, code: int = 0) -> list[list[str]]:
     return [line.split() for line in (result.stdout or result.stderr).splitlines()[0 if code else 1 :]]
 
 
+def test_a_folder_or_a_measure_that_is_not_there_is_refused(make: Make, tmp_path: Path) -> None:
+    (told,) = ls(tmp_path / "nowhere", code=2)
+    assert told[-3:] == ["no", "such", "folder"]
+    make("sft", score=0.5)
+    (told,) = ls(tmp_path, "--metric", "winogrande/exactmatch", code=2)
+    assert " ".join(told).startswith("error: --metric winogrande/exactmatch: no run has it; did you mean")
+
+
 # --------------------------------------------------------------------------------------------- filters
 
 

@@ -20,7 +20,7 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from gdo_cli import experiment
 from gdo_cli.config import load_run
-from gdo_cli.data import resolve
+from gdo_cli.data import SAMPLE_DIR, resolve
 from gdo_cli.device import hold_weights, peak_memory, reset_peak_memory
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.evaluation import Suite
@@ -139,6 +139,26 @@ def test_forcing_runs_again(tiny_run: RunFactory) -> None:
     again = experiment.run(config, force=True)
     assert (again.path / "result.json").stat().st_mtime_ns > stamp
     assert list(map(timeless, again.metrics)) == list(map(timeless, first.metrics))
+
+
+def test_a_finished_run_says_so_where_its_data_have_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(SAMPLE_DIR, tmp_path / "data")
+    words = ["model=tiny", "task=scitail", "probe=[]", "train.steps=1", "evaluation.final_items=2"]
+    where = ["data=local", f"data.dir={tmp_path / 'data'}", f"results_dir={tmp_path / 'results'}"]
+    splits = "task.dataset.splits={train: train, validation: validation, test: test}"
+    config = load_run([*words, *where, splits])
+    experiment.run(config)
+    file = tmp_path / "data" / "scitail" / "test.jsonl"
+    lines = file.read_bytes()
+    for changed, told in ((lines, False), (lines.replace(b"entails", b"neutral"), True), (None, False)):
+        file.write_bytes(changed) if changed else shutil.rmtree(tmp_path / "data")
+        capsys.readouterr()
+        experiment.run(config)
+        said = capsys.readouterr()
+        assert "already done" in said.out + said.err
+        assert ("the test data have changed since the run was made" in said.out + said.err) == told
 
 
 # --------------------------------------------------------------------------------------- guarded

@@ -191,7 +191,10 @@ def test_every_vector_is_tried_behind_every_layer_and_kept(
     assert len(set(by_row.values())) == len(rows)  # each of them does something else
     vectors = read_vectors(tuned)
     assert found["vector_lengths"]["run"] == pytest.approx(float(np.linalg.norm(vectors["run"])))
-    still = analyse(tuned, Options((1,), 0.0, prompts=4), None)
+    with pytest.raises(UserError, match=r"steer.json was made with layers=\[0, 2\], scale=3.0; --force"):
+        analyse(tuned, Options((1,), 0.0, prompts=4), None)
+    assert tuned.analysis("steer") == found
+    still = analyse(tuned, Options((1,), 0.0, prompts=4), None, force=True)
     for who in ("base", "run"):
         own_rows = [row["probability"] for row in still["effects"] if row["model"] == who]
         assert set(own_rows) == {by_row[who, None, "nothing"]}
@@ -202,7 +205,7 @@ def test_every_vector_is_tried_behind_every_layer_and_kept(
 def test_a_layer_that_does_not_exist_is_refused(tuned: RunResult) -> None:
     analyse_fv(tuned, FEW, None)
     with pytest.raises(UserError, match="--layer 9: the model has layers 0 to 3"):
-        analyse(tuned, Options((1, 9)), None)
+        analyse(tuned, Options((1, 9)), None, force=True)
 
 
 @pytest.mark.parametrize(
@@ -215,12 +218,12 @@ def test_a_layer_that_does_not_exist_is_refused(tuned: RunResult) -> None:
 def test_what_would_measure_nothing_is_refused(tuned: RunResult, options: Options, message: str) -> None:
     analyse_fv(tuned, FEW, None)
     with pytest.raises(UserError, match=message):
-        analyse(tuned, options, None)
+        analyse(tuned, options, None, force=True)
 
 
 def test_the_command_prints_every_row(tuned: RunResult, results: Path) -> None:
     analyse_fv(tuned, FEW, None)
-    words = ["--layer", "1", "--scale", "2", "--prompts", "3", "--results", str(results)]
+    words = ["--layer", "1", "--scale", "2", "--prompts", "3", "--force", "--results", str(results)]
     shown = gdo(tuned.title, *words)
     assert shown.exit_code == 0, shown.output
     for line in ("nothing", "base's vector", "run's vector", "random vector", "scale 2"):

@@ -146,6 +146,17 @@ def test_nothing_is_left_to_run_if_every_point_is_impossible(ran: Runs, tmp_path
     assert "4 of 4 points are impossible:" in result.stderr
 
 
+def test_data_that_are_nowhere_are_told_before_anything_runs(
+    ran: Runs, points: list[Point], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GDO_DATA_DIR", raising=False)
+    for where, told in (([], "set GDO_DATA_DIR"), ([f"data.dir={tmp_path / 'x'}"], "no such folder")):
+        result = gdo(*words(tmp_path, "data=local", *where))
+        assert (result.exit_code, ran) == (2, [])
+        assert told in result.stderr
+    assert not any(RunFolder(config).path.exists() for _, config in points)
+
+
 def test_a_dry_run_says_which_points_are_done_and_runs_none(
     ran: Runs, points: list[Point], tmp_path: Path
 ) -> None:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gdo_cli.analysis.pair import Pair
+from gdo_cli.analysis.pair import Pair, analysed
 from gdo_cli.analysis.representations import drift_by_layer, hidden_states
 from gdo_cli.divergence import Reference
 from gdo_cli.evaluation import Suite
 from gdo_cli.material import read_material, subset
 from gdo_cli.probes.winogrande import WinoGrande
-from gdo_cli.progress import Reporter, note
+from gdo_cli.progress import Reporter
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig
@@ -74,9 +74,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         UserError: no weights or no data.
     """
     asked = asdict(options) | {"shots": list(options.shots)}
-    done = run.analysis(KIND)
-    if done is not None and done["options"] == asked and not force:
-        note(f"already done: {run.path / 'analysis' / KIND}.json")
+    if done := analysed(run, KIND, asked, force):
         return done
     began = time.perf_counter()
     names = dict.fromkeys([*run.record["config"]["probe"], "winogrande", TEXT])

@@ -14,11 +14,11 @@ from safetensors.numpy import load, save
 from gdo_cli.analysis.comparison import chance, compare, top_heads
 from gdo_cli.analysis.function_vectors import Array, Measured, in_residual_stream, measure
 from gdo_cli.analysis.heads import Heads
-from gdo_cli.analysis.pair import Pair
+from gdo_cli.analysis.pair import Pair, analysed
 from gdo_cli.analysis.prompts import Sample, Task
 from gdo_cli.basecache import base_arrays
 from gdo_cli.errors import UserError, require_one_of
-from gdo_cli.progress import Reporter, note
+from gdo_cli.progress import Reporter
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult, write_atomically
 from gdo_cli.scoring import AnswerLM
@@ -59,10 +59,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     Raises:
         UserError: no weights, no data, more heads than the model has, or prompts that are too long.
     """
-    done = run.analysis(KIND)
-    whole = done is not None and (run.path / "analysis" / VECTORS).is_file()
-    if done is not None and whole and done["options"] == asdict(options) and not force:
-        note(f"already done: {run.path / 'analysis' / KIND}.json")
+    if done := analysed(run, KIND, asdict(options), force, VECTORS):
         return done
     began = time.perf_counter()
     config = rebuild(run, config_dir)

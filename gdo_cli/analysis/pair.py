@@ -10,13 +10,37 @@ from gdo_cli.device import compute_dtype, describe_machine, hold_weights, pick_d
 from gdo_cli.errors import UserError
 from gdo_cli.experiment import end_ids
 from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.progress import warn
+from gdo_cli.progress import note, warn
 from gdo_cli.provenance import code_state, versions
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig, replace_data
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoder
 from gdo_cli.weights import kept_weights, load_trained
+
+
+def analysed(
+    run: RunResult, kind: str, asked: dict[str, Any], force: bool, *beside: str
+) -> dict[str, Any] | None:
+    """What ``gdo analyze`` found of the run before, with the same options; None if it is to be done now.
+
+    Args:
+        asked: the options, as they are kept in the analysis.
+        force: do it in any case.
+        beside: files that belong to it; without them it is done again.
+    Raises:
+        UserError: it was done with other options, or the folder cannot be written.
+    """
+    folder = run.analysis_folder()
+    done = None if force else run.analysis(kind)
+    before = asked if done is None else done.get("options", {})
+    if before != asked:
+        other = ", ".join(f"{name}={before.get(name)}" for name in asked if before.get(name) != asked[name])
+        raise UserError(f"{folder / kind}.json was made with {other}; --force puts a new one in its place")
+    if done is not None and all((folder / name).is_file() for name in beside):
+        note(f"already done: {folder / kind}.json")
+        return done
+    return None
 
 
 class Pair:

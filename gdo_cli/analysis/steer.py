@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from gdo_cli.analysis.function_vectors import Array
 from gdo_cli.analysis.fv import read_vectors
-from gdo_cli.analysis.pair import Pair
+from gdo_cli.analysis.pair import Pair, analysed
 from gdo_cli.analysis.prompts import Task
 from gdo_cli.errors import UserError, require
-from gdo_cli.progress import Reporter, note
+from gdo_cli.progress import Reporter
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
 from gdo_cli.scores import Outcome, mean
@@ -57,9 +57,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     """
     require(isfinite(options.scale), f"--scale {options.scale}: must be a finite number")
     asked = asdict(options) | {"layers": list(options.layers)}
-    done = run.analysis(KIND)
-    if done is not None and done["options"] == asked and not force:
-        note(f"already done: {run.path / 'analysis' / KIND}.json")
+    if done := analysed(run, KIND, asked, force):
         return done
     began = time.perf_counter()
     vectors = read_vectors(run)
