@@ -543,7 +543,7 @@ def gdo(*words: str) -> Any:
 
 
 def test_the_command_prints_what_it_found(tuned: RunResult, results: Path) -> None:
-    shown = gdo("fv", tuned.title, *FEW_WORDS, "--results", str(results))
+    shown = gdo("fv", tuned.title, *FEW_WORDS, "--force", "--results", str(results))
     assert shown.exit_code == 0, shown.output
     found = tuned.analysis("fv")
     assert found is not None
@@ -559,7 +559,7 @@ def test_mistakes_are_told_before_anything_is_measured(
     tuned: RunResult, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fv, "measure", lambda *_: pytest.fail("something was measured"))
-    where = ["--results", str(results)]
+    where = ["--force", "--results", str(results)]
     for words, message in (
         (["--heads", "17"], "--heads 17: the model has 16"),
         (["--shots", "60", *FEW_WORDS[2:]], "the model takes 1024: give fewer --shots"),
