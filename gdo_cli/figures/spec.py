@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType, NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -43,7 +44,7 @@ class FigureSpec:
         return drawing
 
 
-def read_spec(figure: Any, config_dir: Any = None) -> FigureSpec:
+def read_spec(figure: Any, config_dir: Path | None = None) -> FigureSpec:
     """The checked form of ``{"kind": "curves", …}``.
 
     Raises:
@@ -75,7 +76,7 @@ def _options(module: ModuleType, figure: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _others(named: Any, config_dir: Any) -> list[tuple[str, list[str]]]:
+def _others(named: Any, config_dir: Path | None) -> list[tuple[str, list[str]]]:
     others = []
     for also in [named] if isinstance(named, dict) else named if isinstance(named, list) else [named]:
         whole = isinstance(also, dict) and "experiment" in also and set(also) <= {"experiment", "overrides"}
