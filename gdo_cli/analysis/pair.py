@@ -29,9 +29,9 @@ def analysed(
         force: do it in any case.
         beside: files that belong to it; without them it is done again.
     Raises:
-        UserError: it was done with other options, or the folder cannot be written.
+        UserError: it was done with other options, or it is to be done and the folder cannot be written.
     """
-    folder = run.analysis_folder()
+    folder = run.path / "analysis"
     done = None if force else run.analysis(kind)
     before = asked if done is None else done.get("options", {})
     if before != asked:
@@ -40,6 +40,7 @@ def analysed(
     if done is not None and all((folder / name).is_file() for name in beside):
         note(f"already done: {folder / kind}.json")
         return done
+    run.analysis_folder()  # better refused now than after the measuring
     return None
 
 

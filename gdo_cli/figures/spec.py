@@ -78,7 +78,7 @@ def _options(module: ModuleType, figure: dict[str, Any]) -> dict[str, Any]:
 
 def _others(named: Any, config_dir: Path | None) -> list[tuple[str, list[str]]]:
     others = []
-    for also in [named] if isinstance(named, dict) else named if isinstance(named, list) else [named]:
+    for also in named if isinstance(named, list) else [named]:
         whole = isinstance(also, dict) and "experiment" in also and set(also) <= {"experiment", "overrides"}
         require(whole and _fits(also.get("overrides", []), list[str]), f"figure.with={also}: must be {_WITH}")
         require_one_of("figure.with.experiment", str(also["experiment"]), options("experiment", config_dir))
