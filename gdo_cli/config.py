@@ -103,6 +103,16 @@ def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
     return OmegaConf.to_yaml(config, resolve=True)
 
 
+def build_method(recorded: dict[str, Any]) -> Method:
+    """A run's method from its record.
+
+    Args:
+        recorded: its settings, and its class as ``_target_``.
+    """
+    node = OmegaConf.create(recorded)
+    return cast(Method, _build(node, "method", _named(node, "method", Method)))
+
+
 def options(group: str, config_dir: Path | None = None) -> list[str]:
     """The options of a config group, the user's own directory included."""
     roots = [conf_dir(), *([config_dir] if config_dir else [])]

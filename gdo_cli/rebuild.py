@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gdo_cli.config import load_run, quoted
+from gdo_cli.config import build_method, load_run, quoted
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
+from gdo_cli.methods import Method
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig, identity
 
@@ -28,3 +29,12 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
         if identity(getattr(config, part)) != run.record["config"][part]:
             raise UserError(f"{run.title}: conf/{part} has changed since; the run cannot be rebuilt from it")
     return replace(config, data=resolve(config.data))
+
+
+def recorded_method(run: RunResult) -> Method:
+    """The run's method with the settings that it ran with, whatever has become of its YAML file.
+
+    Raises:
+        UserError: there is no such method any more.
+    """
+    return build_method(identity(run.record["config"]["method"]))  # OmegaConf takes plain dictionaries alone

@@ -267,6 +267,20 @@ def test_runs_that_cannot_be_interpolated_are_refused(
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_run_of_a_method_of_ones_own_is_interpolated(place: Place, tmp_path: Path) -> None:
+    """Its YAML need not be there any more: the run's record says what the method was."""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("defaults: [g_freeze]\nlayers: [1]\n")
+    words = ["seed=1", "train.lr=1e-2", f'results_dir="{place.results}"']
+    config = load_run([*SHORT, "method=mine", *words], tmp_path)
+    run = experiment.run(config)
+    model = load_trained(config.model.load().model, config.method, run)
+    expected, found = by_name(model), between(run, place, 1.0)
+    assert expected.keys() == found.keys()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    assert place.run("method=averaged", f"method.run={run.title}").record["parameters"]["added"] == 0
+
+
 def test_a_results_folder_of_any_name_is_found_again(tmp_path: Path) -> None:
     config = load_run([*SHORT, "method=frozen"])
     record = {"overrides": config.overrides, "config": identity(config)}

@@ -55,11 +55,11 @@ class OfRun(Method):
 
     def tuned(self, model: PreTrainedModel, alpha: float = 1.0) -> PreTrainedModel:
         """The run's model, or one on the straight way to it."""
-        from gdo_cli.rebuild import rebuild
+        from gdo_cli.rebuild import recorded_method
         from gdo_cli.weights import load_trained
 
         source = self.source()
-        return load_trained(model, rebuild(source, None).method, source, alpha)
+        return load_trained(model, recorded_method(source), source, alpha)
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class Averaged(OfRun):
 
     def check(self, run: RunConfig) -> None:
         from gdo_cli.methods.grow import GFreeze, OutputMix
-        from gdo_cli.rebuild import rebuild
+        from gdo_cli.rebuild import recorded_method
 
         super().check(run)
         source = self.source()
-        if not isinstance(rebuild(source, None).method, GFreeze | OutputMix):
+        if not isinstance(recorded_method(source), GFreeze | OutputMix):
             raise UserError(
                 f"method.run={self.run}: of {source.name['method']} there is no average to take; name a run "
                 "of g_freeze or output_mix"
