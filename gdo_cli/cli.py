@@ -21,6 +21,27 @@ app = typer.Typer(
 app.add_typer(analyze)
 
 
+def print_version(asked: bool) -> None:
+    """``gdo --version``: the package's, and the commit where it is a checkout."""
+    if asked:
+        from gdo_cli.provenance import code_state, versions
+
+        state = code_state()
+        commit = f" (commit {state['commit'][:12]}{', changed' * state['dirty']})" if state else ""
+        typer.echo(f"gdo {versions().get('gdo-cli', '(not installed)')}{commit}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=print_version),
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
 @app.command()
 def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Force = False) -> None:
     """Fine-tune one model on one task with one method, measuring retention along the way.

@@ -1,10 +1,12 @@
 """Claims about the command line: it answers fast, and a mistake is one line that names it and the mend."""
 
+import re
 import resource
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from inspect import getdoc
 from pathlib import Path
 from types import ModuleType
@@ -403,6 +405,14 @@ def test_help_lists_every_command(gdo: Invoke) -> None:
 
 def test_without_a_command_the_help_is_shown(gdo: Invoke) -> None:
     assert "Commands" in gdo().stdout + gdo().stderr
+
+
+def test_the_version_is_that_of_the_installed_package(gdo: Invoke) -> None:
+    result = gdo("--version")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.fullmatch(
+        rf"gdo {re.escape(version('gdo-cli'))}( \(commit [0-9a-f]{{12}}(, changed)?\))?\n", result.stdout
+    )
 
 
 def imported(*words: str) -> tuple[int, set[str]]:
