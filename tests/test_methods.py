@@ -211,6 +211,12 @@ IMPOSSIBLE: list[tuple[PEFTAdapter, list[int] | None, str]] = [
     (adapter("LORA", target_modules="all-linear"), [1], r"layers=\[1\] needs a list of names"),
     (adapter("LORA", target_modules=UP, layers_to_transform=[0]), None, "write layers="),
     (adapter("IA3", target_modules=UP, feedforward_modules=["fc"]), [1], "should be a subset"),
+    (adapter("LORA", target_modules=[*UP, "lm_head"]), None, "target_modules: lm_head is not in the text"),
+    (adapter("LORA", target_modules=[*UP, "embed_tokens"]), None, "changes the embedding or the head"),
+    (adapter("LORA", target_modules=".*(up_proj|lm_head)"), None, "changes the embedding or the head"),
+    (adapter("LORA", target_modules=UP, modules_to_save=["lm_head"]), None, "the embedding or the head"),
+    (adapter("LORA", target_modules=UP, trainable_token_indices=[1]), None, "the embedding or the head"),
+    (adapter("TRAINABLE_TOKENS", token_indices=[1]), None, "changes the embedding or the head"),
     (adapter("PROMPT_TUNING", num_virtual_tokens=4), None, "PROMPT_TUNING learns a prompt"),
 ]
 

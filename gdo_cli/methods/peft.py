@@ -11,6 +11,7 @@ from gdo_cli.errors import UserError, brief, require_one_of
 from gdo_cli.methods import Method, add_adapter
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PreTrainedModel
 
 
@@ -59,9 +60,19 @@ class PEFTAdapter(Method):
             with warnings.catch_warnings():
                 # PEFT asks norms for their in_features, which it does not use.
                 warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
-                return add_adapter(model, adapter)
+                warnings.filterwarnings("ignore", "Model has `tie_word_embeddings", UserWarning)  # refused
+                return _with_plain_vocabulary(model, adapter)
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"method={self.name}: its options do not work: {brief(error)}") from error
+
+
+def _with_plain_vocabulary(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
+    """The adapted model, whose embedding and head :mod:`gdo_cli.vocabulary` reads past any wrapper."""
+    plain = model.get_input_embeddings(), model.get_output_embeddings()
+    adapted = add_adapter(model, adapter)
+    if (adapted.get_input_embeddings(), adapted.get_output_embeddings()) != plain:
+        raise ValueError("it changes the embedding or the head; adapt modules of the decoder's layers")
+    return adapted
 
 
 def _in_decoder(model: PreTrainedModel, layers: list[int] | None, names: list[Any]) -> str:
@@ -72,7 +83,12 @@ def _in_decoder(model: PreTrainedModel, layers: list[int] | None, names: list[An
     from gdo_cli.growth.architecture import find_decoder
 
     stack = find_decoder(model).name
-    where = [stack.rpartition(".")[0]] if layers is None else [f"{stack}.{index}" for index in layers]
+    decoder = stack.rpartition(".")[0]
+    for name in names:
+        found = [path for path, _ in model.named_modules() if f".{path}".endswith(f".{name}")]
+        if found and not any(path.startswith(f"{decoder}.") for path in found):
+            raise ValueError(f"target_modules: {name} is not in the text decoder")
+    where = [decoder] if layers is None else [f"{stack}.{index}" for index in layers]
     return rf"({_any_of(where)})\.(.*\.)?({_any_of(names)})"
 
 
