@@ -35,6 +35,8 @@ def _answer_form() -> Iterator[Check]:
             Of("answer_form", {"task": task, "task.answer": form}) for form in ("letter", "text")
         )
         yield from both(f"{TASKS[task]}: letter → text", letter, whole, "told")
+    short, long = (on(experiment, "mathqa_gain", "sft") for experiment in ("fig2", "math_longer"))
+    yield from both(f"{TASKS['mathqa_gain']}: 200 steps → 800", short, long, "told")
 
 
 def _layer_choice() -> Iterator[Check]:
@@ -137,9 +139,9 @@ QUESTIONS = (
         "Which answers can be learnt?",
         "The paper scores QASC and MathQA by exact match and does not say of what: the letter of the right "
         "option, or its text. Full fine-tuning, 200 steps; guessing gets 0.125 of QASC and 0.2 of MathQA. "
-        "MathQA's text is tried at more than one rate.",
+        "MathQA's text is tried at more than one rate, by G-Train too, and over 800 steps.",
         tuple(_answer_form()),
-        ("answer_form", "math_rates"),
+        ("answer_form", "math_rates", "math_longer"),
     ),
     Claim(
         "Does growth add anything to training the MLPs in place?",
