@@ -36,7 +36,7 @@ def _answer_form() -> Iterator[Check]:
         )
         yield from both(f"{TASKS[task]}: letter → text", letter, whole, "told")
     short, long = (on(experiment, "mathqa_gain", "sft") for experiment in ("fig2", "math_longer"))
-    yield from both(f"{TASKS['mathqa_gain']}: 200 steps → 800", short, long, "told")
+    yield from both(f"{TASKS['mathqa_gain']}: 200 steps → 600", short, long, "told")
 
 
 def _layer_choice() -> Iterator[Check]:
@@ -139,7 +139,7 @@ QUESTIONS = (
         "Which answers can be learnt?",
         "The paper scores QASC and MathQA by exact match and does not say of what: the letter of the right "
         "option, or its text. Full fine-tuning, 200 steps; guessing gets 0.125 of QASC and 0.2 of MathQA. "
-        "MathQA's text is tried at more than one rate, by G-Train too, and over 800 steps.",
+        "MathQA's text is tried at more than one rate, by G-Train too, and over 600 steps.",
         tuple(_answer_form()),
         ("answer_form", "math_rates", "math_longer"),
     ),
