@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from gdo_cli.report.checks import (
 from gdo_cli.report.claims import PAPER, Claim
 from gdo_cli.report.evidence import Evidence, Of
 from gdo_cli.report.html import page
-from gdo_cli.report.page import Figures, anchor, judge, other_seeds
+from gdo_cli.report.page import Figures, anchor, judge, markdown, other_seeds
 from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult, find_run
 from gdo_cli.schema import RunConfig, identity
@@ -437,8 +438,18 @@ def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path
         assert f"(#{anchor(claim.title)})" in text
     assert text.count("\nNo run for it yet.\n") == sum(bool(question.checks) for question in QUESTIONS)
     assert text.count("**not measured**") == len(PAPER) - 1  # parameters can be counted without a run
-    assert "| fig3 | 6 of 6 | `gdo sweep experiment=fig3` |" in text
+    assert "| fig3 | 6 of 6 points | `gdo sweep experiment=fig3` |" in text
     assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_the_page_says_which_analysis_is_missing(tmp_path: Path) -> None:
+    title = "multi30k/g_train-d9d6a927/seed0"
+    name = f"runs/gemma3_270m/{title}"
+    row = f"| table1 | an analysis (fv) | `gdo analyze fv {title}`, which takes its weights |"
+    shutil.copytree(RESULTS / name, tmp_path / "with" / name)
+    shutil.copytree(RESULTS / name, tmp_path / "without" / name, ignore=shutil.ignore_patterns("analysis"))
+    assert row in markdown(Evidence(tmp_path / "without"))
+    assert row not in markdown(Evidence(tmp_path / "with"))
 
 
 def test_a_verdict_stands_with_its_numbers() -> None:

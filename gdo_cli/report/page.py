@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdo_cli.config import load_experiment
+from gdo_cli.figures.spec import read_spec
 from gdo_cli.figures.style import sources
 from gdo_cli.markdown import table
 from gdo_cli.report.checks import (
@@ -163,13 +164,24 @@ class Figures:
 
 
 def _missing(evidence: Evidence, judged: Sequence[Judged]) -> str:
-    """Points of the experiments without a run, each with the command that makes them."""
+    """What the experiments lack, points without a run and runs without an analysis, and how it is made."""
     names = dict.fromkeys(name for j in judged for name in j.claim.figures)
     rows = []
     for name in names:
         done, missing = evidence.experiment(name)
         if missing:
-            rows.append(
-                (name, f"{len(missing)} of {len(done) + len(missing)}", f"`gdo sweep experiment={name}`")
-            )
-    return table(("experiment", "points missing", "to fill in"), rows) if rows else "Nothing."
+            share = f"{len(missing)} of {len(done) + len(missing)} points"
+            rows.append((name, share, f"`gdo sweep experiment={name}`"))
+        if kind := _analysis(name, evidence.config_dir):
+            rows += [
+                (name, f"an analysis ({kind})", f"`gdo analyze {kind} {run.title}`, which takes its weights")
+                for run in done
+                if run.analysis(kind) is None
+            ]
+    return table(("experiment", "what is missing", "to fill in"), rows) if rows else "Nothing."
+
+
+def _analysis(experiment: str, config_dir: Path | None) -> str | None:
+    """What ``gdo analyze`` has to find before the experiment's figure can be drawn; None for most."""
+    figure = load_experiment(experiment, config_dir)
+    return None if figure is None else read_spec(figure, config_dir).analysis
