@@ -39,7 +39,8 @@ def run(
         "machine": {"gpu": None, "cpu": "A processor"},
         "peak_memory_bytes": 2**31,
     }
-    found = RunResult(Path(path), content | record)
+    config = content["config"] | record.pop("config", {})
+    found = RunResult(Path(path), content | record | {"config": config})
     found.__dict__["metrics"] = metrics or []
     return found
 
@@ -62,6 +63,25 @@ def test_each_models_weights_are_told_in_their_own_format() -> None:
     line = sources([packaged, chosen, unnamed, of("d")])
     told = "a (Q4_K_M weights, dequantised), b (Q4_1 weights, dequantised), c (GGUF weights, dequantised), d"
     assert line.startswith(f"{told} · ")
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        ([("a", 2e-5, 2), ("b", 2e-5, 2)], " · learning rate 2e-05 · "),
+        ([("a", 2e-5, 2), ("b", 2e-5, 2), ("c", 2e-4, 2)], " · learning rate 2e-05 (C: 0.0002) · "),
+        (
+            [("a", 1e-3, 2), ("b", 2e-5, 2), ("c", 1e-3, 2), ("d", 2e-5, 2), ("e", 2e-5, 2), ("f", 1e-4, 2)],
+            " · learning rate 2e-05 (A, C: 0.001; F: 0.0001) · ",
+        ),
+        ([("a", 2e-5, 2), ("a", 1e-3, 2), ("b", 5e-6, 2)], " · learning rates 5e-06 to 0.001 · "),
+        ([("a", 2e-5, 2), ("untrained", 1e-3, 0)], " · learning rate 2e-05 · "),
+        ([("untrained", 1e-3, 0)], " · BUNDLED SAMPLE, not the real data · seed 0 · "),
+    ],
+)
+def test_methods_trained_at_other_rates_are_named(trained: list[tuple[str, float, int]], told: str) -> None:
+    runs = [run(name, config={"train": {"lr": rate}}, steps=steps) for name, rate, steps in trained]
+    assert told in f" · {sources(runs)} · "
 
 
 @pytest.mark.parametrize("setting", ["a", "a_setting_of_a_very_long_name_that_needs_much_room"])

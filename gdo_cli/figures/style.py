@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from statistics import stdev
@@ -163,17 +164,35 @@ def standard_error(runs: Sequence[RunResult], metric: str) -> float:
 
 
 def sources(runs: Iterable[RunResult]) -> str:
-    """What a figure rests on: model, data, seeds, hardware; for the line under it."""
+    """What a figure rests on: model, data, learning rates, seeds, hardware; for the line under it."""
     runs = list(runs)
     models = sorted({_model(run) for run in runs})
     data = sorted({str(run.record["data"]["source"]) for run in runs})
     seeds = sorted({run.seed for run in runs})
     machines = sorted({str(r.record["machine"]["gpu"] or r.record["machine"]["cpu"]) for r in runs})
-    shown = "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data"
-    return (
-        f"{', '.join(models)} · {shown} · "
-        f"seed{_s(seeds)} {', '.join(map(str, seeds))} · {len(runs)} run{_s(runs)} on {', '.join(machines)}"
+    parts = [
+        ", ".join(models),
+        "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data",
+        *_rates(runs),
+        f"seed{_s(seeds)} {', '.join(map(str, seeds))}",
+        f"{len(runs)} run{_s(runs)} on {' and '.join(machines)}",
+    ]
+    return " · ".join(parts)
+
+
+def _rates(runs: Sequence[RunResult]) -> list[str]:
+    """The commonest rate and who was trained at another; where a method has several, their span."""
+    trained = sorted(
+        {(run.record["config"]["train"]["lr"], run.label) for run in runs if run.record["steps"]}
     )
+    counts = Counter(rate for rate, _ in trained)
+    if not counts:
+        return []
+    if len(trained) > len({label for _, label in trained}):
+        return [f"learning rates {min(counts):g} to {max(counts):g}"]
+    usual, *others = (rate for rate, _ in counts.most_common())
+    named = [f"{', '.join(label for r, label in trained if r == rate)}: {rate:g}" for rate in others]
+    return [f"learning rate {usual:g}" + (f" ({'; '.join(named)})" if named else "")]
 
 
 def _model(run: RunResult) -> str:
