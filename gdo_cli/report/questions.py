@@ -29,6 +29,20 @@ def _learnt_and_kept(what: str, first: Of, second: Of) -> Iterator[Check]:
     yield Compared(f"WinoGrande generated, {what}", first, second, RETENTION, "better")
 
 
+def _low_rate() -> Iterator[Check]:
+    grown, low, low_grown = (
+        Of(experiment, {"method": method})
+        for experiment, method in (("seeds", "g_freeze"), ("low_rate", "sft"), ("low_rate", "g_freeze"))
+    )
+    names = "G-Freeze at its own rate → SFT at 5e-6"
+    yield from _learnt_and_kept(names, grown, low)
+    for measure, name in (("arc_easy/likelihood", "ARC-Easy"), ("lambada/last_word", "LAMBADA, last word")):
+        yield Compared(f"{name}, {names}", grown, low, measure)
+    yield from _learnt_and_kept("SFT → G-Freeze, both at 5e-6", low, low_grown)
+    untouched = on("fig2", "scitail", "frozen")
+    yield Compared("WinoGrande generated, untouched → SFT at 5e-6", untouched, low, RETENTION)
+
+
 def _answer_form() -> Iterator[Check]:
     for task in ("qasc", "mathqa_gain"):
         letter, whole = (
@@ -149,6 +163,12 @@ QUESTIONS = (
         "has the best score on validation items (`frontier`).",
         tuple(_growth_or_training()),
         ("frontier", "seeds"),
+    ),
+    Claim(
+        "Is a lower rate enough?",
+        "Full fine-tuning on SciTail at a quarter of its own rate, beside G-Freeze at its own and at that.",
+        tuple(_low_rate()),
+        ("low_rate",),
     ),
     Claim(
         "Does anything make the published rate work?",
