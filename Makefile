@@ -78,8 +78,8 @@ sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 
 # In the order of results/PROTOCOL.md. Done runs are not repeated, so it goes on where it was cut off. The last one takes
 # the weights of runs before it, which are not committed: where they are missing, it says how to make them.
-PROGRAMME := frontier published_rate seeds low_rate answer_form math_rates math_longer fig2 fig2_published fig3 \
-	layer_choice few_layers fig4a fig4b fig5 table1 fig7 from_zero fig8 output_mix second_family interpolation
+PROGRAMME := frontier published_rate seeds low_rate low_rate_longer answer_form math_rates math_longer fig2 \
+	fig2_published fig3 layer_choice few_layers fig4a fig4b fig5 table1 fig7 from_zero fig8 output_mix second_family interpolation
 
 reproduce: $(PROGRAMME:%=reproduce-%) report  ## Every run of the paper on the 270M, figures and report (days; or make reproduce-fig2 …)
 
