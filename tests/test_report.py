@@ -512,3 +512,18 @@ def test_names_of_runs_cannot_break_out_of_the_script(tmp_path: Path) -> None:
     text = page("", tmp_path)
     assert text.count("</script>") == 1
     assert "&lt;/script&gt;" in text
+
+
+def test_the_readmes_table_is_what_the_committed_runs_say() -> None:
+    """Learnt and kept by method and rate, means over the seeds; † where there are several."""
+    methods = ["g_freeze", "g_train", "sft", "mlp_only", "up_only", "lora_matched"]
+    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    table_text = text.partition("\n| method | trained | ")[2].partition("\n\n")[0]
+    heading, _, *rows = (line.split(" | ") for line in table_text.replace(" |\n", "\n").splitlines())
+    evidence = Evidence(RESULTS)
+    for method, (_, trained, *cells) in zip(methods, rows, strict=True):
+        for rate, cell in zip(heading, cells, strict=True):
+            runs = evidence.runs(Of("frontier", {"method": method, "train.lr": float(rate.strip(" |"))}))
+            learnt, kept = (np.mean([found.final[metric] for found in runs]) for metric in (EXACT, KEPT))
+            assert cell.strip(" |") == f"{learnt:.3f} / {kept:.3f}" + "†" * (len(runs) > 1), (method, rate)
+            assert trained == f"{runs[0].record['parameters']['trainable'] / 1e6:.1f} M"
