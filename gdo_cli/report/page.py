@@ -92,8 +92,8 @@ def _introduction(runs: Sequence[RunResult]) -> str:
         "runs were made, and the rules by which claims are judged, were written down before, with what has "
         "changed since: [PROTOCOL.md](PROTOCOL.md). The paper's models are Gemma 3 1B and 4B, so a claim "
         "that fails here may hold there. Scores are of test sets; each method is shown at the learning rate "
-        "of its experiment or, where that has several, at the one with the best score on validation items, "
-        "mean of the last three evaluations."
+        "of its experiment or, where that has several, at the one whose runs there have the best score on "
+        "validation items, mean of the last three evaluations."
     )
 
 
