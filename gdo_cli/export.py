@@ -14,6 +14,7 @@ from torch import Tensor
 from gdo_cli.errors import RunFailed, UserError, brief, require_one_of
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.hub import ANSWER_S, within
+from gdo_cli.markdown import rate
 from gdo_cli.models import HubModel
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
@@ -182,7 +183,7 @@ def model_card(run: RunResult, form: str) -> str:
         f"# {run.name['model']}, fine-tuned on {run.name['task']} with {run.label}\n\n"
         f"Form: {form}. Layers: {record['layers']['chosen']}. "
         f"Trained {record['parameters']['trainable']:,} of {record['parameters']['base']:,} parameters, "
-        f"{record['steps']} steps at a learning rate of {record['config']['train']['lr']:g}. "
+        f"{record['steps']} steps at a learning rate of {rate(record['config']['train']['lr'])}. "
         f"Data: {record['data']['source']}. Run {run.title}.\n\n"
         "Measured at the end of that run (task: test items; probes: what the base model knew):\n\n"
         f"| measure | value |\n| --- | ---: |\n{rows}\n"

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from gdo_cli.errors import UserError, require, require_one_of, suggest
-from gdo_cli.markdown import table
+from gdo_cli.markdown import rate, table
 from gdo_cli.results import FAILURE, RETENTION, RunResult, read_run
 
 KEYS = ("model", "task", "method", "layers", "seed", "status")
@@ -199,7 +199,7 @@ def _run_row(run: Listed, metrics: Sequence[str]) -> Row:
         "run": run.title,
         "model": run.name["model"],
         "data": record["data"]["source"] if record else run.setting("data.source"),
-        "lr": None if lr is None else f"{lr:g}",
+        "lr": None if lr is None else rate(lr),
         "trained %": 100 * record["parameters"]["trainable_share"] if record else None,
         "task score": _score(run),
         **{metric: run.result.final.get(metric) if run.result else None for metric in metrics},

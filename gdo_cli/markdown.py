@@ -1,4 +1,4 @@
-"""Tables in Markdown, as the commands, the figures and the report write them."""
+"""Tables in Markdown and learning rates, as the commands, the figures and the report write them."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | No
     marks = ["---" if column < left else "---:" for column in range(len(heading))]
     lines = (heading, marks, *rows)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def rate(lr: float) -> str:
+    """A learning rate as people write it: ``2e-5``, ``2e-4``, where Python has ``2e-05``, ``0.0002``."""
+    mantissa, exponent = f"{lr:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

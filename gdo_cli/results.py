@@ -32,6 +32,7 @@ from typing import Any
 import yaml
 
 from gdo_cli.errors import UserError, require, suggest
+from gdo_cli.markdown import rate
 from gdo_cli.schema import RunConfig, identity
 
 RESULTS = "runs/*/*/*/seed*/result.json"
@@ -458,4 +459,5 @@ def _usual(settings: list[dict[str, str]]) -> dict[str, str]:
 def _settings(run: RunResult) -> dict[str, str]:
     config = run.record["config"]
     own = {k: v for k, v in config["method"].items() if k not in ("_target_", "name", "options")}
-    return {key: str(value) for key, value in (own | config["train"]).items()}
+    train = config["train"] | {"lr": rate(config["train"]["lr"])}
+    return {key: str(value) for key, value in (own | train).items()}

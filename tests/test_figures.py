@@ -68,14 +68,14 @@ def test_each_models_weights_are_told_in_their_own_format() -> None:
 @pytest.mark.parametrize(
     ("trained", "told"),
     [
-        ([("a", 2e-5, 2), ("b", 2e-5, 2)], " · learning rate 2e-05 · "),
-        ([("a", 2e-5, 2), ("b", 2e-5, 2), ("c", 2e-4, 2)], " · learning rate 2e-05 (C: 0.0002) · "),
+        ([("a", 2e-5, 2), ("b", 2e-5, 2)], " · learning rate 2e-5 · "),
+        ([("a", 2e-5, 2), ("b", 2e-5, 2), ("c", 2e-4, 2)], " · learning rate 2e-5 (C: 2e-4) · "),
         (
             [("a", 1e-3, 2), ("b", 2e-5, 2), ("c", 1e-3, 2), ("d", 2e-5, 2), ("e", 2e-5, 2), ("f", 1e-4, 2)],
-            " · learning rate 2e-05 (A, C: 0.001; F: 0.0001) · ",
+            " · learning rate 2e-5 (A, C: 1e-3; F: 1e-4) · ",
         ),
-        ([("a", 2e-5, 2), ("a", 1e-3, 2), ("b", 5e-6, 2)], " · learning rates 5e-06 to 0.001 · "),
-        ([("a", 2e-5, 2), ("untrained", 1e-3, 0)], " · learning rate 2e-05 · "),
+        ([("a", 2e-5, 2), ("a", 1e-3, 2), ("b", 5e-6, 2)], " · learning rates 5e-6 to 1e-3 · "),
+        ([("a", 2e-5, 2), ("untrained", 1e-3, 0)], " · learning rate 2e-5 · "),
         ([("untrained", 1e-3, 0)], " · BUNDLED SAMPLE, not the real data · seed 0 · "),
     ],
 )
@@ -267,9 +267,9 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
     assert {p["value"] for p in drawn(drawing, tmp_path)} == {0.5, 0.25, 0.375, 0.0}
     assert drawing.table is not None
     assert sorted(drawing.table[1:]) == [
-        ["G_FREEZE", "1e-05", "0.125", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
-        ["SFT", "0.001", "0.250", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
-        ["SFT", "1e-05", "0.250", "0.500 ± 0.250", "0.375 ± 0.125", "2"],  # over the seeds: |a - b| / 2
+        ["G_FREEZE", "1e-5", "0.125", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
+        ["SFT", "1e-3", "0.250", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
+        ["SFT", "1e-5", "0.250", "0.500 ± 0.250", "0.375 ± 0.125", "2"],  # over the seeds: |a - b| / 2
     ]
 
 
@@ -285,7 +285,7 @@ def test_no_loss_is_too_high_to_be_seen() -> None:
 def test_rates_within_a_decade_are_written_at_the_axis() -> None:
     runs = [run("sft", config={"method": {}, "train": {"lr": lr}}) for lr in (5e-5, 2e-5)]
     ax = rates.draw(runs).figure.axes[0]
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2e-05", "5e-05"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2e-5", "5e-5"]
 
 
 # --------------------------------------------------------------------------------------------- layers

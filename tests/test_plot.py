@@ -179,7 +179,7 @@ def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, r
     # Namesakes are told apart by what differs; seeds 0 and 1 of a method score 1/16 apart.
     found = [(p["method"], float(p[METRICS[0]]), p["seeds"]) for p in points]
     assert found[0] == ("SFT", 0.53125, "2")
-    assert sorted(found[1:]) == [("G-Freeze, lr=0.001", 0.40625, "2"), ("G-Freeze, lr=1e-05", 0.375, "1")]
+    assert sorted(found[1:]) == [("G-Freeze, lr=1e-3", 0.40625, "2"), ("G-Freeze, lr=1e-5", 0.375, "1")]
     heading, rule, first, *_ = table.with_suffix(".md").read_text("utf-8").splitlines()
     assert heading == "| method | rate | added | trained | Exact match | WinoGrande, exact match |"
     assert rule == "| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -23,6 +23,7 @@ from gdo_cli.figures.style import (
     text_width,
     under,
 )
+from gdo_cli.markdown import rate
 from gdo_cli.results import RunResult, by_id, distinct_names
 
 
@@ -94,7 +95,7 @@ def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
     rows = [
         [
             p["method"],
-            "–" if p["lr"] is None else f"{p['lr']:g}",
+            "–" if p["lr"] is None else rate(p["lr"]),
             _millions(p["added"]),
             f"{_millions(p['trainable'])} ({100 * p['trainable_share']:.1f} %)",
             *(f"{p[m]:.3f} ± {p[f'{m}_se']:.3f}" for m in metrics),

@@ -25,6 +25,7 @@ from gdo_cli.figures.style import (
     standard_error,
     under,
 )
+from gdo_cli.markdown import rate
 from gdo_cli.results import RunResult
 
 SETTINGS = {
@@ -77,7 +78,7 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
 def _rates_across(ax: Axes, rates: list[float]) -> None:
     ax.set_xscale("log")
     if rates[-1] < 10 * rates[0]:  # else matplotlib crowds the axis with 2, 3 and 4 times 10^-5
-        ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
+        ax.set_xticks(rates, labels=[rate(lr) for lr in rates])
         ax.minorticks_off()
 
 
@@ -137,13 +138,10 @@ def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) 
         row[point["metric"]] = f"{point['value']:.3f} ± {point['se']:.3f}"
     place_name = " / ".join(SETTINGS.get(key, key) for key in across)
     heading = ["method", place_name, "validation, last three", *map(name_of, metrics), "seeds"]
-    return [
-        heading,
-        *(
-            [line, f"{place:g}", *(row[key] for key in ("validation", *metrics, "seeds"))]
-            for (line, place), row in rows.items()
-        ),
-    ]
+    written = rate if across == ["train.lr"] else "{:g}".format
+    keys = ("validation", *metrics, "seeds")
+    body = ([line, written(place), *(row[key] for key in keys)] for (line, place), row in rows.items())
+    return [heading, *body]
 
 
 def _column(across: list[str]) -> str:

@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from gdo_cli.errors import UserError, require, require_one_of, suggest
+from gdo_cli.markdown import rate
 from gdo_cli.results import RETENTION, RunResult
 
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
@@ -148,6 +149,8 @@ def named(key: str, value: Any) -> str:
     """A setting as one would give it (``layers=6``, ``train=new``); tasks and methods need no key."""
     if key in ("task", "method"):
         return TASKS.get(str(value), str(value))
+    if key == "train.lr":
+        return f"lr={rate(value)}"
     return f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
 
 
@@ -185,14 +188,14 @@ def _rates(runs: Sequence[RunResult]) -> list[str]:
     trained = sorted(
         {(run.record["config"]["train"]["lr"], run.label) for run in runs if run.record["steps"]}
     )
-    counts = Counter(rate for rate, _ in trained)
+    counts = Counter(lr for lr, _ in trained)
     if not counts:
         return []
     if len(trained) > len({label for _, label in trained}):
-        return [f"learning rates {min(counts):g} to {max(counts):g}"]
-    usual, *others = (rate for rate, _ in counts.most_common())
-    named = [f"{', '.join(label for r, label in trained if r == rate)}: {rate:g}" for rate in others]
-    return [f"learning rate {usual:g}" + (f" ({'; '.join(named)})" if named else "")]
+        return [f"learning rates {rate(min(counts))} to {rate(max(counts))}"]
+    usual, *others = (lr for lr, _ in counts.most_common())
+    named = [f"{', '.join(label for r, label in trained if r == lr)}: {rate(lr)}" for lr in others]
+    return [f"learning rate {rate(usual)}" + (f" ({'; '.join(named)})" if named else "")]
 
 
 def _model(run: RunResult) -> str:

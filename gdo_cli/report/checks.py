@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval
 from gdo_cli.compare import items_of
+from gdo_cli.markdown import rate
 from gdo_cli.report.evidence import SCORE, Evidence, Of, difference, measure_of
 from gdo_cli.results import RETENTION, RunResult
 
@@ -222,8 +223,8 @@ def shown(interval: Interval, digits: int, signed: bool = False) -> str:
 def _named(runs: list[RunResult], value: float, digits: int) -> str:
     """A score with the method and the rate that it is of."""
     run = runs[0]
-    rate = f" at {run.record['config']['train']['lr']:g}" if run.record["steps"] else ""
-    return f"{value:.{digits}f} ({run.label}{rate})"
+    at = f" at {rate(run.record['config']['train']['lr'])}" if run.record["steps"] else ""
+    return f"{value:.{digits}f} ({run.label}{at})"
 
 
 @dataclass(frozen=True)

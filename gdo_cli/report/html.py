@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 
 from gdo_cli.figures.style import METRICS, TASKS, line_style
+from gdo_cli.markdown import rate
 from gdo_cli.report.page import anchor
 from gdo_cli.results import RETENTION, RunResult, find_runs
 
@@ -58,8 +59,8 @@ def _curves(run: RunResult) -> dict[str, Any]:
 
 
 def _name(run: RunResult) -> str:
-    rate = f" {run.record['config']['train']['lr']:g}" if run.record["steps"] else ""
-    return f"{run.label}{rate}, {run.id}, seed {run.seed}"
+    at = f" {rate(run.record['config']['train']['lr'])}" if run.record["steps"] else ""
+    return f"{run.label}{at}, {run.id}, seed {run.seed}"
 
 
 def _row(run: RunResult) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _row(run: RunResult) -> dict[str, Any]:
         "run": run.title.partition("/")[2],
         "method": run.label,
         "task": run.name["task"],
-        "rate": run.record["config"]["train"]["lr"] if run.record["steps"] else None,
+        "rate": rate(run.record["config"]["train"]["lr"]) if run.record["steps"] else "–",
         "steps": run.record["steps"],
         "layers": run.record["layers"]["chosen"],
         "trained": run.record["parameters"]["trainable_share"],
