@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gdo_cli.analysis import statistics
-from gdo_cli.analysis.statistics import Interval, Paired
+from gdo_cli.analysis.statistics import Estimate, Interval, Paired
 from gdo_cli.errors import UserError
 from gdo_cli.markdown import table
 from gdo_cli.results import RunResult, distinct_names, find_seeds
@@ -63,7 +63,9 @@ class Comparison:
         cells = [cell for row in self.rows.values() for cell in row if cell]
         tests = sorted({cell.paired.test for cell in cells if cell.paired})
         several = any(len(column.runs) > 1 for column in self.columns)
-        over = "items (Wilson; bootstrap for means)" + (", over seeds where several (t)" if several else "")
+        over = "items (Wilson; bootstrap for means)" + (
+            ", over seeds too where several (t)" if several else ""
+        )
         models = sorted({run.name["model"] for column in self.columns for run in column.runs})
         data = sorted({str(run.record["data"]["source"]) for c in self.columns for run in c.runs})
         found = [f"{', '.join(models)}, {', '.join(data)} data; 95 % intervals over {over}."]
@@ -124,7 +126,7 @@ def _cell(column: Column, measure: str) -> Cell | None:
     items = items_of(column.runs[0], measure)
     if len(column.runs) == 1:
         return Cell(len(items.values), items.interval())
-    return Cell(len(items.values), statistics.seed_mean([run.final[measure] for run in column.runs]))
+    return Cell(len(items.values), over_seeds(column.runs, measure))
 
 
 def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
@@ -137,10 +139,49 @@ def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
         return replace(cell, note=f"{measure} of {second.title} was measured on other items")
     if len(first.runs) == len(second.runs) == 1:
         return replace(cell, paired=ours[0].paired(theirs[0]))
-    before, after = ({run.seed: run.final[measure] for run in c.runs} for c in (first, second))
-    found = statistics.seed_difference(before, after)
+    before, after = ({run.seed: run for run in c.runs} for c in (first, second))
+    found = _over_the_same_seeds(before, after, measure) or statistics.seed_difference(
+        *({seed: run.final[measure] for seed, run in runs.items()} for runs in (before, after))
+    )
     reason = f"{second.title} or {first.title} has too few seeds, or no spread over them"
     return replace(cell, paired=found, note="" if found else reason)
+
+
+def _over_the_same_seeds(
+    before: dict[int, RunResult], after: dict[int, RunResult], measure: str
+) -> Paired | None:
+    if before.keys() != after.keys() or len(before) < 2:
+        return None
+    found = change_over_seeds([(before[seed], after[seed]) for seed in before], measure)
+    return (
+        Paired(found.value, found.p, "t, paired by seed and item") if found and found.p is not None else None
+    )
+
+
+# ------------------------------------------------------------------------------------------ over seeds
+
+
+def over_seeds(runs: Sequence[RunResult], measure: str) -> Interval:
+    """Mean over runs that differ in their seed alone, its interval over seeds and items.
+
+    Over the seeds alone where a score is of the whole corpus, or the runs were asked about different items.
+    """
+    items = [items_of(run, measure) for run in runs]
+    if items[0].is_corpus or any(other.identity != items[0].identity for other in items):
+        return statistics.seed_mean([run.final[measure] for run in runs])
+    return statistics.seeds_and_items([found.values for found in items], items[0].weights).interval
+
+
+def change_over_seeds(pairs: Sequence[tuple[RunResult, RunResult]], measure: str) -> Estimate | None:
+    """Second minus first of pairs that share a seed, over seeds and items, which all have to share.
+
+    None for a score of a whole corpus.
+    """
+    items = [(items_of(first, measure), items_of(second, measure)) for first, second in pairs]
+    if items[0][0].is_corpus:
+        return None
+    changes = [[b - a for a, b in zip(old.values, new.values, strict=True)] for old, new in items]
+    return statistics.seeds_and_items(changes, items[0][0].weights)
 
 
 # --------------------------------------------------------------------------------------------- items
@@ -162,8 +203,12 @@ class Items:
     answers: list[str]
 
     @property
+    def is_corpus(self) -> bool:
+        return bool(self.values) and isinstance(self.values[0], str)
+
+    @property
     def _kind(self) -> str:
-        if self.values and isinstance(self.values[0], str):
+        if self.is_corpus:
             return "corpus"
         return "binary" if set(self.values) <= {0, 1} else "number"
 

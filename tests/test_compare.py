@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
 from gdo_cli.analysis import statistics
@@ -130,10 +130,13 @@ def test_a_name_that_seeds_share_stands_for_their_mean(make: Make, tmp_path: Pat
             make(method, [1] * n + [0] * (8 - n), seed=seed)
     found = compare(["a-a1234", "b-b1234"], tmp_path)
     assert found.columns[1].title == "scitail/b-b1234/seed0,1,2"
-    assert cell(found, BLANK, 1).interval == statistics.seed_mean([0.5, 0.75, 0.875])
+    right = np.array([[[1] * n + [0] * (8 - n) for n in shares[method]] for method in "ab"])
+    assert cell(found, BLANK, 1).interval == statistics.seeds_and_items(right[1], [1.0] * 8).interval
     paired = cell(found, BLANK, 1).paired
     assert paired is not None
-    assert paired.p == pytest.approx(ttest_rel((4, 6, 7), (1, 2, 4)).pvalue)
+    assert paired.difference == pytest.approx((right[1] - right[0]).mean())
+    assert paired.p == statistics.seeds_and_items(right[1] - right[0], [1.0] * 8).p
+    assert paired.test == "t, paired by seed and item"
     one = compare(["a-a1234", "b-b1234/seed1"], tmp_path)
     assert cell(one, BLANK, 1).paired is None
     assert "too few seeds" in cell(one, BLANK, 1).note

@@ -140,7 +140,7 @@ def test_two_runs_are_compared_on_the_same_items(second: list[int], rule: str, v
     evidence = Given(result("a", right(60)), result("b", second))
     (row,) = Compared("what", A, B, rule=rule).rows(evidence)
     assert row.verdict == verdict
-    assert row.first == "0.600 (A at 0.001)"
+    assert row.first == "0.600 (A at 1e-3)"
     assert row.difference.startswith(f"{(sum(second) - 60) / 100:+.3f}".replace("-", "−"))
     assert row.over == "100 items"
 
@@ -178,7 +178,19 @@ def test_several_seeds_are_compared_by_students_interval() -> None:
     ours, theirs = (np.array(shares[m]) / 100 for m in "ba")
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     assert row.difference == f"+{(ours - theirs).mean():.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
-    assert row.over == "3 seeds"
+    assert row.over == "3 seeds × 100 items"
+
+
+def test_several_seeds_that_agree_are_still_only_as_sure_as_their_items() -> None:
+    """Every seed gains the same 10 of 100 items: an interval over seeds alone would have no width."""
+    runs = [result(m, right(n), seed=s) for m, n in (("a", 60), ("b", 70)) for s in range(3)]
+    (row,) = Compared("what", A, B, rule="better").rows(Given(*runs))
+    reach = stats.t.ppf(0.975, 99) * np.sqrt(0.1 * 0.9 / 99)
+    assert row.difference == f"+0.100 [{0.1 - reach:+.3f}, {0.1 + reach:+.3f}]"
+    for run_ in runs[3:]:
+        run_.record["machine"] = {"gpu": None, "cpu": "Another"}
+    (row,) = Compared("what", A, B).rows(Given(*runs))
+    assert row.over == "3 seeds × 100 items, two processors"
 
 
 def test_the_best_place_for_the_answer_is_a_guess() -> None:
@@ -245,10 +257,14 @@ def test_the_untouched_model_has_no_seeds(swap: bool) -> None:
     trained = [result("a", right(n), seed=seed) for seed, n in enumerate((50, 54, 52))]
     pair = (A, B) if swap else (B, A)
     (row,) = Compared("what", *pair).rows(Given(base, *trained))
-    mean, low, high = -0.08, *(-0.08 + sign * 4.302653 * 0.02 / 3**0.5 for sign in (-1, 1))
+    # The seeds' error is 0.02 / √3, with t(0.975; 2); the items', of 8 in 100 that differ, weighs more.
+    changes = [[a - b for a, b in zip(right(n), right(60), strict=True)] for n in (50, 54, 52)]
+    found = statistics.seeds_and_items(changes, [1.0] * 100).interval
+    mean, low, high = found.value, found.low, found.high
+    assert low < -0.08 - 4.302653 * 0.02 / 3**0.5
     ends = (-mean, -high, -low) if swap else (mean, low, high)
     assert row.difference == "{:+.3f} [{:+.3f}, {:+.3f}]".format(*ends).replace("-", "−")
-    assert row.over == "3 seeds"
+    assert row.over == "3 seeds × 100 items"
     single = result("a", right(68))
     (row,) = Compared("what", B, A, rule="better").rows(Seeds((58, 60, 62), base, single))
     assert row.verdict == SEEDS_OPEN  # 0.08 is less than 0.0861, one side's
@@ -271,7 +287,7 @@ def test_seeds_of_other_experiments_count(tmp_path: Path) -> None:
 def test_single_runs_are_compared_at_a_seed_that_both_have() -> None:
     many = [result("a", right(n), seed=seed) for seed, n in ((0, 90), (1, 60))]
     (row,) = Compared("what", A, B).rows(Given(*many, result("b", right(60), seed=1)))
-    assert (row.first, row.over) == ("0.600 (A at 0.001)", "100 items")
+    assert (row.first, row.over) == ("0.600 (A at 1e-3)", "100 items")
     assert row.difference.startswith("+0.000")
 
 
@@ -293,7 +309,8 @@ def test_runs_that_are_missing_or_saw_other_items_decide_nothing() -> None:
     (row,) = Compared("what", A, B).rows(Given(result("a", right(5))))
     assert row.verdict == UNMEASURED
     (row,) = Compared("what", A, B).rows(Given(result("a", right(5)), result("b", right(5, of=99))))
-    assert (row.verdict, row.over) == (UNMEASURED, "measured on other items")
+    assert (row.verdict, row.over, row.difference) == (UNMEASURED, "other items", "–")
+    assert (row.first, row.second) == ("0.050 (A at 1e-3), 100 items", "0.051 (B at 1e-3), 99 items")
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(0, SUPPORTED), (8, OPEN), (40, NOT_SUPPORTED)])
@@ -437,7 +454,8 @@ def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path
         assert f"### {claim.title}\n" in text
         assert f"(#{anchor(claim.title)})" in text
     assert text.count("\nNo run for it yet.\n") == sum(bool(question.checks) for question in QUESTIONS)
-    assert text.count("**not measured**") == len(PAPER) - 1  # parameters can be counted without a run
+    apart = sum(bool(claim.published) for claim in PAPER)
+    assert text.count("**not measured**") == len(PAPER) - 1 + apart  # parameters can be counted without a run
     assert "| fig3 | 6 of 6 points | `gdo sweep experiment=fig3` |" in text
     assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
 

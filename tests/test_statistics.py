@@ -9,8 +9,10 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import sacrebleu
+from scipy import stats
 
 from gdo_cli.analysis import statistics
+from gdo_cli.analysis.statistics import Interval
 from gdo_cli.scores import Outcome, mean
 
 
@@ -125,6 +127,56 @@ def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_sa
         assert found.deviation == pytest.approx(np.sqrt((residuals**2).sum() / 5))
         further.append(abs(one - other) > found.apart())
     assert np.mean(further) == pytest.approx(0.05, abs=0.01)  # three standard errors of the share
+
+
+def test_with_items_that_agree_the_mean_has_students_interval_over_seeds() -> None:
+    scores = [0.5, 0.6, 0.8]
+    found = statistics.seeds_and_items([[score] * 7 for score in scores], [1.0] * 7)
+    expected = statistics.seed_mean(scores)
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
+    assert found.p == pytest.approx(stats.ttest_1samp(scores, 0).pvalue)
+
+
+def test_with_seeds_that_agree_the_mean_has_the_items_error() -> None:
+    """Here that of a ratio of sums, as the runs compute it."""
+    values, weights = [0.0, 1.0, 3.0, 2.0], [2.0, 1.0, 1.0, 4.0]
+    found = statistics.seeds_and_items([values] * 3, weights)
+    expected = mean([Outcome(v, w) for v, w in zip(values, weights, strict=True)])
+    (error, freedom), _ = found.errors
+    assert (found.value, error, freedom) == pytest.approx((expected.value, expected.se, 3))
+    assert found.interval.high - found.value == pytest.approx(3.182446 * expected.se)  # t(0.975; 3)
+    still = statistics.seeds_and_items([[0.25] * 4] * 3, weights)
+    assert (still.interval, still.p) == (Interval(0.25, 0.25, 0.25), None)
+
+
+def test_items_never_make_an_interval_over_seeds_narrower() -> None:
+    random = np.random.default_rng(0)
+    for over_seeds in (0.0, 0.05, 0.2):
+        table_SN = (
+            random.normal(0, over_seeds, (3, 1)) + random.normal(0, 0.3, 40) + random.normal(0, 0.2, (3, 40))
+        )
+        found, alone = statistics.seeds_and_items(table_SN.tolist(), [1.0] * 40), table_SN.mean(1).tolist()
+        assert found.interval.high - found.value >= statistics.seed_mean(alone).high - found.value - 1e-12
+        assert found.p is not None
+        assert found.p >= stats.ttest_1samp(alone, 0).pvalue - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("over_seeds", "over_items", "rest"), [(0.05, 0.0, 0.4), (0.0, 0.4, 0.2), (0.05, 0.4, 0.2)]
+)
+def test_nineteen_times_in_twenty_the_interval_over_seeds_and_items_holds_the_truth(
+    over_seeds: float, over_items: float, rest: float
+) -> None:
+    random = np.random.default_rng(0)
+    n_seeds, n_items, n_studies = 3, 60, 1500
+    held = []
+    for _ in range(n_studies):
+        seeds_S, items_N = random.normal(0, over_seeds, n_seeds), random.normal(0, over_items, n_items)
+        table_SN = 0.3 + seeds_S[:, None] + items_N + random.normal(0, rest, (n_seeds, n_items))
+        interval = statistics.seeds_and_items(table_SN.tolist(), [1.0] * n_items).interval
+        held.append(interval.low <= 0.3 <= interval.high)
+    # Never less than promised, up to three standard errors of the share; more where one is counted in both.
+    assert 0.95 - 3 * (0.95 * 0.05 / n_studies) ** 0.5 < np.mean(held) < 0.995
 
 
 def p_at_two_degrees(t: float) -> float:

@@ -157,9 +157,54 @@ def seed_mean(values: Values) -> Interval:
     return Interval(centre, float(low), float(high))
 
 
-def seed_change(first: dict[int, float], second: dict[int, float]) -> Interval:
-    """Second minus first over the same seeds, with Student's interval; needs two or more."""
-    return seed_mean([second[seed] - first[seed] for seed in first])
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard errors, each with the degrees of freedom of its t; the worst one counts."""
+
+    value: float
+    errors: tuple[tuple[float, float], ...]
+
+    @property
+    def interval(self) -> Interval:
+        reach = max(error * float(stats.t.ppf((1 + LEVEL) / 2, freedom)) for error, freedom in self.errors)
+        return Interval(self.value, self.value - reach, self.value + reach)
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of a mean of zero; None where nothing varies that could be judged by."""
+        known = [(error, freedom) for error, freedom in self.errors if error > _ROUNDING]
+        return max(
+            (2 * float(stats.t.sf(abs(self.value) / error, freedom)) for error, freedom in known),
+            default=None,
+        )
+
+
+def seeds_and_items(scores: Sequence[Values], weights: Values) -> Estimate:
+    """Mean over seeds that were asked the same items, for other seeds and other items.
+
+    Scores are μ + a(seed) + b(item) + e, all random. The variance of the seeds' means over S and that of
+    the items' means over n both hold what e adds to the mean, so it is taken off once (Cornfield & Tukey,
+    1956); what is left is never less than the larger of the two. Degrees of freedom by Satterthwaite (1946).
+    As these are too many where seeds outweigh items, the error over seeds alone, with its own, stands beside.
+
+    Args:
+        scores: a row for each seed (two or more), a column for each item; or differences of such.
+        weights: of the items, e.g. tokens.
+    """
+    table_SN = np.asarray(scores, dtype=float)
+    n_seeds, n_items = table_SN.shape
+    share_N = np.asarray(weights) * n_items / np.sum(weights)
+    value = float((table_SN * share_N).mean())
+    around_SN = (table_SN - value) * share_N  # of a ratio of sums, to the first order
+    seeds_S, items_N = around_SN.mean(1), around_SN.mean(0)
+    rest_SN = around_SN - seeds_S[:, None] - items_N[None, :]
+    over_seeds = float(seeds_S.var(ddof=1)) / n_seeds
+    over_items = float(items_N.var(ddof=1)) / n_items
+    rest = float((rest_SN**2).sum()) / ((n_seeds - 1) * (n_items - 1)) / (n_seeds * n_items)
+    variance = max(over_seeds + over_items - rest, over_seeds, over_items)
+    spread = over_seeds**2 / (n_seeds - 1) + over_items**2 / (n_items - 1)
+    freedom = variance**2 / spread if spread else float(n_seeds - 1)
+    return Estimate(value, ((variance**0.5, freedom), (over_seeds**0.5, n_seeds - 1)))
 
 
 @dataclass(frozen=True)

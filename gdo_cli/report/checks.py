@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval
-from gdo_cli.compare import items_of
+from gdo_cli.compare import items_of, over_seeds
 from gdo_cli.markdown import rate
-from gdo_cli.report.evidence import SCORE, Evidence, Of, difference, measure_of
+from gdo_cli.report.evidence import SCORE, Evidence, Of, asked, difference, measure_of
 from gdo_cli.results import RETENTION, RunResult
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
@@ -122,7 +122,7 @@ class Compared:
             return
         found = difference(first, second, self.measure)
         if found is None:
-            yield Row(self.what, UNMEASURED, over="measured on other items")
+            yield self._side_by_side(first, second)
             return
         bleu = measure_of(first[0], self.measure).endswith("bleu")
         digits = 1 if bleu else 3
@@ -144,6 +144,14 @@ class Compared:
             shown(found.interval, digits, signed=True),
             found.over,
         )
+
+    def _side_by_side(self, first: list[RunResult], second: list[RunResult]) -> Row:
+        """Scores on different items: shown, but not compared."""
+        sides = []
+        for runs in (first, second):
+            interval, over = _score(runs, measure_of(runs[0], self.measure))
+            sides.append(f"{_named(runs, interval.value, 3)}, {over}")
+        return Row(self.what, "" if self.rule == "told" else UNMEASURED, *sides, over="other items")
 
 
 def _learnt(runs: list[RunResult], guess: Guess, evidence: Evidence) -> bool:
@@ -173,9 +181,10 @@ class NearZero:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far two runs lie apart that are the same training in exact arithmetic: no claim, a yardstick.
+    """How far two runs lie apart that are the same training in exact arithmetic: rounding's share, no claim.
 
-    Of n pairs with differences d, √(Σd² / 2n): the standard deviation of one run.
+    Of n pairs with differences d, √(Σd² / 2n): the standard deviation of one run. Pairs in which neither has
+    anything left say nothing and are left out.
     """
 
     what: str
@@ -188,7 +197,9 @@ class Spread:
             first, second = evidence.runs(of_first), evidence.runs(of_second)
             if first and second:
                 name = measure_of(first[0], self.measure)
-                squares.append((first[0].final[name] - second[0].final[name]) ** 2)
+                scores = [runs[0].final[name] for runs in (first, second)]
+                if any(scores):
+                    squares.append((scores[0] - scores[1]) ** 2)
         if not squares:
             yield Row(self.what, UNMEASURED)
             return
@@ -204,11 +215,10 @@ def below(interval: Interval, bound: float) -> str:
 
 
 def _score(runs: list[RunResult], measure: str) -> tuple[Interval, str]:
-    """Over the seeds, where there are several, else over the items; and which of the two."""
-    if len(runs) > 1:
-        return statistics.seed_mean([run.final[measure] for run in runs]), f"{len(runs)} seeds"
+    """Over the seeds and items, where there are several seeds, else over the items; and what that is over."""
     items = items_of(runs[0], measure)
-    return items.interval(), f"{len(items.values):,} items"
+    interval = over_seeds(runs, measure) if len(runs) > 1 else items.interval()
+    return interval, asked(runs, len(runs), len(items.values))
 
 
 def shown(interval: Interval, digits: int, signed: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -9,7 +10,7 @@ from typing import Any
 
 from gdo_cli.analysis import statistics
 from gdo_cli.analysis.statistics import Interval, SeedSpread
-from gdo_cli.compare import items_of
+from gdo_cli.compare import change_over_seeds, items_of
 from gdo_cli.figures.style import field
 from gdo_cli.finished import finished
 from gdo_cli.results import RunResult, all_seeds, by_id
@@ -44,6 +45,7 @@ class Evidence:
         self.results = results
         self.config_dir = config_dir
         self._read: dict[str, tuple[list[RunResult], list[RunConfig]]] = {}
+        self._beside: dict[str, list[RunResult]] = {}
 
     def experiment(self, name: str) -> tuple[list[RunResult], list[RunConfig]]:
         """Its finished runs, and the points without one."""
@@ -63,11 +65,17 @@ class Evidence:
             if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
         ]
         chosen = max(by_id(found).values(), key=_validation_score, default=[])
-        return list({run.seed: run for first in chosen for run in [*all_seeds(first), *chosen]}.values())
+        beside = self._all_seeds(chosen[0]) if chosen else []
+        return list({run.seed: run for run in [*beside, *chosen]}.values())
 
-    def spread(self, measure: str) -> SeedSpread | None:
-        """How far the seeds of `seeds` lie apart, pooled over its methods; None where they do not tell."""
-        groups = by_id(run for run in self.experiment("seeds")[0] if measure in run.final).values()
+    def _all_seeds(self, run: RunResult) -> list[RunResult]:
+        if run.id not in self._beside:
+            self._beside[run.id] = all_seeds(run)
+        return self._beside[run.id]
+
+    def spread(self, measure: str, experiment: str = "seeds") -> SeedSpread | None:
+        """How far an experiment's seeds lie apart, pooled over its methods; None where they do not tell."""
+        groups = by_id(run for run in self.experiment(experiment)[0] if measure in run.final).values()
         several = [[run.final[measure] for run in seeds] for seeds in groups if len(seeds) > 1]
         return statistics.seed_spread(several) if several else None
 
@@ -95,8 +103,8 @@ def measure_of(run: RunResult, measure: str) -> str:
 
 
 def difference(first: list[RunResult], second: list[RunResult], measure: str) -> Difference | None:
-    """Over the seeds that both have, if there are two or more; else over the items of a run of each, of
-    the same seed if they share one. The untouched model is the same with any seed.
+    """Over the seeds that both have and the items, if there are two seeds or more; else over the items of a
+    run of each, of the same seed if they share one. The untouched model is the same with any seed.
 
     None if those were asked about other items.
     """
@@ -107,13 +115,22 @@ def difference(first: list[RunResult], second: list[RunResult], measure: str) ->
     elif _untouched(second):
         after = dict.fromkeys(before, second[0])
     seeds = sorted(before.keys() & after.keys())
-    if len(seeds) > 1:
-        old, new = ({seed: runs[seed].final[name] for seed in seeds} for runs in (before, after))
-        change = statistics.seed_change(old, new)
-        return Difference(mean(old.values()), mean(new.values()), change, f"{len(seeds)} seeds", len(seeds))
-    one, other = (before[seeds[0]], after[seeds[0]]) if seeds else (first[0], second[0])
-    ours, theirs = items_of(one, name), items_of(other, name)
-    if ours.identity != theirs.identity:
+    pairs = [(before[seed], after[seed]) for seed in seeds] or [(first[0], second[0])]
+    items = [items_of(run, name) for pair in pairs for run in pair]
+    if any(other.identity != items[0].identity for other in items):
         return None
-    over = f"{len(ours.values):,} items"
-    return Difference(one.final[name], other.final[name], ours.difference(theirs), over, 1)
+    old, new = (mean(pair[side].final[name] for pair in pairs) for side in (0, 1))
+    over = asked([run for pair in pairs for run in pair], len(pairs), len(items[0].values))
+    if len(pairs) == 1:
+        return Difference(old, new, items[0].difference(items[1]), over, 1)
+    change = change_over_seeds(pairs, name)
+    if change is None:
+        by_seed = statistics.seed_mean([after.final[name] - before.final[name] for before, after in pairs])
+    return Difference(old, new, change.interval if change else by_seed, over, len(pairs))
+
+
+def asked(runs: Sequence[RunResult], seeds: int, items: int) -> str:
+    """E.g. ``3 seeds × 300 items``, and a word where processors differ, which round otherwise."""
+    machines = {str(run.record["machine"]["gpu"] or run.record["machine"]["cpu"]) for run in runs}
+    over = f"{seeds} seeds × {items:,} items" if seeds > 1 else f"{items:,} items"
+    return over + (", two processors" if len(machines) > 1 else "")

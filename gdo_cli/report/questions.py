@@ -197,7 +197,7 @@ QUESTIONS = (
         "Is G-Train anything but tuning gate and up?",
         "But for Adam's ε it is the same training in exact arithmetic, so it folds back to the original size "
         "(tests/test_equivalences.py). In bf16 the two part by rounding. So what differs here, rate by rate, "
-        "is what one training differs by: a yardstick for all comparisons of single runs.",
+        "is what rounding alone makes of one seed: the least by which two single runs differ.",
         tuple(_g_train()),
         ("rates",),
     ),
