@@ -375,7 +375,7 @@ def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> Non
 # ----------------------------------------------------------------------------------------------- cost
 
 
-def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_path: Path) -> None:
+def test_time_and_memory_are_the_benchmarks_for_the_same_work_and_no_runs_own(tmp_path: Path) -> None:
     settings = {"model": "tiny", "task": "scitail", "method": {"a": 1}, "batch_size": 4}
     (tmp_path / "benchmarks").mkdir()
     rows = [
@@ -392,10 +392,11 @@ def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_
         run("g_freeze", steps, path=own, config=other),
         run("frozen", path=own, steps=0),
     ]
-    points = {p["method"]: p for p in drawn(cost.draw(runs, marked=["sft"]), tmp_path)}
-    keys = ("seconds", "gib", "measured", "trained", "task/exact_match", KEPT)
-    assert [points["SFT"][k] for k in keys] == [0.5, 1.0, "benchmark", 2.0, 0.5, 0.25]
-    assert [points["G_FREEZE"][k] for k in keys] == [3.0, 2.0, "run", 2.0, 0.5, 0.25]
+    drawing = cost.draw(runs, marked=["sft"])
+    points = {p["method"]: p for p in drawn(drawing, tmp_path)}
+    keys = ("seconds", "gib", "trained", "task/exact_match", KEPT)
+    assert [points["SFT"][k] for k in keys] == [0.5, 1.0, 2.0, 0.5, 0.25]
+    assert [points["G_FREEZE"][k] for k in keys] == [None, None, 2.0, 0.5, 0.25]
     assert len(points) == 2
     with pytest.raises(UserError, match="none of the runs trains anything"):
         cost.draw(runs[2:])
@@ -419,3 +420,8 @@ def test_a_probe_that_a_run_has_not_been_through_is_left_out_and_not_zero() -> N
     ]
     assert [KEPT in point for point in methods.draw(runs).points] == [False, False]
     assert [KEPT in point for point in methods.draw(runs[:1]).points] == [True]
+    assert drawing.table is not None
+    assert drawing.table[2] == ["2 G_FREEZE", "2", "–", "–", "0.500", "0.250"]
+    assert "the benchmark's, which has 1 of the 2 methods" in drawing.figure.get_supxlabel()
+    assert len(drawing.figure.axes) == 2 * 3
+    assert len(cost.draw(runs[1:]).figure.axes) == 2  # the parameters are all that is known
