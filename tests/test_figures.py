@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from gdo_cli.analysis import frontier as curve
+from gdo_cli.analysis.guessing import guessing
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing, cost, curves, frontier, layers, methods, ranks, rates
@@ -206,6 +208,45 @@ def test_a_method_keeps_its_colour_and_marker_where_another_setting_makes_the_da
         assert (look.color, look.marker) == (own.color, own.marker)
         assert look.linestyle == {"all": "-", 6: "--"}[found.record["config"]["layers"]]
     assert line_styles(runs, ["method"])["mlp_only"] == line_style("mlp_only", 0)
+
+
+# -------------------------------------------------------------------------------------------- guessing
+
+
+def answered(folder: Path, name: str, form: str, answers: list[str], items: str = "x") -> RunResult:
+    """A finished run on disk with the right answers of its test items."""
+    data = {"source": "local", "test": {"sha256": items}}
+    of = {"model": "tiny", "task": "mathqa", "method": "sft"}
+    path = folder / "runs" / "tiny" / "mathqa" / name / "seed0"
+    lines = [scores(0, 0.05, 0.25), scores(2, 0.25, 0.25)]
+    found = run("sft", lines, str(path), id=name, name=of, data=data, config={"task": {"answer": form}})
+    path.mkdir(parents=True)
+    rows = [{"part": "task/test", "answer": a} for a in answers] + [
+        {"part": "winogrande", "answer": "No"}
+    ] * 9
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (path / "predictions.jsonl.gz").write_bytes(gzip.compress(content))
+    (path / "result.json").write_text(json.dumps(found.record), "utf-8")
+    return found
+
+
+def test_who_guesses_gives_the_commonest_answer_or_letter_each_time(tmp_path: Path) -> None:
+    text = answered(tmp_path, "text", "text", ["1", "2", "3", "4"])
+    assert guessing([text]) is None  # in which place the right options stand is not known
+    answered(tmp_path, "elsewhere", "letter", ["a"] * 4, items="y")
+    answered(tmp_path, "fewer", "letter", ["a"] * 3)
+    letters = answered(tmp_path, "letters", "letter", ["a", "b", "a", "a"])
+    assert guessing([letters]) == guessing([text]) == 0.75
+    assert guessing([letters, run("sft")]) is None  # on another task
+    assert guessing([run("sft")]) is None  # its predictions were not kept
+
+
+def test_curves_and_rates_show_what_guessing_gets(tmp_path: Path) -> None:
+    found = answered(tmp_path, "letters", "letter", ["a", "b", "a", "c"])
+    for figure, panel in ((curves.draw([found]).figure, 1), (rates.draw([found]).figure, 0)):
+        levels = [line.get_ydata() for line in figure.axes[panel].lines if line.get_label() == "guessing"]
+        assert levels == [[0.5, 0.5]]
+        assert "guessing" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 # ---------------------------------------------------------------------------------------- frontiers

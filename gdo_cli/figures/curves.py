@@ -12,6 +12,7 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     RC,
     Line,
+    draw_guessing,
     errors_told,
     field,
     from_zero,
@@ -37,8 +38,8 @@ def draw(
     """One column per value of the setting ``columns``, one line per value of ``lines``.
 
     A line is the mean over seeds with a band of its standard error. What is measured once, as where nothing
-    trains, is a level; a column that holds nothing else is left out beside others that do.
-    ``retention`` names the top metric.
+    trains, is a level; a column that holds nothing else is left out beside others that do. The dash-dotted
+    line is what guessing gets, on test items. ``retention`` names the top metric.
     """
     require_measure(retention, (key for run in runs for line in run.evaluations for key in line))
     groups = _in_order(runs, columns)
@@ -56,6 +57,7 @@ def draw(
                 require_one_setting(same, lines=lines, columns=columns)
             for row, metric in enumerate((retention, score)):
                 _panel(axes[row, column], series, (lines, looks), metric, points, str(value))
+            draw_guessing(axes[1, column], members, score)
             for ax in axes[:, column]:
                 from_zero(ax)
             axes[0, column].set_title(named(columns, value))

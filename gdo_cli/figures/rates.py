@@ -15,6 +15,7 @@ from gdo_cli.figures.style import (
     GREY,
     RC,
     Line,
+    draw_guessing,
     errors_told,
     field,
     from_zero,
@@ -34,7 +35,7 @@ from gdo_cli.figures.style import (
 from gdo_cli.markdown import rate
 from gdo_cli.results import RunResult
 
-LEVELS = ("untouched model",)  # last in the legend
+LEVELS = ("untouched model", "guessing")  # last in the legend
 SETTINGS = {
     "train.lr": "learning rate",
     "method.alpha": "α: 0 the base, 1 the run",
@@ -45,7 +46,7 @@ SETTINGS = {
 def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "method") -> Drawing:
     """A panel per measure: means over seeds with their standard errors.
 
-    The dotted line is the untouched model. The table has the score
+    The dotted line is the untouched model, the dash-dotted one what guessing gets. The table has the score
     on validation items too, by which a rate is chosen. ``x`` names the setting across, or several, of which a
     run has one; ``lines`` the one that tells lines apart.
     """
@@ -65,6 +66,7 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
                 _series(ax, label_of(members[0], lines), looks[line], members, (across, metric), points)
             _base(ax, runs, metric)
             if across == ["train.lr"]:
+                draw_guessing(ax, runs, metric)
                 _rates_across(ax, sorted({_place(run, across) for run in runs}))
             if set(across) <= {"method.alpha", "method.share"}:
                 ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))

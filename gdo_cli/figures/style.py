@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gdo_cli.analysis.guessing import guessing
 from gdo_cli.errors import UserError, require, require_one_of, suggest
 from gdo_cli.markdown import rate
 from gdo_cli.results import RETENTION, RunResult, by_id
@@ -256,6 +257,13 @@ def from_zero(ax: Axes) -> None:
     """Let the scale begin at zero, with room below for the whole of a point that lies there."""
     _, top = ax.get_ylim()
     ax.set_ylim(-0.03 * top, top)
+
+
+def draw_guessing(ax: Axes, runs: Sequence[RunResult], metric: str) -> None:
+    """The level of who knows nothing, where the panel's metric has one."""
+    level = guessing(runs) if metric == "task/exact_match" else None
+    if level is not None:
+        ax.axhline(level, color=GREY, linestyle="-.", linewidth=0.8, label="guessing")
 
 
 def sources(runs: Iterable[RunResult]) -> str:
