@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gdo_cli.cli import app
+from gdo_cli.config import load_experiment
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
+from gdo_cli.figures.spec import read_spec
 from gdo_cli.grid import load_grid
 from gdo_cli.plot import plot_all
 from gdo_cli.results import RunFolder
@@ -197,6 +199,14 @@ def test_runs_at_two_rates_are_not_taken_for_seeds(own: Path, results: Path) -> 
     assert "(train.lr: 1e-3, 1e-5); draw one at a time, as by train.lr=1e-3, or tell" in result.stderr
     assert "apart in the figure (lines: method, columns: task), as by lines: train.lr" in result.stderr
     assert gdo("mine", "train.lr=1e-5", *words).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["frontier", "few_layers"])
+def test_a_frontier_of_one_seed_lies_beside_none_of_several(name: str) -> None:
+    """The best of means over seeds is lower than the best of single runs: noise lifts the latter."""
+    others = read_spec(load_experiment(name)).others
+    words = [[f"experiment={name}"], *([f"experiment={other}", *overrides] for other, overrides in others)]
+    assert {config.seed for of in words for _, config in load_grid(of)} == {0}
 
 
 @pytest.mark.parametrize("name", ["mine", "byrate", "methods"])
