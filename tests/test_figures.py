@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,20 @@ import numpy as np
 import pytest
 
 from gdo_cli.analysis import frontier as curve
+from gdo_cli.analysis.guessing import guessing
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing, cost, curves, frontier, layers, methods, ranks, rates
-from gdo_cli.figures.style import sources
+from gdo_cli.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    line_of,
+    line_style,
+    line_styles,
+    sources,
+    standard_error,
+)
 from gdo_cli.plot import save
 from gdo_cli.results import RunResult
 
@@ -100,6 +113,142 @@ def test_the_names_of_methods_leave_room_for_the_panels_titles(setting: str) -> 
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
 
 
+# ------------------------------------------------------------------------------- means, errors and looks
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (
+            curves.draw,
+            ", or tell them apart in the figure (lines: method, columns: task), as by lines: train.lr",
+        ),
+        (rates.draw, ", or tell them apart in the figure (lines: method, x: steps), as by lines: train.lr"),
+        (layers.draw, ""),
+        (ranks.draw, ""),
+    ],
+)
+def test_runs_of_different_settings_are_not_averaged_as_if_they_were_seeds(draw: Any, told: str) -> None:
+    lines = [
+        scores(0, 0.5, 0.25),
+        scores(2, 0.75, 0.25),
+        rank(2, 0, "weights", 1),
+        rank(2, 0, "gradients", 1),
+    ]
+    runs = [
+        run("sft", lines, id=name, config={"train": {"lr": lr}, "steps": 2}, updates=UPDATES, seed=seed)
+        for name, lr, seed in (("a", 2e-5, 0), ("a", 2e-5, 1), ("b", 1e-3, 0))
+    ]
+    draw = partial(draw, x="steps") if draw is rates.draw else draw
+    draw(runs[:2])
+    with pytest.raises(UserError) as caught:
+        draw(runs)
+    assert str(caught.value) == (
+        "SFT on scitail: runs of different settings would be averaged as if they were seeds "
+        f"(train.lr: 2e-5, 1e-3); draw one at a time, as by train.lr=2e-5{told}"
+    )
+
+
+def test_two_models_are_told_apart_by_their_names_alone() -> None:
+    lines = [scores(0, 0.5, 0.25), scores(2, 0.75, 0.25)]
+    runs = [
+        run("sft", lines, id=model, name={"model": model, "task": "qasc", "method": "sft"})
+        for model in ("gemma", "smollm")
+    ]
+    runs[1].record["config"]["model"] = {"package": "smollm_gguf", "file": "a"}
+    with pytest.raises(
+        UserError, match=r"seeds \(model: gemma, smollm\); draw one at a time, as by model=gemma"
+    ):
+        curves.draw(runs)
+
+
+def test_the_standard_error_of_a_mean_is_of_seeds_and_of_items() -> None:
+    def scored(value: float, error: float = 0.0) -> dict[str, float]:
+        return {"task/exact_match": value, "task/exact_match_se": error}
+
+    def of(*seeds: dict[str, float]) -> float:
+        return standard_error(seeds, "task/exact_match")
+
+    assert of(scored(0.5, 0.03)) == pytest.approx(0.03)
+    assert of(scored(0.25), scored(0.75)) == pytest.approx(0.25)
+    assert of(scored(0.5, 0.03), scored(0.5, 0.04)) == pytest.approx(((9e-4 + 16e-4) / 2) ** 0.5)
+    assert of(scored(0.25, 0.25), scored(0.75, 0.25)) == pytest.approx(0.25 * 2**0.5)
+    assert of({"task/exact_match": 30.0}) == of(scored(0.5, math.nan)) == 0  # BLEU; a single item
+
+
+def test_seeds_that_agree_are_no_more_precise_than_one_of_them() -> None:
+    """They answer the same items."""
+    seeds = [{"a/b": 0.5, "a/b_se": 0.03}] * 3
+    assert standard_error(seeds, "a/b") >= standard_error(seeds[:1], "a/b")
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_line_under_a_figure_says_what_its_bars_are(seeds: int) -> None:
+    lines = [scores(0, 0.5, 0.25), scores(2, 0.75, 0.25)]
+    parameters = {"added": 0, "trainable": 2_000_000, "trainable_share": 0.5}
+    runs = [run("sft", lines, seed=seed, parameters=parameters) for seed in range(seeds)]
+    over = "items and seeds" if seeds > 1 else "items"
+    for draw, what in ((curves.draw, "bands"), (rates.draw, "bars"), (methods.draw, "bars")):
+        under = draw(runs).figure.get_supxlabel().replace("\n", " ")
+        assert under.startswith(f"{what}: standard errors, over {over} · ")
+
+
+def test_lines_that_are_no_methods_have_the_colours_of_none_of_the_papers() -> None:
+    runs = [run("g_freeze", config={"layers": layers}) for layers in (1, 3, 5, 7, 10, 15, 20)]
+    looks = line_styles(runs, ["layers"])
+    assert len({look.color for look in looks.values()}) == 7
+    assert not {look.color for look in looks.values()} & {BLUE, ORANGE, GREEN}
+
+
+def test_a_method_keeps_its_colour_and_marker_where_another_setting_makes_the_dash() -> None:
+    runs = [run(method, config={"layers": n}) for n in ("all", 6) for method in ("g_freeze", "mlp_only")]
+    looks = line_styles(runs, ["method", "layers"])
+    for found in runs:
+        own, look = line_style(found.name["method"], 0), looks[line_of(found, ["method", "layers"])]
+        assert (look.color, look.marker) == (own.color, own.marker)
+        assert look.linestyle == {"all": "-", 6: "--"}[found.record["config"]["layers"]]
+    assert line_styles(runs, ["method"])["mlp_only"] == line_style("mlp_only", 0)
+
+
+# -------------------------------------------------------------------------------------------- guessing
+
+
+def answered(folder: Path, name: str, form: str, answers: list[str], items: str = "x") -> RunResult:
+    """A finished run on disk with the right answers of its test items."""
+    data = {"source": "local", "test": {"sha256": items}}
+    of = {"model": "tiny", "task": "mathqa", "method": "sft"}
+    path = folder / "runs" / "tiny" / "mathqa" / name / "seed0"
+    lines = [scores(0, 0.05, 0.25), scores(2, 0.25, 0.25)]
+    found = run("sft", lines, str(path), id=name, name=of, data=data, config={"task": {"answer": form}})
+    path.mkdir(parents=True)
+    rows = [{"part": "task/test", "answer": a} for a in answers] + [
+        {"part": "winogrande", "answer": "No"}
+    ] * 9
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (path / "predictions.jsonl.gz").write_bytes(gzip.compress(content))
+    (path / "result.json").write_text(json.dumps(found.record), "utf-8")
+    return found
+
+
+def test_who_guesses_gives_the_commonest_answer_or_letter_each_time(tmp_path: Path) -> None:
+    text = answered(tmp_path, "text", "text", ["1", "2", "3", "4"])
+    assert guessing([text]) is None  # in which place the right options stand is not known
+    answered(tmp_path, "elsewhere", "letter", ["a"] * 4, items="y")
+    answered(tmp_path, "fewer", "letter", ["a"] * 3)
+    letters = answered(tmp_path, "letters", "letter", ["a", "b", "a", "a"])
+    assert guessing([letters]) == guessing([text]) == 0.75
+    assert guessing([letters, run("sft")]) is None  # on another task
+    assert guessing([run("sft")]) is None  # its predictions were not kept
+
+
+def test_curves_and_rates_show_what_guessing_gets(tmp_path: Path) -> None:
+    found = answered(tmp_path, "letters", "letter", ["a", "b", "a", "c"])
+    for figure, panel in ((curves.draw([found]).figure, 1), (rates.draw([found]).figure, 0)):
+        levels = [line.get_ydata() for line in figure.axes[panel].lines if line.get_label() == "guessing"]
+        assert levels == [[0.5, 0.5]]
+        assert "guessing" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 # ---------------------------------------------------------------------------------------- frontiers
 
 
@@ -161,10 +310,11 @@ def test_a_frontier_runs_over_rates_and_steps_with_the_seeds_averaged(tmp_path: 
     }
     assert drawing.table is not None
     _, first, second = drawing.table
-    # All methods reach 0.5; there SFT keeps 0.375 - 0.25/0.625 of 0.125. Areas are 0.25 and 0.25.
+    # All methods reach 0.5; there SFT keeps 0.375 - 0.25/0.625 of 0.125. Areas are 0.25 and 0.25. Two of the
+    # four points that learnt and kept anything have an error over seeds, of 0.125 each.
     assert [first[1:], second[1:]] == [
-        ["SFT", "5", "3", "0.250", "0.875", "0.325 [0.325, 0.325]"],
-        ["G_FREEZE", "2", "1", "0.250", "0.500", "0.500 [0.500, 0.500]"],
+        ["SFT", "1 to 2", "5", "3", "0.250", "0.875", "0.325 [0.312, 0.338]"],
+        ["G_FREEZE", "1", "2", "1", "0.250", "0.500", "0.500 [–, 0.500]"],
     ]
 
 
@@ -182,6 +332,18 @@ def test_a_frontier_says_what_is_kept_a_standard_error_of_the_score_off() -> Non
         "SFT": "0.375 [0.312, 0.438]",
         "G_FREEZE": "0.250 [–, 0.312]",
     }
+
+
+def test_a_frontiers_panel_begins_where_its_lines_do_and_cuts_no_point_in_half() -> None:
+    beaten, best = scores(0, 0.0, 0.25), [scores(1, 0.5, 0.5), scores(2, 0.75, 0.25), scores(3, 1.0, 0.0)]
+    for first, leftmost in ((beaten, 0.5), (scores(0, 0.0, 0.75), 0.0)):
+        drawing = frontier.draw([run("sft", [first, *best])])
+        assert len(drawing.points) == 4
+        ax = drawing.figure.axes[0]
+        assert leftmost - 0.1 < ax.get_xlim()[0] < leftmost
+        assert ax.get_ylim()[0] < 0
+        shown = [np.min(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"]
+        assert min(shown) == leftmost
 
 
 def test_methods_that_take_a_run_are_a_line_for_each_run(tmp_path: Path) -> None:
@@ -269,7 +431,7 @@ def test_rates_are_drawn_and_told_by_method_and_rate_with_the_seeds_averaged(tmp
     assert sorted(drawing.table[1:]) == [
         ["G_FREEZE", "1e-5", "0.125", "0.250 ± 0.125", "0.500 ± 0.000", "1"],
         ["SFT", "1e-3", "0.250", "0.500 ± 0.125", "0.000 ± 0.000", "1"],
-        ["SFT", "1e-5", "0.250", "0.500 ± 0.250", "0.375 ± 0.125", "2"],  # over the seeds: |a - b| / 2
+        ["SFT", "1e-5", "0.250", "0.500 ± 0.280", "0.375 ± 0.125", "2"],  # |a - b| / 2 over seeds
     ]
 
 
@@ -375,7 +537,7 @@ def test_the_earliest_stage_and_the_first_layer_stand_in_the_upper_left() -> Non
 # ----------------------------------------------------------------------------------------------- cost
 
 
-def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_path: Path) -> None:
+def test_time_and_memory_are_the_benchmarks_for_the_same_work_and_no_runs_own(tmp_path: Path) -> None:
     settings = {"model": "tiny", "task": "scitail", "method": {"a": 1}, "batch_size": 4}
     (tmp_path / "benchmarks").mkdir()
     rows = [
@@ -392,11 +554,17 @@ def test_time_and_memory_are_the_benchmarks_for_the_same_work_else_the_runs(tmp_
         run("g_freeze", steps, path=own, config=other),
         run("frozen", path=own, steps=0),
     ]
-    points = {p["method"]: p for p in drawn(cost.draw(runs, marked=["sft"]), tmp_path)}
-    keys = ("seconds", "gib", "measured", "trained", "task/exact_match", KEPT)
-    assert [points["SFT"][k] for k in keys] == [0.5, 1.0, "benchmark", 2.0, 0.5, 0.25]
-    assert [points["G_FREEZE"][k] for k in keys] == [3.0, 2.0, "run", 2.0, 0.5, 0.25]
+    drawing = cost.draw(runs, marked=["sft"])
+    points = {p["method"]: p for p in drawn(drawing, tmp_path)}
+    keys = ("seconds", "gib", "trained", "task/exact_match", KEPT)
+    assert [points["SFT"][k] for k in keys] == [0.5, 1.0, 2.0, 0.5, 0.25]
+    assert [points["G_FREEZE"][k] for k in keys] == [None, None, 2.0, 0.5, 0.25]
     assert len(points) == 2
+    assert drawing.table is not None
+    assert drawing.table[2] == ["2 G_FREEZE", "2", "–", "–", "0.500", "0.250"]
+    assert "the benchmark's, which has 1 of the 2 methods" in drawing.figure.get_supxlabel()
+    assert len(drawing.figure.axes) == 2 * 3
+    assert len(cost.draw(runs[1:]).figure.axes) == 2  # the parameters are all that is known
     with pytest.raises(UserError, match="none of the runs trains anything"):
         cost.draw(runs[2:])
 

@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gdo_cli.cli import app
+from gdo_cli.config import load_experiment
 from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
+from gdo_cli.figures.spec import read_spec
 from gdo_cli.grid import load_grid
 from gdo_cli.plot import plot_all
 from gdo_cli.results import RunFolder
@@ -128,17 +130,17 @@ def test_a_figure_is_a_png_a_pdf_and_the_table_of_its_points(own: Path, results:
     assert len(points) == 2 * 2 * 2  # metrics, methods, steps
     assert {(p["panel"], p["seeds"]) for p in points} == {("scitail", "2")}
     last = next(p for p in points if (p["line"], p["metric"], p["step"]) == ("SFT", METRICS[0], "1"))
-    # Seeds 0 and 1 score 0.5 and 0.5625: their mean, and the standard deviation with n - 1.
+    # Seeds 0 and 1 score 0.5 and 0.5625, each with 1/32 over items: as much as half their distance.
     assert float(last["value"]) == 0.53125
-    assert float(last["spread"]) == pytest.approx(0.0625 / 2**0.5)
+    assert float(last["se"]) == pytest.approx(0.03125 * 2**0.5)
 
 
-def test_with_one_seed_the_spread_is_the_error_over_items(own: Path, results: Path) -> None:
+def test_with_one_seed_the_error_is_that_over_items(own: Path, results: Path) -> None:
     for config in grid("mine", own, results):
         if config.seed == 0:
             finish(config)
     *_, table = plot_all(["mine"], results, own)
-    assert {(p["seeds"], float(p["spread"])) for p in rows(table)} == {("1", 0.03125)}
+    assert {(p["seeds"], float(p["se"])) for p in rows(table)} == {("1", 0.03125)}
 
 
 def test_rates_are_drawn_in_their_order(own: Path, results: Path) -> None:
@@ -181,9 +183,30 @@ def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, r
     assert found[0] == ("SFT", 0.53125, "2")
     assert sorted(found[1:]) == [("G-Freeze, lr=1e-3", 0.40625, "2"), ("G-Freeze, lr=1e-5", 0.375, "1")]
     heading, rule, first, *_ = table.with_suffix(".md").read_text("utf-8").splitlines()
-    assert heading == "| method | rate | added | trained | Exact match | WinoGrande, exact match |"
-    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    assert first == "| SFT | 0.001 | 0.0 M | 1.5 M (25.0 %) | 0.531 ± 0.031 | 0.531 ± 0.031 |"
+    assert heading == "| method | rate | added | trained | Exact match | WinoGrande, exact match | seeds |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert first == "| SFT | 1e-3 | 0.0 M | 1.5 M (25.0 %) | 0.531 ± 0.044 | 0.531 ± 0.044 | 2 |"
+
+
+def test_runs_at_two_rates_are_not_taken_for_seeds(own: Path, results: Path) -> None:
+    for lr in ("1e-3", "1e-5"):
+        for _, config in load_grid(["experiment=mine", f"train.lr={lr}", f"results_dir={results}"], own):
+            finish(config)
+    words = ("--results", str(results), "--config-dir", str(own))
+    result = gdo("mine", "train.lr=1e-3,1e-5", *words)
+    assert result.exit_code == 2
+    assert "mine: SFT on scitail: runs of different settings would be averaged" in result.stderr
+    assert "(train.lr: 1e-3, 1e-5); draw one at a time, as by train.lr=1e-3, or tell" in result.stderr
+    assert "apart in the figure (lines: method, columns: task), as by lines: train.lr" in result.stderr
+    assert gdo("mine", "train.lr=1e-5", *words).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["frontier", "few_layers"])
+def test_a_frontier_of_one_seed_lies_beside_none_of_several(name: str) -> None:
+    """The best of means over seeds is lower than the best of single runs: noise lifts the latter."""
+    others = read_spec(load_experiment(name)).others
+    words = [[f"experiment={name}"], *([f"experiment={other}", *overrides] for other, overrides in others)]
+    assert {config.seed for of in words for _, config in load_grid(of)} == {0}
 
 
 @pytest.mark.parametrize("name", ["mine", "byrate", "methods"])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from matplotlib import rc_context
@@ -17,7 +17,6 @@ from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     BLUE,
-    GREY,
     ORANGE,
     RC,
     measures,
@@ -39,10 +38,11 @@ COSTS = {
 def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RETENTION) -> Drawing:
     """A column per cost; task score above, retention below; a method is a number, listed at the side.
 
-    Time and memory are those of the benchmark (``python -m bench methods``), taken one after another on a
-    quiet machine, where it has the method on the same model, task and batch; else those of the run itself,
-    hollow. The methods in ``marked`` have a colour of their own. Runs that train nothing are left
-    out.
+    Time and memory are the benchmark's (``python -m bench methods``), which takes the methods one after
+    another on a quiet machine, where it has the method on the same model, task and batch. Those of the runs
+    themselves, made on different machines beside other work, cannot be compared: a method without a row of
+    the benchmark is left out there. The methods in ``marked`` have a colour of their own. Runs that train
+    nothing are left out.
     """
     groups = by_id(run for run in runs if run.record["steps"])
     if not groups:
@@ -55,40 +55,53 @@ def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RET
     points = [_point(names[key], members, metrics) for key, members in groups.items()]
     points.sort(key=lambda point: -point[score])
     coloured = {names[key] for key, found in groups.items() if found[0].name["method"] in marked}
+    costs = [cost for cost in COSTS if any(point[cost] is not None for point in points)]
     with rc_context(RC):
-        figure = new_figure(9.6, 6.4)
-        axes = figure.subplots(2, 3, sharex="col", sharey="row")
+        figure = new_figure(2.4 + 2.4 * len(costs), 6.4)
+        axes = figure.subplots(2, len(costs), sharex="col", sharey="row", squeeze=False)
         for row, metric in zip(axes, metrics, strict=True):
-            for ax, cost in zip(row, COSTS, strict=True):
+            for ax, cost in zip(row, costs, strict=True):
                 _panel(ax, points, cost, metric, coloured)
             row[0].set_ylabel(("New task: " if metric == score else "Kept: ") + name_of(metric))
-        for ax, label in zip(axes[1], COSTS.values(), strict=True):
-            ax.set_xlabel(label)
+        for ax, cost in zip(axes[1], costs, strict=True):
+            ax.set_xlabel(COSTS[cost])
         axes[1, 0].set_xscale("log")
         axes[1, 0].xaxis.set_major_formatter("{x:g}")
         entries = [_entry(number, point, coloured) for number, point in enumerate(points, 1)]
-        if any(point["measured"] == "run" for point in points):
-            hollow = Line2D([], [], marker="o", ls="", markersize=4, markerfacecolor="none", color=GREY)
-            hollow.set_label("hollow: as in the run itself")
-            entries.append(hollow)
         figure.legend(handles=entries, loc="outside right upper", fontsize=7.5, handlelength=1)
-        under(figure, sources(runs))
-    return Drawing(figure, points)
+        under(figure, f"{_told(points)} · {sources(runs)}")
+    return Drawing(figure, points, _table(points, metrics))
+
+
+def _told(points: list[dict[str, Any]]) -> str:
+    """Whose time and memory are known."""
+    known = sum(point["seconds"] is not None for point in points)
+    return f"time and memory: the benchmark's, which has {known} of the {len(points)} methods"
 
 
 def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, Any]:
     row = _benchmark(runs[0])
-    steps = [line["seconds"] for run in runs for line in run.metrics if line["kind"] == "train"]
-    peak = row["peak_bytes"] if row else mean(run.record["peak_memory_bytes"] for run in runs)
     return {
         "method": name,
         "lr": runs[0].record["config"]["train"]["lr"],
         "seeds": len(runs),
         "trained": runs[0].record["parameters"]["trainable"] / 1e6,
-        "seconds": row["median"] if row else median(steps),
-        "gib": peak / 2**30,
-        "measured": "benchmark" if row else "run",
+        "seconds": row["median"] if row else None,
+        "gib": row["peak_bytes"] / 2**30 if row else None,
     } | {metric: mean(run.final[metric] for run in runs) for metric in metrics}
+
+
+def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
+    """The numbers of the list at the side, with – for what the benchmark does not have."""
+    forms = {"trained": "{:.3g}", "seconds": "{:.2f}", "gib": "{:.1f}"} | dict.fromkeys(metrics, "{:.3f}")
+    rows = [
+        [
+            f"{number} {p['method']}",
+            *("–" if p[k] is None else form.format(p[k]) for k, form in forms.items()),
+        ]
+        for number, p in enumerate(points, 1)
+    ]
+    return [["method", *COSTS.values(), *map(name_of, metrics)], *rows]
 
 
 def _benchmark(run: RunResult) -> dict[str, Any] | None:
@@ -107,25 +120,12 @@ def _rows(results: Path) -> list[dict[str, Any]]:
 
 def _panel(ax: Axes, points: list[dict[str, Any]], cost: str, metric: str, marked: set[str]) -> None:
     for number, point in enumerate(points, 1):
+        if point[cost] is None:
+            continue
         color = ORANGE if point["method"] in marked else BLUE
-        hollow = cost != "trained" and point["measured"] == "run"
-        ax.plot(
-            point[cost],
-            point[metric],
-            "o",
-            color=color,
-            markersize=9,
-            markerfacecolor="white" if hollow else color,
-            alpha=0.85,
-        )
-        ax.annotate(
-            str(number),
-            (point[cost], point[metric]),
-            ha="center",
-            va="center",
-            fontsize=6,
-            color=color if hollow else "white",
-        )
+        place = (point[cost], point[metric])
+        ax.plot(*place, "o", color=color, markersize=9, alpha=0.85)
+        ax.annotate(str(number), place, ha="center", va="center", fontsize=6, color="white")
     ax.margins(0.08)
 
 

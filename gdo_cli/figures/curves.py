@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from matplotlib import rc_context
@@ -13,14 +12,21 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     RC,
     Line,
+    draw_guessing,
+    errors_told,
     field,
+    from_zero,
+    label_of,
     legend_above,
-    line_style,
+    line_of,
+    line_styles,
     name_of,
     named,
     new_figure,
     require_measure,
+    require_one_setting,
     sources,
+    standard_error,
     under,
 )
 from gdo_cli.results import RETENTION, RunResult
@@ -31,16 +37,15 @@ def draw(
 ) -> Drawing:
     """One column per value of the setting ``columns``, one line per value of ``lines``.
 
-    A line is the mean over seeds; the band is the standard deviation over seeds where there are
-    several, else the standard error over items. What is measured once, as where nothing trains, is a level; a
-    column that holds nothing else is left out beside others that do.
-    ``retention`` names the top metric.
+    A line is the mean over seeds with a band of its standard error. What is measured once, as where nothing
+    trains, is a level; a column that holds nothing else is left out beside others that do. The dash-dotted
+    line is what guessing gets, on test items. ``retention`` names the top metric.
     """
     require_measure(retention, (key for run in runs for line in run.evaluations for key in line))
     groups = _in_order(runs, columns)
     curved = {v: members for v, members in groups.items() if any(len(r.evaluations) > 1 for r in members)}
     groups = curved or groups
-    order = [str(value) for value in _in_order(runs, lines)]  # a line looks the same in every column
+    looks = line_styles(runs, [lines])  # over all runs: a line looks the same in every column
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(max(3.8, 2.7 * len(groups)), 5.0)
@@ -48,19 +53,24 @@ def draw(
         for column, (value, members) in enumerate(groups.items()):
             score = members[0].task_score
             series = _in_order(members, lines)
+            for same in series.values():
+                require_one_setting(same, lines=lines, columns=columns)
             for row, metric in enumerate((retention, score)):
-                _panel(axes[row, column], series, (lines, order), metric, points, str(value))
+                _panel(axes[row, column], series, (lines, looks), metric, points, str(value))
+            draw_guessing(axes[1, column], members, score)
+            for ax in axes[:, column]:
+                from_zero(ax)
             axes[0, column].set_title(named(columns, value))
             axes[1, column].set_xlabel("training steps")
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
         shown = {
             label: handle
-            for ax in axes[0]
+            for ax in axes.flat
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         legend_above(figure, list(shown.values()), list(shown))
-        under(figure, sources(runs))
+        under(figure, f"{errors_told('bands', runs)} · {sources(runs)}")
     return Drawing(figure, points)
 
 
@@ -76,47 +86,43 @@ def _in_order(runs: list[RunResult], key: str) -> dict[Any, list[RunResult]]:
 def _panel(
     ax: Axes,
     lines: dict[Any, list[RunResult]],
-    told: tuple[str, list[str]],
+    told: tuple[str, dict[str, Line]],
     metric: str,
     points: list[dict[str, Any]],
     column: str,
 ) -> None:
-    apart, order = told
-    for value, runs in lines.items():
-        label = runs[0].label if apart == "method" else named(apart, value)
+    apart, looks = told
+    for runs in lines.values():
+        label = label_of(runs[0], apart)
         series = over_seeds(runs, metric)
         if series:
-            _line(ax, series, label, line_style(str(value), order.index(str(value))))
+            _line(ax, series, label, looks[line_of(runs[0], [apart])])
         points += [
             {"panel": column, "line": label, "metric": metric}
-            | {"step": step, "value": value, "spread": spread, "seeds": n}
-            for step, value, spread, n in series
+            | {"step": step, "value": value, "se": error, "seeds": n}
+            for step, value, error, n in series
         ]
-    ax.set_ylim(bottom=0)
 
 
 def over_seeds(runs: list[RunResult], metric: str) -> list[tuple[int, float, float, int]]:
-    """(step, mean over seeds, spread, number of seeds) at every evaluation that has the metric."""
-    by_step: dict[int, list[tuple[float, float]]] = {}
+    """(step, mean over seeds, standard error, number of seeds) at every evaluation with the metric."""
+    by_step: dict[int, list[dict[str, Any]]] = {}
     for run in runs:
         for line in run.evaluations:
             if metric in line:
-                error = float(line.get(f"{metric}_se", 0.0))
-                by_step.setdefault(int(line["step"]), []).append((float(line[metric]), error))
-    series = []
-    for step, values in sorted(by_step.items()):
-        numbers = [value for value, _ in values]
-        spread = stdev(numbers) if len(numbers) > 1 else values[0][1]
-        series.append((step, mean(numbers), 0.0 if math.isnan(spread) else spread, len(numbers)))
-    return series
+                by_step.setdefault(int(line["step"]), []).append(line)
+    return [
+        (step, mean(line[metric] for line in lines), standard_error(lines, metric), len(lines))
+        for step, lines in sorted(by_step.items())
+    ]
 
 
 def _line(ax: Axes, series: list[tuple[int, float, float, int]], label: str, look: Line) -> None:
-    steps, values, spreads, _ = zip(*series, strict=True)
+    steps, values, errors, _ = zip(*series, strict=True)
     if len(series) == 1:
         ax.axhline(values[0], label=label, color=look.color, linestyle=look.linestyle)
         return
     ax.plot(steps, values, label=label, color=look.color, marker=look.marker, linestyle=look.linestyle)
-    low = [v - s for v, s in zip(values, spreads, strict=True)]
-    high = [v + s for v, s in zip(values, spreads, strict=True)]
+    low = [v - e for v, e in zip(values, errors, strict=True)]
+    high = [v + e for v, e in zip(values, errors, strict=True)]
     ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)

@@ -21,6 +21,7 @@ from gdo_cli.figures.style import (
     TASKS,
     VERMILION,
     new_figure,
+    require_one_setting,
     sources,
     under,
 )
@@ -78,6 +79,7 @@ def draw(runs: list[RunResult]) -> Drawing:
 def _parts(task: str, runs: list[RunResult]) -> list[dict[str, Any]]:
     """One record per layer and kind of matrix, the mean over the seeds."""
     cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    require_one_setting(runs)
     for run in runs:
         for part in update_parts(run):
             cells.setdefault((part["layer"], part["module"]), []).append(part)

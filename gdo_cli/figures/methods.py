@@ -15,6 +15,7 @@ from gdo_cli.figures.style import (
     GREY,
     ORANGE,
     RC,
+    errors_told,
     measures,
     name_of,
     new_figure,
@@ -30,8 +31,8 @@ from gdo_cli.results import RunResult, by_id, distinct_names
 def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:
     """A line per method (mean over seeds), the best task score on top; a panel per measure.
 
-    Bars are standard errors, over seeds where there are several, else over items; the dotted line is the
-    untouched model. The methods named in ``marked`` have a colour of their own.
+    Bars are standard errors; the dotted line is the untouched model. The methods named in
+    ``marked`` have a colour of their own.
     """
     groups = by_id(runs)
     metrics = measures(runs)
@@ -46,7 +47,7 @@ def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:
             ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
         axes[0].set_yticks(range(len(order)), [names[key] for key in order])
         axes[0].set_ylim(-0.5, len(order) - 0.5)
-        under(figure, sources(runs))
+        under(figure, f"{errors_told('bars', runs)} · {sources(runs)}")
     best_first = [groups[key] for key in reversed(order)]
     points = [_point(names[members[0].id], members, metrics) for members in best_first]
     return Drawing(figure, points, _table(points, metrics))
@@ -56,13 +57,17 @@ def _mean(runs: list[RunResult], metric: str) -> float:
     return mean(run.final[metric] for run in runs)
 
 
+def _error(runs: list[RunResult], metric: str) -> float:
+    return standard_error([run.final for run in runs], metric)
+
+
 def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collection[str]) -> None:
     for row, members in enumerate(groups):
         own = members[0].name["method"] in marked
         ax.errorbar(
             _mean(members, metric),
             row,
-            xerr=standard_error(members, metric),
+            xerr=_error(members, metric),
             color=ORANGE if own else BLUE,
             marker="s" if own else "o",
             elinewidth=0.8,
@@ -71,7 +76,7 @@ def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collect
     known = [start[metric] for start in starts if metric in start]
     if known:
         ax.axvline(mean(known), color=GREY, linestyle=":", linewidth=1)
-    ax.set_xlim(left=0)
+    ax.set_xlim(left=-0.03 * ax.get_xlim()[1])  # what lies at zero is seen whole
 
 
 def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, Any]:
@@ -86,12 +91,12 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
         "seeds": len(runs),
     }
     for metric in metrics:
-        point |= {metric: _mean(runs, metric), f"{metric}_se": standard_error(runs, metric)}
+        point |= {metric: _mean(runs, metric), f"{metric}_se": _error(runs, metric)}
     return point
 
 
 def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
-    heading = ["method", "rate", "added", "trained", *map(name_of, metrics)]
+    heading = ["method", "rate", "added", "trained", *map(name_of, metrics), "seeds"]
     rows = [
         [
             p["method"],
@@ -99,6 +104,7 @@ def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
             _millions(p["added"]),
             f"{_millions(p['trainable'])} ({100 * p['trainable_share']:.1f} %)",
             *(f"{p[m]:.3f} ± {p[f'{m}_se']:.3f}" for m in metrics),
+            str(p["seeds"]),
         ]
         for p in points
     ]

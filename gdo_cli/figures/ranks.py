@@ -13,7 +13,17 @@ from matplotlib.lines import Line2D
 
 from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.style import BLUE, GREY, ORANGE, RC, TASKS, new_figure, sources, under
+from gdo_cli.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RC,
+    TASKS,
+    new_figure,
+    require_one_setting,
+    sources,
+    under,
+)
 from gdo_cli.results import RunResult
 
 MEASURES = {
@@ -69,6 +79,7 @@ def draw(runs: list[RunResult], measure: str = "effective_rank") -> Drawing:
 def _points(task: str, runs: list[RunResult]) -> list[dict[str, Any]]:
     """One record per layer, matrix and stage, the mean over the seeds (and a grown layer's copies)."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    require_one_setting(runs)
     for run in runs:
         rows = [line for line in run.metrics if line["kind"] == "rank"]
         steps = [0, *sorted({int(row["step"]) for row in rows})]

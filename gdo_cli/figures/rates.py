@@ -14,13 +14,20 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     GREY,
     RC,
+    Line,
+    draw_guessing,
+    errors_told,
     field,
+    from_zero,
     has,
+    label_of,
     legend_above,
-    line_style,
+    line_of,
+    line_styles,
     measures,
     name_of,
     new_figure,
+    require_one_setting,
     sources,
     standard_error,
     under,
@@ -28,6 +35,7 @@ from gdo_cli.figures.style import (
 from gdo_cli.markdown import rate
 from gdo_cli.results import RunResult
 
+LEVELS = ("untouched model", "guessing")  # last in the legend
 SETTINGS = {
     "train.lr": "learning rate",
     "method.alpha": "α: 0 the base, 1 the run",
@@ -36,27 +44,29 @@ SETTINGS = {
 
 
 def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "method") -> Drawing:
-    """A panel per measure; the dotted line is the untouched model, bars are standard errors.
+    """A panel per measure: means over seeds with their standard errors.
 
-    The table has the score on validation items too, by which a rate is chosen.
-
-    ``x`` names the setting across, or several, of which a run has one; ``lines`` the one that tells lines
-    apart.
+    The dotted line is the untouched model, the dash-dotted one what guessing gets. The table has the score
+    on validation items too, by which a rate is chosen. ``x`` names the setting across, or several, of which a
+    run has one; ``lines`` the one that tells lines apart.
     """
     across = [x] if isinstance(x, str) else x
     metrics = measures(runs)
-    by_method: dict[str, list[RunResult]] = {}
+    by_line: dict[str, list[RunResult]] = {}
     for run in sorted(runs, key=lambda r: _place(r, across)):
-        by_method.setdefault(str(field(run, lines)), []).append(run)
+        by_line.setdefault(line_of(run, [lines]), []).append(run)
+    _require_seeds_alone(by_line, across, lines)
+    looks = line_styles(runs, [lines])
     points: list[dict[str, Any]] = []
     with rc_context(RC):
         figure = new_figure(2.5 * len(metrics), 2.9)
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
-            for index, (key, members) in enumerate(by_method.items()):
-                _series(ax, key, index, members, (across, metric), points)
+            for line, members in by_line.items():
+                _series(ax, label_of(members[0], lines), looks[line], members, (across, metric), points)
             _base(ax, runs, metric)
             if across == ["train.lr"]:
+                draw_guessing(ax, runs, metric)
                 _rates_across(ax, sorted({_place(run, across) for run in runs}))
             if set(across) <= {"method.alpha", "method.share"}:
                 ax.set_xlim(-0.03, max(1.03, ax.get_xlim()[1]))
@@ -68,10 +78,11 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
                 ax.yaxis.set_major_formatter("{x:g}")
                 ax.yaxis.set_minor_locator(NullLocator())
             else:
-                ax.set_ylim(bottom=0)
-        handles, labels = axes[0].get_legend_handles_labels()
+                from_zero(ax)
+        entries = zip(*axes[0].get_legend_handles_labels(), strict=True)
+        handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] in LEVELS), strict=True)
         legend_above(figure, handles, labels)
-        under(figure, sources(runs))
+        under(figure, f"{errors_told('bars', runs)} · {sources(runs)}")
     return Drawing(figure, points, _table(points, across, metrics))
 
 
@@ -92,33 +103,43 @@ def _place(run: RunResult, across: list[str]) -> float:
     return float(value)
 
 
+def _by_place(runs: list[RunResult], across: list[str]) -> dict[float, list[RunResult]]:
+    places: dict[float, list[RunResult]] = {}
+    for run in runs:
+        places.setdefault(_place(run, across), []).append(run)
+    return places
+
+
+def _require_seeds_alone(by_line: dict[str, list[RunResult]], across: list[str], lines: str) -> None:
+    for members in by_line.values():
+        for same in _by_place(members, across).values():
+            require_one_setting(same, lines=lines, x=", ".join(across))
+
+
 def _series(
     ax: Axes,
-    key: str,
-    index: int,
+    label: str,
+    look: Line,
     runs: list[RunResult],
     axes: tuple[list[str], str],
     points: list[dict[str, Any]],
 ) -> None:
     across, metric = axes
-    by_x: dict[float, list[RunResult]] = {}
-    for run in runs:
-        by_x.setdefault(_place(run, across), []).append(run)
+    by_x = _by_place(runs, across)
     values = [mean(run.final[metric] for run in members) for members in by_x.values()]
-    errors = [standard_error(members, metric) for members in by_x.values()]
-    look = line_style(key, index)
+    errors = [standard_error([run.final for run in members], metric) for members in by_x.values()]
     ax.errorbar(
         list(by_x),
         values,
         yerr=errors,
-        label=runs[0].label,
+        label=label,
         color=look.color,
         marker=look.marker,
         linestyle=look.linestyle,
         elinewidth=0.8,
     )
     points += [
-        {"line": runs[0].label, "metric": metric, _column(across): place}
+        {"line": label, "metric": metric, _column(across): place}
         | {"value": value, "se": error, "seeds": len(members), "validation": _chosen_by(members)}
         for (place, members), value, error in zip(by_x.items(), values, errors, strict=True)
     ]

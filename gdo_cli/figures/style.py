@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass
-from statistics import stdev
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from statistics import mean, variance
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gdo_cli.analysis.guessing import guessing
 from gdo_cli.errors import UserError, require, require_one_of, suggest
 from gdo_cli.markdown import rate
-from gdo_cli.results import RETENTION, RunResult
+from gdo_cli.results import RETENTION, RunResult, by_id
 
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -37,8 +40,11 @@ _BY_METHOD: dict[str, tuple[str, str, Any]] = {
     "zero_init": (VERMILION, "x", ":"),
     "frozen": (GREY, "+", ":"),
 }
-_CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
-_MARKERS = "os^DvPX"
+BLACK, OLIVE, WINE = "#000000", "#999933", "#882255"  # the latter two of Tol's muted scheme (2021)
+# For lines that no method tells apart: none is to be taken for SFT, G-Freeze or G-Train.
+_CYCLE = (VERMILION, SKY, PURPLE, BLACK, OLIVE, WINE, GREY)
+_MARKERS = "Dv*oPsX^"
+_DASHES = ("-", "--", ":", "-.")
 
 # What rc_context takes; its own type lists every key that matplotlib knows.
 RC: Any = {
@@ -96,6 +102,33 @@ def line_style(key: str, index: int) -> Line:
     if key in _BY_METHOD:
         return Line(*_BY_METHOD[key])
     return Line(_CYCLE[index % len(_CYCLE)], _MARKERS[index % len(_MARKERS)], "-")
+
+
+def line_styles(runs: Iterable[RunResult], keys: Sequence[str]) -> dict[str, Line]:
+    """A look for each line that the settings ``keys`` tell apart, by :func:`line_of`.
+
+    Where the method is one of them, colour and marker are the method's and the other settings make the dash.
+    """
+    others = [key for key in keys if key != "method"]
+    lines = {line_of(run, keys): run for run in runs}
+    dashes: dict[str, Any] = {}
+    looks = {}
+    for index, (line, run) in enumerate(lines.items()):
+        look = line_style(run.name["method"] if "method" in keys else "", index)
+        setting = line_of(run, others)
+        dash = dashes.setdefault(setting, _DASHES[len(dashes) % len(_DASHES)])
+        looks[line] = replace(look, linestyle=dash) if "method" in keys and setting else look
+    return looks
+
+
+def line_of(run: RunResult, keys: Sequence[str]) -> str:
+    """The run's values of those settings that it has: which line of a figure it belongs to."""
+    return ", ".join(named(key, field(run, key)) for key in keys if has(run, key))
+
+
+def label_of(run: RunResult, key: str) -> str:
+    """What a line told by one setting is called; a method is by its own label."""
+    return run.label if key == "method" else named(key, field(run, key))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -159,11 +192,78 @@ def has(run: RunResult, key: str) -> bool:
     return not key.startswith("method.") or key.removeprefix("method.") in run.record["config"]["method"]
 
 
-def standard_error(runs: Sequence[RunResult], metric: str) -> float:
-    """Of the runs' mean: over the seeds where there are several, else over the items of the run."""
-    if len(runs) > 1:
-        return stdev(run.final[metric] for run in runs) / len(runs) ** 0.5
-    return float(runs[0].final.get(f"{metric}_se", 0.0))
+def require_one_setting(runs: Sequence[RunResult], **told: Any) -> None:
+    """Raise a UserError unless runs of which a figure would show the mean differ in their seed alone.
+
+    ``told`` are the figure's options that tell runs apart, with what they are set to.
+    """
+    if len({run.id for run in runs}) == 1:
+        return
+    differing = list(_differences(runs).items()) or [("id", [run.id for run in runs])]
+    first, values = differing[0]
+    shown = "; ".join(f"{key}: {', '.join(found[:4])}" for key, found in differing[:3])
+    options = ", ".join(f"{name}: {value}" for name, value in told.items())
+    apart = f", or tell them apart in the figure ({options}), as by lines: {first}" if told else ""
+    raise UserError(
+        f"{runs[0].label} on {runs[0].name['task']}: runs of different settings would be averaged as if "
+        f"they were seeds ({shown}); draw one at a time, as by {first}={values[0]}{apart}"
+    )
+
+
+def _differences(runs: Sequence[RunResult]) -> dict[str, list[str]]:
+    """The settings that tell the runs apart, with their values; of another model or method the name alone."""
+    settings = [
+        {key: run.name[key] for key in ("model", "task", "method")} | dict(_flat(run.record["config"]))
+        for run in runs
+    ]
+    found: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for own in settings for key in own):
+        values = list(dict.fromkeys(own.get(key, "–") for own in settings))
+        if len(values) > 1 and key != "seed" and key.partition(".")[0] not in found:
+            found[key] = values
+    return found
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Settings by dotted name, as one would give them."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        elif not key.startswith("_"):
+            yield above + key, rate(value) if key == "lr" else str(value)
+
+
+def standard_error(seeds: Sequence[Mapping[str, float]], metric: str) -> float:
+    """Of the mean over seeds, each given by its scores: the root of (error over seeds² + error over items²).
+
+    All seeds answer the same items, so more of them do not lessen the error over items: it is that of one
+    run (the root of the mean square). An upper bound, for what items add to a single run's score is in the
+    spread over seeds too. Without a second seed nothing is known of that spread, and the first term is zero.
+    """
+    over_items = [float(scores.get(f"{metric}_se", 0.0)) for scores in seeds]
+    squared = mean(0.0 if math.isnan(error) else error**2 for error in over_items)
+    if len(seeds) > 1:
+        squared += variance(scores[metric] for scores in seeds) / len(seeds)
+    return math.sqrt(squared)
+
+
+def errors_told(what: str, runs: Iterable[RunResult]) -> str:
+    """For the line under a figure: what its bars (bands, cross) are."""
+    several = any(len(members) > 1 for members in by_id(runs).values())
+    return f"{what}: standard errors, over items{' and seeds' if several else ''}"
+
+
+def from_zero(ax: Axes) -> None:
+    """Let the scale begin at zero, with room below for the whole of a point that lies there."""
+    _, top = ax.get_ylim()
+    ax.set_ylim(-0.03 * top, top)
+
+
+def draw_guessing(ax: Axes, runs: Sequence[RunResult], metric: str) -> None:
+    """The level of who knows nothing, where the panel's metric has one."""
+    level = guessing(runs) if metric == "task/exact_match" else None
+    if level is not None:
+        ax.axhline(level, color=GREY, linestyle="-.", linewidth=0.8, label="guessing")
 
 
 def sources(runs: Iterable[RunResult]) -> str:
