@@ -17,7 +17,7 @@ from gdo_cli.analysis import frontier as curve
 from gdo_cli.analysis.guessing import guessing
 from gdo_cli.analysis.ranking import layer_updates, update_parts
 from gdo_cli.errors import UserError
-from gdo_cli.figures import Drawing, cost, curves, frontier, layers, methods, ranks, rates
+from gdo_cli.figures import Drawing, cost, curves, drift, frontier, layers, methods, ranks, rates
 from gdo_cli.figures.style import (
     BLUE,
     GREEN,
@@ -587,3 +587,25 @@ def test_a_probe_that_a_run_has_not_been_through_is_left_out_and_not_zero() -> N
     ]
     assert [KEPT in point for point in methods.draw(runs).points] == [False, False]
     assert [KEPT in point for point in methods.draw(runs[:1]).points] == [True]
+
+
+# -------------------------------------------------------------------------------------------- drift
+
+
+def test_the_drift_of_one_method_on_two_tasks_is_two_lines(tmp_path: Path) -> None:
+    number = {"value": 0.5, "se": 0.1}
+    shots = {"0": {"exact_match": 0.5, "exact_match_se": 0.1, "choice": 0.5, "choice_se": 0.1}}
+    hidden = {"cka": [1.0, 0.9], "cosine": [1.0, 0.8]}
+    found = {
+        "hidden": {"probes": hidden, "task": hidden},
+        "kl": dict.fromkeys(("task_answer", "task_prompt", "text"), number),
+        "winogrande": {"base": shots, "run": shots},
+    }
+    runs = []
+    for task in ("scitail", "qasc"):
+        name = {"model": "tiny", "task": task, "method": "g_freeze"}
+        runs.append(run("g_freeze", path=str(tmp_path / task), id=task, name=name))
+        (tmp_path / task).mkdir()
+        runs[-1].save_analysis("drift", found)
+    lines = {point["line"] for point in drawn(drift.draw(runs), tmp_path)}
+    assert lines == {"untouched model", "G_FREEZE, task=scitail", "G_FREEZE, task=qasc"}

@@ -510,26 +510,72 @@ def test_a_claim_that_is_checked_in_part_says_so() -> None:
 def test_the_html_needs_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"an image")
-    shown = "![a](figures/a.png)\n\n[a](figures/a.png) above.\n\n"
-    text = page("# Title\n\n### A claim\n\n" + shown + table(("x",), [("1",)]), tmp_path)
+    own = "![a](figures/a.png)\n\n[a](figures/a.png) above, [b](b.md), ![c](https://example.org/c.png)\n\n"
+    text = page(markdown(Evidence(tmp_path)) + own, tmp_path)
+    assert "before, with what has changed since: PROTOCOL.md." in text
     assert 'id="figure-a"' in text
-    assert 'href="#figure-a"' in text
+    assert '<a href="#figure-a">a</a> above, b, c' in text
     assert f'src="data:image/png;base64,{base64.b64encode(b"an image").decode()}"' in text
-    assert '<h3 id="a-claim">' in text
     assert not re.search(r'(src|href)="(?!data:|#)', text)
 
 
-def test_names_of_runs_cannot_break_out_of_the_script(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "m" / "t" / "x-1" / "seed0"
+def test_a_heading_is_linked_to_by_what_it_says(tmp_path: Path) -> None:
+    title = "A & `B` < 2"
+    text = page(f"### {title}\n", tmp_path)
+    assert f'<h3 id="{anchor(title)}">A &amp; <code>B</code> &lt; 2</h3>' in text
+
+
+def test_every_table_scrolls_in_a_box_that_the_keyboard_reaches(tmp_path: Path) -> None:
+    text = page('### A "claim"\n\n' + table(("x",), [("1",)]), tmp_path)
+    boxes = re.findall(r'<div class="box[^>]*tabindex="0" role="region" aria-label="([^"]+)">\s*<table', text)
+    assert boxes == ["Table 1: A &quot;claim&quot;", "All runs"]
+    assert text.count("<table") == len(boxes)
+
+
+def kept(results: Path, evaluation: dict[str, float], **more: Any) -> str:
+    """The page of a single run, of which only the named things matter."""
+    rest = {"layers": {"chosen": "all"}, "wall_seconds": 1.0, "parameters": {"trainable_share": 0.1}}
+    record = result("x", right(1)).record | rest | more
+    folder = results / "runs" / "m" / "t" / "x-1" / "seed0"
     folder.mkdir(parents=True)
-    found = result("x", right(1), method_label="</script><b>")
-    more = {"layers": {"chosen": "all"}, "wall_seconds": 1.0}
-    record = found.record | more | {"parameters": {"trainable_share": 0.1}}
     (folder / "result.json").write_text(json.dumps(record), "utf-8")
-    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 0, EXACT: 0.5}) + "\n")
-    text = page("", tmp_path)
-    assert text.count("</script>") == 1
-    assert "&lt;/script&gt;" in text
+    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 0} | evaluation) + "\n")
+    return page(f"{record['method_label']}\n", results)
+
+
+def embedded(text: str) -> Any:
+    """The data in the page's script, as a browser reads them."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text.partition("const data = ")[2].partition(";\n")[0], parse_constant=refuse)
+
+
+@pytest.mark.parametrize("label", ["</script><b>", "<!--<script>", "<img src=x onerror=alert(1)>"])
+def test_names_of_runs_cannot_break_out_of_the_text_or_the_script(label: str, tmp_path: Path) -> None:
+    text = kept(tmp_path, {EXACT: 0.5}, method_label=label)
+    assert embedded(text)["runs"][0]["name"] == f"{label} 1e-3"
+    assert label not in text
+    assert text.count(label.replace("<", "&lt;").replace(">", "&gt;")) == 2  # in the text and in the table
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_ran_away_does_not_empty_the_chart(loss: float, tmp_path: Path) -> None:
+    text = kept(tmp_path, {EXACT: 0.5, "task/loss": loss})
+    assert embedded(text)["runs"][0]["evaluations"] == [{"step": 0, EXACT: 0.5, "task/loss": None}]
+
+
+def test_the_table_of_runs_keeps_apart_what_cannot_be_compared(tmp_path: Path) -> None:
+    data = {"source": "local", "test_items": 2126, "probe/winogrande": {"items": 300}}
+    text = kept(tmp_path / "a", {}, final={"task/bleu": 30.5}, data=data, layers={"chosen": [1, 4, 16]})
+    heads = re.findall(r"<th>(.*?)</th>", text)
+    cells = re.findall(r"<td([^>]*)>(.*?)</td>", text)
+    row = dict(zip(heads, cells, strict=True))
+    told = {key: row[key][1] for key in ("model", "seed", "items", "exact match", "BLEU")}
+    assert [*told.values()] == ["tiny", "0", "2126 / 300", "–", "30.500"]
+    assert row["layers"] == (' title="1, 4, 16"', "3")
+    assert "<td data-sort=" in kept(tmp_path / "b", {})  # all of them: more than any number
 
 
 def test_the_readmes_table_is_what_the_committed_runs_say() -> None:

@@ -33,6 +33,7 @@ from gdo_cli.schema import RunConfig, identity
 from gdo_cli.tracking import Mirror
 
 WORDS = ["model=tiny", "method=sft", "data=sample"]
+LETTER, TEXT = (["task=qasc", f"task.answer={answer}"] for answer in ("letter", "text"))
 
 
 def configure(results: Path, *words: str) -> RunConfig:
@@ -406,6 +407,38 @@ def test_namesakes_are_told_apart_by_what_most_of_them_have_not(tmp_path: Path) 
         "SFT, weight_decay=0.0",
         "SFT, weight_decay=0.5",
     ]
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (["task=qasc"], ["task=scitail", "task=qasc"]),
+        (["model=gemma3_270m", "train.lr=1e-3", "train.warmup_steps=0"], ["model=tiny", "model=gemma3_270m"]),
+        (["layers=1"], ["layers=all", "layers=1"]),
+        (["layers=1", "layer_rule=worst"], ["layers=all, layer_rule=pilot", "layers=1, layer_rule=worst"]),
+    ],
+)
+def test_namesakes_of_another_task_model_or_layers_say_so(
+    own: list[str], told: list[str], tmp_path: Path
+) -> None:
+    pair = [finish(tmp_path, "task=scitail", "method=g_freeze", *words) for words in ([], own)]
+    assert [*distinct_names(pair).values()] == [f"G-Freeze, {text}" for text in told]
+
+
+def test_what_a_task_is_asked_for_is_told_where_all_have_it(tmp_path: Path) -> None:
+    scitail, letter, text = (finish(tmp_path, *w) for w in (["task=scitail"], LETTER, TEXT))
+    assert [*distinct_names([letter, text]).values()] == ["SFT, answer=letter", "SFT, answer=text"]
+    assert [*distinct_names([scitail, letter]).values()] == ["SFT, task=scitail", "SFT, task=qasc"]
+
+
+def test_namesakes_that_differ_in_nothing_that_is_told_have_their_id(tmp_path: Path) -> None:
+    pair = [finish(tmp_path, "method=sft", *own) for own in ([], ["evaluation.items=3"])]
+    assert [*distinct_names(pair).values()] == [f"SFT, {found.id}" for found in pair]
+
+
+def test_the_options_of_an_adapter_tell_it_apart(tmp_path: Path) -> None:
+    pair = [finish(tmp_path, "method=lora", *own) for own in ([], ["method.options.r=3"])]
+    assert [*distinct_names(pair).values()] == ["LoRA, r=16", "LoRA, r=3"]
 
 
 # -------------------------------------------------------------------------------------------- listing
