@@ -52,6 +52,7 @@ from gdo_cli.results import RunResult, find_run
 from gdo_cli.schema import RunConfig, identity
 
 EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
+OTHER_FILE = re.compile(r'(src|href)="(?!data:|#)')
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 A, B = Of("x", {"method": "a"}), Of("x", {"method": "b"})
 
@@ -457,7 +458,10 @@ def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path
     apart = sum(bool(claim.published) for claim in PAPER)
     assert text.count("**not measured**") == len(PAPER) - 1 + apart  # parameters can be counted without a run
     assert "| fig3 | 6 of 6 points | `gdo sweep experiment=fig3` |" in text
-    assert "</html>" in (tmp_path / "report.html").read_text("utf-8")
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "</html>" in html
+    assert "before, with what has changed since: PROTOCOL.md." in html
+    assert not OTHER_FILE.search(html)
 
 
 def test_the_page_says_which_analysis_is_missing(tmp_path: Path) -> None:
@@ -511,12 +515,11 @@ def test_the_html_needs_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"an image")
     own = "![a](figures/a.png)\n\n[a](figures/a.png) above, [b](b.md), ![c](https://example.org/c.png)\n\n"
-    text = page(markdown(Evidence(tmp_path)) + own, tmp_path)
-    assert "before, with what has changed since: PROTOCOL.md." in text
+    text = page(own, tmp_path)
     assert 'id="figure-a"' in text
     assert '<a href="#figure-a">a</a> above, b, c' in text
     assert f'src="data:image/png;base64,{base64.b64encode(b"an image").decode()}"' in text
-    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert not OTHER_FILE.search(text)
 
 
 def test_a_heading_is_linked_to_by_what_it_says(tmp_path: Path) -> None:
@@ -528,7 +531,7 @@ def test_a_heading_is_linked_to_by_what_it_says(tmp_path: Path) -> None:
 def test_every_table_scrolls_in_a_box_that_the_keyboard_reaches(tmp_path: Path) -> None:
     text = page('### A "claim"\n\n' + table(("x",), [("1",)]), tmp_path)
     boxes = re.findall(r'<div class="box[^>]*tabindex="0" role="region" aria-label="([^"]+)">\s*<table', text)
-    assert boxes == ["Table 1: A &quot;claim&quot;", "All runs"]
+    assert boxes == ["Table 1: A &quot;claim&quot;", "The curves' points", "All runs"]
     assert text.count("<table") == len(boxes)
 
 
