@@ -21,7 +21,6 @@ from gdo_cli.figures.style import (
     line_of,
     line_styles,
     name_of,
-    named,
     new_figure,
     require_measure,
     require_one_setting,
@@ -48,7 +47,7 @@ def draw(
     looks = line_styles(runs, [lines])  # over all runs: a line looks the same in every column
     points: list[dict[str, Any]] = []
     with rc_context(RC):
-        figure = new_figure(max(3.8, 2.7 * len(groups)), 5.0)
+        figure = new_figure(max(3.8, 2.7 * len(groups)), 5.6)
         axes = figure.subplots(2, len(groups), sharex="col", squeeze=False)
         for column, (value, members) in enumerate(groups.items()):
             score = members[0].task_score
@@ -60,7 +59,7 @@ def draw(
             draw_guessing(axes[1, column], members, score)
             for ax in axes[:, column]:
                 from_zero(ax)
-            axes[0, column].set_title(named(columns, value))
+            axes[0, column].set_title(label_of(members[0], columns))
             axes[1, column].set_xlabel("training steps")
             axes[1, column].set_ylabel(f"New task: {name_of(score)}")
         axes[0, 0].set_ylabel(f"Original domain:\n{name_of(retention)}")
