@@ -147,11 +147,13 @@ class Compared:
 
     def _side_by_side(self, first: list[RunResult], second: list[RunResult]) -> Row:
         """Scores on different items: shown, but not compared."""
-        sides = []
-        for runs in (first, second):
+
+        def side(runs: list[RunResult]) -> str:
             interval, over = _score(runs, measure_of(runs[0], self.measure))
-            sides.append(f"{_named(runs, interval.value, 3)}, {over}")
-        return Row(self.what, "" if self.rule == "told" else UNMEASURED, *sides, over="other items")
+            return f"{_named(runs, interval.value, 3)}, {over}"
+
+        verdict = "" if self.rule == "told" else UNMEASURED
+        return Row(self.what, verdict, side(first), side(second), over="other items")
 
 
 def _learnt(runs: list[RunResult], guess: Guess, evidence: Evidence) -> bool:
