@@ -139,23 +139,20 @@ def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
         return replace(cell, note=f"{measure} of {second.title} was measured on other items")
     if len(first.runs) == len(second.runs) == 1:
         return replace(cell, paired=ours[0].paired(theirs[0]))
-    before, after = ({run.seed: run for run in c.runs} for c in (first, second))
-    found = _over_the_same_seeds(before, after, measure) or statistics.seed_difference(
-        *({seed: run.final[measure] for seed, run in runs.items()} for runs in (before, after))
-    )
+    before, after = ({run.seed: run.final[measure] for run in c.runs} for c in (first, second))
+    by_seed = [dict(zip(scores, items, strict=True)) for scores, items in ((before, ours), (after, theirs))]
+    found = _over_the_same_seeds(*by_seed) or statistics.seed_difference(before, after)
     reason = f"{second.title} or {first.title} has too few seeds, or no spread over them"
     return replace(cell, paired=found, note="" if found else reason)
 
 
-def _over_the_same_seeds(
-    before: dict[int, RunResult], after: dict[int, RunResult], measure: str
-) -> Paired | None:
+def _over_the_same_seeds(before: dict[int, Items], after: dict[int, Items]) -> Paired | None:
     if before.keys() != after.keys() or len(before) < 2:
         return None
-    found = change_over_seeds([(before[seed], after[seed]) for seed in before], measure)
-    return (
-        Paired(found.value, found.p, "t, paired by seed and item") if found and found.p is not None else None
-    )
+    found = change_over_seeds([(before[seed], after[seed]) for seed in before])
+    if found is None or found.p is None:
+        return None
+    return Paired(found.value, found.p, "t, paired by seed and item")
 
 
 # ------------------------------------------------------------------------------------------ over seeds
@@ -172,16 +169,15 @@ def over_seeds(runs: Sequence[RunResult], measure: str) -> Interval:
     return statistics.seeds_and_items([found.values for found in items], items[0].weights).interval
 
 
-def change_over_seeds(pairs: Sequence[tuple[RunResult, RunResult]], measure: str) -> Estimate | None:
-    """Second minus first of pairs that share a seed, over seeds and items, which all have to share.
+def change_over_seeds(pairs: Sequence[tuple[Items, Items]]) -> Estimate | None:
+    """Second minus first, a pair for each seed, over seeds and items, which all have to share.
 
     None for a score of a whole corpus.
     """
-    items = [(items_of(first, measure), items_of(second, measure)) for first, second in pairs]
-    if items[0][0].is_corpus:
+    if pairs[0][0].is_corpus:
         return None
-    changes = [[b - a for a, b in zip(old.values, new.values, strict=True)] for old, new in items]
-    return statistics.seeds_and_items(changes, items[0][0].weights)
+    changes = [[b - a for a, b in zip(old.values, new.values, strict=True)] for old, new in pairs]
+    return statistics.seeds_and_items(changes, pairs[0][0].weights)
 
 
 # --------------------------------------------------------------------------------------------- items

@@ -22,13 +22,21 @@ def guessing(runs: Sequence[RunResult]) -> float | None:
     if _form(run) == "text":
         letters = (_answers(other) for other in _with_letters(run))
         answers = next((found for found in letters if len(found) == len(answers)), [])
-    return max(Counter(answers).values()) / len(answers) if answers else None
+    return commonest(answers) if answers else None
+
+
+def commonest(answers: Sequence[str]) -> float:
+    """The share of the answer that is right most often."""
+    return max(Counter(answers).values()) / len(answers)
+
+
+def right_answers(run: RunResult) -> list[str]:
+    """To the task's test items, by the run's predictions."""
+    return [row["answer"] for row in run.predictions if row["part"] == "task/test"]
 
 
 def _answers(run: RunResult) -> list[str]:
-    if not (run.path / "predictions.jsonl.gz").is_file():
-        return []
-    return [row["answer"] for row in run.predictions if row["part"] == "task/test"]
+    return right_answers(run) if (run.path / "predictions.jsonl.gz").is_file() else []
 
 
 def _form(run: RunResult) -> str | None:

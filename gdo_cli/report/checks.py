@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean
-from typing import Any, Protocol
+from typing import Protocol
 
 from gdo_cli.analysis import statistics
+from gdo_cli.analysis.guessing import commonest, right_answers
 from gdo_cli.analysis.statistics import Interval
 from gdo_cli.compare import items_of, over_seeds
 from gdo_cli.markdown import rate
@@ -81,16 +81,11 @@ class Guess:
     def best(self, run: RunResult, evidence: Evidence) -> float:
         """The accuracy of the best of them on the run's test items."""
         same = [r for r in evidence.runs(self.letters) if _items(r) == _items(run)] if self.letters else []
-        counts = [Counter(row["answer"] for row in _answers(r)) for r in (run, *same[:1])]
-        return max(self.share, *(max(count.values()) / count.total() for count in counts))
-
-
-def _answers(run: RunResult) -> list[dict[str, Any]]:
-    return [row for row in run.predictions if row["part"] == "task/test"]
+        return max(self.share, *(commonest(right_answers(r)) for r in (run, *same[:1])))
 
 
 def _items(run: RunResult) -> tuple[str, int]:
-    return str(run.record["data"]["test"]["sha256"]), len(_answers(run))
+    return str(run.record["data"]["test"]["sha256"]), len(right_answers(run))
 
 
 @dataclass(frozen=True)
@@ -124,8 +119,7 @@ class Compared:
         if found is None:
             yield self._side_by_side(first, second)
             return
-        bleu = measure_of(first[0], self.measure).endswith("bleu")
-        digits = 1 if bleu else 3
+        bleu, digits = self._written(first[0])
         margin = self.margin if self.margin is not None else BLEU_MARGIN if bleu else MARGIN
         verdict = ""
         if self.rule != "told":
@@ -145,12 +139,17 @@ class Compared:
             found.over,
         )
 
+    def _written(self, run: RunResult) -> tuple[bool, int]:
+        """Whether the measure is BLEU, and its digits."""
+        bleu = measure_of(run, self.measure).endswith("bleu")
+        return bleu, 1 if bleu else 3
+
     def _side_by_side(self, first: list[RunResult], second: list[RunResult]) -> Row:
         """Scores on different items: shown, but not compared."""
 
         def side(runs: list[RunResult]) -> str:
             interval, over = _score(runs, measure_of(runs[0], self.measure))
-            return f"{_named(runs, interval.value, 3)}, {over}"
+            return f"{_named(runs, interval.value, self._written(runs[0])[1])}, {over}"
 
         verdict = "" if self.rule == "told" else UNMEASURED
         return Row(self.what, verdict, side(first), side(second), over="other items")

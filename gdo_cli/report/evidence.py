@@ -116,17 +116,19 @@ def difference(first: list[RunResult], second: list[RunResult], measure: str) ->
         after = dict.fromkeys(before, second[0])
     seeds = sorted(before.keys() & after.keys())
     pairs = [(before[seed], after[seed]) for seed in seeds] or [(first[0], second[0])]
-    items = [items_of(run, name) for pair in pairs for run in pair]
-    if any(other.identity != items[0].identity for other in items):
+    items = [(items_of(one, name), items_of(other, name)) for one, other in pairs]
+    ours, theirs = items[0]
+    if any(found.identity != ours.identity for pair in items for found in pair):
         return None
     old, new = (mean(pair[side].final[name] for pair in pairs) for side in (0, 1))
-    over = asked([run for pair in pairs for run in pair], len(pairs), len(items[0].values))
     if len(pairs) == 1:
-        return Difference(old, new, items[0].difference(items[1]), over, 1)
-    change = change_over_seeds(pairs, name)
-    if change is None:
-        by_seed = statistics.seed_mean([after.final[name] - before.final[name] for before, after in pairs])
-    return Difference(old, new, change.interval if change else by_seed, over, len(pairs))
+        interval = ours.difference(theirs)
+    elif change := change_over_seeds(items):
+        interval = change.interval
+    else:
+        interval = statistics.seed_mean([other.final[name] - one.final[name] for one, other in pairs])
+    over = asked([run for pair in pairs for run in pair], len(pairs), len(ours.values))
+    return Difference(old, new, interval, over, len(pairs))
 
 
 def asked(runs: Sequence[RunResult], seeds: int, items: int) -> str:
