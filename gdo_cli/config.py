@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, cast
 
 import yaml
@@ -32,6 +33,7 @@ from omegaconf.errors import (
 )
 
 from gdo_cli.errors import UserError, brief, suggest
+from gdo_cli.identity import identity_name
 from gdo_cli.methods import Method, layer_indices
 from gdo_cli.models import ModelSource
 from gdo_cli.probes import Probe
@@ -104,13 +106,89 @@ def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
 
 
 def build_method(recorded: dict[str, Any]) -> Method:
-    """A run's method from its record.
+    """Return a run's method from its record.
 
     Args:
         recorded: its settings, and its class as ``_target_``.
     """
-    node = OmegaConf.create(recorded)
+    node = OmegaConf.create(_without_nested_targets(recorded))
     return cast(Method, _build(node, "method", _named(node, "method", Method)))
+
+
+def load_recorded(
+    recorded: dict[str, Any],
+    name: dict[str, str],
+    given: list[str],
+    extra: list[str],
+    config_dir: Path | None = None,
+) -> RunConfig:
+    """Return a run as its record has it, whatever has become of the YAML files since.
+
+    Args:
+        recorded: the run's configuration as :func:`gdo_cli.identity.identity` had it.
+        name: the options that were chosen.
+        given: the words that it was composed from; they give what no record holds, such as batch budgets.
+        extra: overrides that win over the record.
+    Raises:
+        UserError: an override that does not fit, or a class that is gone.
+    """
+    try:
+        base = load_run([*given, *extra], config_dir)
+    except UserError:  # the files have changed; what decides the numbers is in the record
+        base = load_run(extra, config_dir)
+    with hydra_messages(), hydra_ready(config_dir):
+        words = parse(extra, config_dir)
+    chosen = {o.key_or_group for o in words if o.key_or_group in GROUPS}
+    values = {key_of(o): o.value() for o in words if o.key_or_group not in GROUPS and not o.is_delete()}
+
+    def rebuilt(key: str, content: Any, here: Any, base_type: type) -> Any:
+        if key in chosen:
+            return here
+        kind = _named(OmegaConf.create(content), key, base_type) if key in _NAMED or "." in key else base_type
+        node = OmegaConf.create(_beside_identity(here, kind) | _without_nested_targets(content))
+        for path, value in values.items():
+            if path.startswith(f"{key}."):
+                OmegaConf.update(node, path.removeprefix(f"{key}."), value)
+        return _build(node, key, kind)
+
+    parts = {
+        key: rebuilt(key, recorded[key], getattr(base, key), kind)
+        for key, kind in (_NAMED | _PLAIN).items()
+        if key in recorded
+    }
+    probes = base.probe
+    if "probe" not in chosen:
+        probes = {
+            probe: rebuilt(f"probe.{probe}", content, base.probe.get(probe), Probe)
+            for probe, content in recorded["probe"].items()
+        }
+    top = {key: recorded[key] for key in ("layers", "layer_rule", "seed") if key not in values}
+    names = {**name, **{key: base.name[key] for key in chosen & base.name.keys()}}
+    return dataclasses.replace(base, probe=probes, name=names, overrides=[*given, *extra], **parts, **top)
+
+
+def _beside_identity(here: Any, kind: type) -> dict[str, Any]:
+    """The fields of a part that stay out of records: as they are here, or by default."""
+    fields = [f for f in dataclasses.fields(kind) if f.metadata.get("identity", True) is False]
+    kept = {f.name: getattr(here, f.name) for f in fields if isinstance(here, kind)}
+    # Defaults of a model for runs to come; this one has its own rate.
+    needed = {f.name: 0 for f in fields if f.default is dataclasses.MISSING}
+    return needed | kept
+
+
+def _without_nested_targets(content: Any) -> Any:
+    """Plain data whose own class is named, and those of its fields' values are not."""
+    return {
+        key: {k: v for k, v in _without_nested_targets(value).items() if k != "_target_"}
+        if isinstance(value, dict)
+        else value
+        for key, value in content.items()
+    }
+
+
+def key_of(override: Override) -> str:
+    """Return the dotted key that an override is of."""
+    return str(override.get_key_element()).lstrip("+~")
 
 
 def options(group: str, config_dir: Path | None = None) -> list[str]:
@@ -282,6 +360,7 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
     for key in (*_NAMED, *_PLAIN):
         if key not in parts:
             raise UserError(f"~{key}: a run needs one; {suggest('', options(key, config_dir))}")
+    parts["data"] = parts["data"].resolve()
     top = _build(OmegaConf.create(rest), "", _Top)
     if isinstance(rest.get("seed"), bool) or not 0 <= top.seed < 2**63:
         raise UserError(f"seed={rest['seed']}: must be a whole number, 0 or more, below 2^63")
@@ -376,10 +455,28 @@ def _named(node: Any, where: str, base: type) -> type:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_={target}: cannot be imported ({brief(error)})") from error
+        found = _known_as(target, base)
+        if found is None:
+            raise UserError(f"{where}._target_={target}: cannot be imported ({brief(error)})") from error
     if not (isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}._target_={target}: not a dataclass derived from {base.__name__}")
     return found
+
+
+def _known_as(name: str, base: type) -> type | None:
+    """The class of this package with the name that ids are made of, wherever it lies by now."""
+    package = import_module(".".join(base.__module__.split(".")[:2]))
+    for module in iter_modules(getattr(package, "__path__", [])):
+        import_module(f"{package.__name__}.{module.name}")
+    found = [kind for kind in _subclasses(base) if identity_name(kind) == name]
+    return found[0] if found else None
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    below: list[type] = type.__subclasses__(base)
+    for kind in below:
+        yield kind
+        yield from _subclasses(kind)
 
 
 # --------------------------------------------------------------------------------------- messages

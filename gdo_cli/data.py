@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from gdo_cli.errors import UserError, brief, suggest
 from gdo_cli.hub import ANSWER_S, STALL_S, within
 from gdo_cli.schema import DataConfig
-from gdo_cli.tasks import Dataset, Row, RowError
+from gdo_cli.tasks import Dataset, HubDataset, Row, RowError
 
 SAMPLE_DIR = Path(__file__).parent / "sample"
-HUB_TIMEOUT_S = 3.0
 _PART = re.compile(r"^(?P<split>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
 T = TypeVar("T")
 
@@ -37,30 +33,6 @@ class Split:
     where: list[str]
     provenance: dict[str, Any]
     rejected: list[str] = field(default_factory=list)
-
-
-def resolve(config: DataConfig) -> DataConfig:
-    """``auto`` decided: local if a directory is set, else the hub if it answers, else the sample."""
-    if config.source != "auto":
-        return config
-    if config.dir:
-        return replace(config, source="local")
-    if not config.offline and hub_answers():
-        return replace(config, source="hub")
-    return replace(config, source="sample")
-
-
-def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
-    """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
-    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
-        return False
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
-        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
@@ -83,6 +55,11 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
     if config.source == "sample":
         return _from_folder(SAMPLE_DIR / dataset.name, dataset.sample.get(role, spec), "sample")
     return _from_folder(_local_root(config) / dataset.name, spec, "local")
+
+
+def source_of(dataset: Dataset, config: DataConfig) -> str:
+    """Return where a data set's rows come from: ``file`` for a user's own, else the configured source."""
+    return "file" if dataset.path else config.source
 
 
 def _from_path(path: Path, spec: str) -> Split:
@@ -213,7 +190,38 @@ def _from_hub(dataset: Dataset, spec: str) -> Split:
     if not dataset.hub.path:
         raise UserError(f"data=hub: {dataset.name} is not on the hub; use data=local or data=sample")
     if dataset.hub.path.startswith("sacrebleu:"):
-        return _from_sacrebleu(dataset.hub.path.partition(":")[2], spec)
+        return _from_sacrebleu(dataset, dataset.hub.path.partition(":")[2], spec)
+    found = _from_cache(dataset.hub, spec)
+    rows, commit = found if found is not None else _download(dataset, spec)
+    hub = dataset.hub
+    provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
+    return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
+
+
+def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
+    """The rows that an earlier download left, and their commit; asks nothing. None if they are not there."""
+    from datasets import disable_progress_bars
+    from datasets.packaged_modules.cache.cache import Cache
+    from datasets.utils.logging import set_verbosity_error
+
+    disable_progress_bars()
+    set_verbosity_error()  # where the rows come from stands in the record
+    try:
+        builder = Cache(
+            dataset_name=hub.path.rpartition("/")[2],
+            repo_id=hub.path,
+            config_name=hub.name,
+            version="auto",
+            hash="auto",
+        )
+        if hub.revision not in ("main", builder.hash):
+            return None
+        return [dict(row) for row in builder.as_dataset(split=spec)], builder.hash
+    except (ValueError, KeyError, OSError):
+        return None
+
+
+def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
@@ -225,16 +233,25 @@ def _from_hub(dataset: Dataset, spec: str) -> Split:
         )
         loaded = within(STALL_S, lambda: load_dataset(hub.path, hub.name, split=spec, revision=commit))
     except Exception as error:
-        raise UserError(
-            f"data=hub: cannot load {hub.path} ({type(error).__name__}: {brief(error)}); "
-            "check the network and the name, or use data=local data.dir=FOLDER or data=sample"
-        ) from error
-    rows: list[Row] = [dict(row) for row in loaded]
-    provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
-    return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
+        raise UserError(_no_hub(dataset, hub.path, error)) from error
+    return [dict(row) for row in loaded], commit
 
 
-def _from_sacrebleu(path: str, spec: str) -> Split:
+def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
+    """What to do where the hub gives no rows: nothing stands in for them unasked."""
+    return (
+        f"data=hub: cannot load {what} ({type(error).__name__}: {brief(error)}). Three ways out: data.dir="
+        f"FOLDER (or GDO_DATA_DIR) with {dataset.name}/{'.jsonl, '.join(_files_of(dataset))}.jsonl in it; "
+        f"data=sample, the bundled sample, for trying things out; or download {what} where there is a "
+        "network"
+    )
+
+
+def _files_of(dataset: Dataset) -> list[str]:
+    return list(dict.fromkeys(name for spec in dataset.splits.values() for name, _ in _parse_spec(spec)))
+
+
+def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
     """MTNT as sacrebleu distributes it, checksums and all (rows: {"en", "fr"})."""
     from sacrebleu.utils import get_reference_files, get_source_file
 
@@ -248,10 +265,7 @@ def _from_sacrebleu(path: str, spec: str) -> Split:
             )
             source, target = _lines(source_file), _lines(target_file)
         except (Exception, SystemExit) as error:
-            raise UserError(
-                f"data=hub: sacrebleu could not fetch {test_set} ({error}); check the network, or use "
-                "task=multi30k (another task) or data=sample"
-            ) from error
+            raise UserError(_no_hub(dataset, f"{test_set} through sacrebleu", error)) from error
         if len(source) != len(target):
             raise UserError(
                 f"{test_set}: {len(source)} source and {len(target)} target lines; fetch it again"

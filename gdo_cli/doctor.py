@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.table import Table
 
 from gdo_cli.config import load_run, options
-from gdo_cli.data import SAMPLE_DIR, hub_answers
+from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.models import HubModel, PyPIModel, cache_dir
 from gdo_cli.progress import console
 from gdo_cli.provenance import versions
 
 OK, MISSING, NOTE = "[green]ok[/]", "[red]missing[/]", "[yellow]note[/]"
+HUB_TIMEOUT_S = 3.0
 Finding = tuple[str, str, str]  # sign, subject, what is found or to be done
 
 
@@ -105,3 +108,16 @@ def _surroundings(hub: bool) -> list[Finding]:
             f"off unless wandb.mode={'online or ' if hub else ''}offline",
         ),
     ]
+
+
+def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
+    """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        return False
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 
 from gdo_cli.config import load_run, options
-from gdo_cli.data import resolve
 from gdo_cli.device import compute_dtype, hold_weights, pick_device
 from gdo_cli.errors import require_one_of
 from gdo_cli.evaluation import Suite
 from gdo_cli.experiment import end_ids
-from gdo_cli.material import read_material
-from gdo_cli.progress import Reporter, warn
-from gdo_cli.rebuild import rebuild
+from gdo_cli.material import read_material, warn_of_sample
+from gdo_cli.progress import Reporter
+from gdo_cli.rebuild import rebuild, require_same_rows
 from gdo_cli.results import RunResult
 from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
@@ -44,14 +43,16 @@ def evaluation_config(
     config = rebuild(run, config_dir, words) if run else load_run(words, config_dir)
     if not task:
         config = replace(config, evaluation=replace(config.evaluation, final_items=0))
-    return replace(config, data=resolve(config.data))
+    return config
 
 
 def measure(config: RunConfig, run: RunResult | None) -> dict[str, float]:
     """Metrics of the trained weights of a run, or of the untouched model."""
-    if config.data.source == "sample":
-        warn("data: the bundled sample, not the real data sets (set GDO_DATA_DIR, or data=hub)")
+    warn_of_sample(config)
     material = read_material(config)
+    if run:
+        extra = [word for word in config.overrides if word not in run.record["overrides"]]
+        require_same_rows(run, material.provenance, extra)
     loaded = config.model.load()
     model = load_trained(loaded.model, config.method, run) if run else loaded.model
     device = pick_device()

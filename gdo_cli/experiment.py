@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from gdo_cli.analysis.updates import UpdateTracker
 from gdo_cli.basecache import base_evaluation, base_facts
 from gdo_cli.checkpoints import Keeper, trained
 from gdo_cli.compiling import compiled
-from gdo_cli.data import resolve
 from gdo_cli.device import (
     compute_dtype,
     describe_machine,
@@ -39,14 +38,15 @@ from gdo_cli.errors import RunFailed, UserError, brief
 from gdo_cli.evaluation import Evaluation, Suite
 from gdo_cli.failures import enough_memory, marked
 from gdo_cli.guards import answer_logits, check_forward, check_preserved
-from gdo_cli.material import Material, changed, read_material
+from gdo_cli.identity import identity
+from gdo_cli.material import Material, changed, read_material, warn_of_sample
 from gdo_cli.models import Loaded
 from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
 from gdo_cli.penalties import Penalty
 from gdo_cli.progress import Reporter, note, warn
 from gdo_cli.provenance import code_sha256, code_state, versions
 from gdo_cli.results import RunFolder, RunResult
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.stopping import Stop, Stopped, stoppable
 from gdo_cli.tokens import Encoder
@@ -70,7 +70,6 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         RunFailed: growth changed the function, or training diverged.
     """
     config = join(config)
-    config = replace(config, data=resolve(config.data))
     folder = RunFolder(config)
     if not force and (finished := of_first(folder.load)) is not None:
         note(f"already done: {finished.path}")
@@ -79,8 +78,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         of_first(folder.tidy)
         return finished
     config.method.check(config)
-    if config.data.source == "sample":
-        warn("data: the bundled sample, not the real data set (set GDO_DATA_DIR, or data=hub)")
+    warn_of_sample(config)
     with held_by_first(folder), stoppable() as stop:
         if not force and (finished := of_first(folder.load)) is not None:
             return finished  # another process finished it while this one waited

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gdo_cli.data import resolve
 from gdo_cli.grid import load_grid
 from gdo_cli.results import RunFolder, RunResult
-from gdo_cli.schema import RunConfig, replace_data
+from gdo_cli.schema import RunConfig
 
 
 def finished(
@@ -16,9 +15,8 @@ def finished(
     """Finished runs of an experiment's grid, in its order, and the points without one."""
     runs, missing = [], []
     points = load_grid([f"experiment={experiment}", f"results_dir={results}", *overrides], config_dir)
-    sources = {config.data: resolve(config.data) for _, config in points}  # the hub is asked once
     for _, config in points:
-        found = RunFolder(replace_data(config, sources[config.data])).load()
+        found = RunFolder(config).load()
         if found is not None:
             runs.append(found)
         else:

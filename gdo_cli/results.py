@@ -32,8 +32,9 @@ from typing import Any
 import yaml
 
 from gdo_cli.errors import UserError, require, suggest
+from gdo_cli.identity import identity
 from gdo_cli.markdown import rate
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 
 RESULTS = "runs/*/*/*/seed*/result.json"
 WEIGHTS = ("adapter", "trained")

@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError, require, require_one_of
+from gdo_cli.identity import IF_SET, NOT_IDENTITY, identity
 
 if TYPE_CHECKING:
     from gdo_cli.methods import Method
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 PILOT_RULES = ("pilot", "relative", "worst")
 LAYER_RULES = (*PILOT_RULES, "snr", "first", "last", "spread", "random")
-NOT_IDENTITY: dict[str, Any] = {"identity": False}
-IF_SET: dict[str, Any] = {"identity": "if set"}  # for options that came later: old runs keep their names
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,14 @@ class DataConfig:
 
     Attributes:
         source: ``local`` (JSON Lines under ``dir``), ``hub`` (the ``datasets`` library), ``sample``
-            (bundled), or ``auto``: local if ``dir`` is set, else the hub if it answers, else the
-            sample with a warning.
+            (bundled), or ``auto``: local if ``dir`` is set, else the hub. Nothing is asked and nothing
+            stands in for what is not there, so that a command is the same run everywhere.
         dir: folder of data sets for ``local`` (default: ``GDO_DATA_DIR``).
         max_bad_rows: share of malformed or too long rows that may be skipped before it is an error.
         offline: never ask the hub.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.schema.DataConfig"
     source: str = "auto"
     dir: str | None = field(default=None, metadata=NOT_IDENTITY)
     max_bad_rows: float = 0.01
@@ -47,6 +47,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_one_of("data.source", self.source, ("auto", "local", "hub", "sample"))
         require(0 <= self.max_bad_rows <= 1, f"data.max_bad_rows={self.max_bad_rows}: a share, 0 to 1")
+
+    def resolve(self) -> DataConfig:
+        """Return the configuration with ``auto`` decided, which a run's id is made of."""
+        if self.source != "auto":
+            return self
+        return dataclasses.replace(self, source="local" if self.dir else "hub")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class TrainConfig:
             pieces over them (FSDP2) instead of a copy in each (DDP).
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.schema.TrainConfig"
     lr: float = 2e-5
     lr_scheduler: str = "constant_with_warmup"
     warmup_steps: int = 0
@@ -153,6 +160,7 @@ class EvaluationConfig:
         token_budget: tokens of one scoring batch, padding included.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.schema.EvaluationConfig"
     every: int = 50
     items: int | None = 256
     final_items: int | None = None
@@ -173,6 +181,7 @@ class EvaluationConfig:
 class WandbConfig:
     """The optional mirror of a run on Weights & Biases; local files stay the source of truth."""
 
+    identity_name: ClassVar[str] = "gdo_cli.schema.WandbConfig"
     mode: str = "disabled"
     project: str = "gdo"
     entity: str | None = None
@@ -196,6 +205,7 @@ class RunConfig:
         save_weights: whether the trained weights are kept in the run folder.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.schema.RunConfig"
     model: ModelSource
     task: Task
     method: Method
@@ -222,26 +232,3 @@ class RunConfig:
         del content["seed"]
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def replace_data(config: RunConfig, data: DataConfig) -> RunConfig:
-    """The same run on data from elsewhere."""
-    return dataclasses.replace(config, data=data)
-
-
-def identity(value: Any) -> Any:
-    """A dataclass as plain data, without the fields that do not change what is computed."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = (f for f in dataclasses.fields(value) if _counts(f, getattr(value, f.name)))
-        content = {f.name: identity(getattr(value, f.name)) for f in kept}
-        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}"} | content
-    if isinstance(value, dict):
-        return {str(key): identity(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [identity(item) for item in value]
-    return value
-
-
-def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
-    counts = field.metadata.get("identity", True)
-    return bool(counts) if counts != "if set" else value != field.default

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from gdo_cli.analysis.layers import needs_pilot, pilot_config
 from gdo_cli.config import load_run
-from gdo_cli.data import require_source, resolve
+from gdo_cli.data import require_source
 from gdo_cli.errors import RunFailed, UserError, require
 from gdo_cli.estimate import Estimator
 from gdo_cli.experiment import run
@@ -26,7 +26,7 @@ from gdo_cli.models import ModelSource
 from gdo_cli.plan import why_not
 from gdo_cli.progress import console, errors, label_lines, note, warn
 from gdo_cli.results import Busy, RunFolder, RunResult
-from gdo_cli.schema import DataConfig, RunConfig, replace_data
+from gdo_cli.schema import RunConfig
 
 WAIT_S = 5.0
 
@@ -38,7 +38,6 @@ class Job:
     Attributes:
         planned: the runs of the points by their overrides, as they were checked where the sweep began; a
             point that a search has chosen since is composed from its overrides.
-        sources: data sources as they were resolved there.
         folder: the working directory there.
         labels: what tells each point from the others.
         shared: overrides that all points of a search have.
@@ -47,7 +46,6 @@ class Job:
     """
 
     planned: dict[tuple[str, ...], RunConfig]
-    sources: dict[DataConfig, DataConfig]
     folder: str
     labels: dict[tuple[str, ...], str]
     alone: bool
@@ -82,8 +80,7 @@ class Job:
         if config is not None:
             run(config)
             return Outcome(words)
-        config = load_run(words, self.config_dir)
-        result = _patiently(replace_data(config, self.sources.get(config.data, resolve(config.data))))
+        result = _patiently(load_run(words, self.config_dir))
         return Outcome(words, score=result.validation_score)
 
 
@@ -98,16 +95,15 @@ def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -
     Raises:
         UserError: points that are impossible.
     """
-    sources = {config.data: resolve(config.data) for _, config in sweep.points}  # the hub is asked once
-    sweep = _checked(sweep, sources)
+    sweep = _checked(sweep)
     if sweep.impossible and not (skip_invalid and sweep.points and not sweep.searches):
         raise sweep.refusal()
     for words, reason in sweep.impossible:
         warn(f"skipped {sweep.label(words)}: {reason}")
     _notice_depths(sweep)
     if sweep.searches:
-        return _search(sweep, sources, dry_run)
-    work = _Work(sweep, sources)
+        return _search(sweep, dry_run)
+    work = _Work(sweep)
     work.announce()
     if dry_run:
         work.print_points()
@@ -115,12 +111,11 @@ def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -
     return work.run()
 
 
-def _checked(sweep: Sweep, sources: dict[DataConfig, DataConfig]) -> Sweep:
-    """The sweep on data sources that are decided, and without the points that cannot be run."""
+def _checked(sweep: Sweep) -> Sweep:
+    """The sweep without the points that cannot be run."""
     points, impossible = [], list(sweep.impossible)
     refused: dict[tuple[ModelSource, str], str | None] = {}  # of each method on each model
     for words, config in sweep.points:
-        config = replace_data(config, sources[config.data])
         pair = (config.model, str(config.method))
         try:
             if RunFolder(config).load() is None:
@@ -148,7 +143,7 @@ def _notice_depths(sweep: Sweep) -> None:
 class _Work:
     """A grid on its way: what is open, and what has failed."""
 
-    def __init__(self, sweep: Sweep, sources: dict[DataConfig, DataConfig]) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.open = [point for point in sweep.points if not _done(point)]
         self.pilots = _pilots(self.open)
@@ -157,7 +152,7 @@ class _Work:
         labels = {tuple(words): sweep.label(words) for words, _ in points}
         pilots = {tuple(words): f"pilot {RunFolder(config).title}" for words, config in self.pilots}
         self.labels = labels | pilots
-        self.job = Job(planned, sources, str(Path.cwd()), self.labels, _alone(sweep))
+        self.job = Job(planned, str(Path.cwd()), self.labels, _alone(sweep))
         self.failed: dict[Path, tuple[str, str]] = {}
 
     def announce(self) -> None:
@@ -276,12 +271,12 @@ def _patiently(config: RunConfig) -> RunResult:
 # ---------------------------------------------------------------------------------------- searches
 
 
-def _search(sweep: Sweep, sources: dict[DataConfig, DataConfig], dry_run: bool) -> bool:
+def _search(sweep: Sweep, dry_run: bool) -> bool:
     """Let a sweeper search, once for every grid; True if no point failed."""
     engine = sweep.engine
     failed = False
     for words in sweep.searches:
-        job = Job({}, sources, str(Path.cwd()), {}, _alone(sweep), frozenset(words), engine.config_dir)
+        job = Job({}, str(Path.cwd()), {}, _alone(sweep), frozenset(words), engine.config_dir)
         console.print(f"hydra/sweeper={engine.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
         if not dry_run:
             tried = search(engine, words, job, Path(sweep.points[0][1].results_dir))

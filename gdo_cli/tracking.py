@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gdo_cli.identity import identity
 from gdo_cli.progress import warn
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 
 LIMIT_S = 30  # for each of wandb's waits
 

@@ -15,11 +15,13 @@ import datasets
 import huggingface_hub
 import pytest
 import sacrebleu.utils
+from datasets.packaged_modules.json.json import Json
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gdo_cli.config import load_run, options
-from gdo_cli.data import Split, convert, hub_answers, load_split, read_jsonl, resolve
+from gdo_cli.data import Split, convert, load_split, read_jsonl
+from gdo_cli.doctor import hub_answers
 from gdo_cli.errors import UserError
 from gdo_cli.material import read_material
 from gdo_cli.schema import DataConfig
@@ -373,30 +375,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect)
 
 
+@pytest.mark.parametrize(("folder", "source"), [("rows", "local"), (None, "hub")])
 @pytest.mark.usefixtures("no_network")
-def test_auto_is_local_where_a_folder_is_set() -> None:
-    assert resolve(DataConfig(dir="rows")) == DataConfig(source="local", dir="rows")
+def test_auto_is_decided_without_asking_anything(folder: str | None, source: str) -> None:
+    assert DataConfig(dir=folder).resolve() == DataConfig(source=source, dir=folder)
 
 
-@pytest.mark.usefixtures("hub")
-def test_auto_is_the_hub_where_it_answers() -> None:
-    assert resolve(DataConfig()).source == "hub"
-
-
-@pytest.mark.usefixtures("no_hub")
-def test_auto_is_the_sample_where_the_hub_does_not_answer() -> None:
-    assert resolve(DataConfig()).source == "sample"
-
-
-@pytest.mark.usefixtures("hub", "no_network")
-def test_offline_never_connects() -> None:
-    assert resolve(DataConfig(offline=True)).source == "sample"
-
-
-@pytest.mark.usefixtures("hub", "no_network")
-def test_the_hubs_own_offline_switch_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert resolve(DataConfig()).source == "sample"
+@pytest.mark.parametrize("network", ["hub", "no_hub"])
+def test_the_same_command_is_the_same_run_with_and_without_a_network(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    request.getfixturevalue(network)
+    monkeypatch.delenv("GDO_DATA_DIR", raising=False)
+    assert load_run(["model=tiny"]).id == load_run(["model=tiny", "data=hub"]).id
 
 
 @pytest.mark.usefixtures("hub")
@@ -408,7 +399,7 @@ def test_an_offline_switch_that_is_off_is_off(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("source", ["local", "hub", "sample"])
 @pytest.mark.usefixtures("no_network")
 def test_what_was_chosen_is_not_decided_again(source: str) -> None:
-    assert resolve(DataConfig(source=source, dir="rows")).source == source
+    assert DataConfig(source=source, dir="rows").resolve().source == source
 
 
 def test_the_hub_is_waited_for_no_longer_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,8 +507,32 @@ def test_what_the_hub_cannot_give_is_named_with_a_mend(
         load_split(REMOTE, "train", HUB)
     message = str(caught.value)
     assert f"data=hub: cannot load org/numbers ({type(error).__name__}" in message
-    assert "data=local data.dir=FOLDER or data=sample" in message
+    for way_out in ("data.dir=FOLDER", "numbers/a.jsonl", "data=sample", "download org/numbers"):
+        assert way_out in message
     assert "\n" not in message
+
+
+@pytest.mark.usefixtures("no_network")
+def test_rows_that_were_had_once_are_had_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows.jsonl").write_text('{"n": 1}\n{"n": 2}\n{"n": 3}\n')
+    earlier = Json(
+        dataset_name="numbers",
+        config_name="small",
+        hash=COMMIT,
+        data_files={"b": [str(tmp_path / "rows.jsonl")]},
+        cache_dir=str(tmp_path / "cache"),
+    )
+    earlier.download_and_prepare()
+    (tmp_path / "cache/numbers").rename(tmp_path / "cache/org___numbers")
+    remote = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", None, "main", {"train": "b[:2]"}))
+    found = load_split(remote, "train", HUB)
+    assert ([row["n"] for row in found.rows], found.provenance["commit"]) == ([1, 2], COMMIT)
+    pinned = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", None, "another", {"train": "b"}))
+    with pytest.raises(BaseException, match=r"cannot load|connected"):  # that one has to be asked for
+        load_split(pinned, "train", HUB)
 
 
 def test_a_data_set_that_is_not_on_the_hub_says_so() -> None:
@@ -587,7 +602,7 @@ def test_what_sacrebleu_cannot_fetch_is_named_with_a_mend(
     monkeypatch.setattr(
         sacrebleu.utils, "get_source_file", create_autospec(lambda *_: None, side_effect=error)
     )
-    with pytest.raises(UserError, match=r"could not fetch mtnt1\.1/test .* task=multi30k .* data=sample"):
+    with pytest.raises(UserError, match=r"cannot load mtnt1\.1/test .*data\.dir=FOLDER.*mtnt/.*data=sample"):
         load_split(MTNT, "test", HUB)
 
 

@@ -9,9 +9,10 @@ from conftest import RunFactory
 
 from gdo_cli import estimate
 from gdo_cli.estimate import Estimator
+from gdo_cli.identity import identity
 from gdo_cli.plan import EFFICIENCY, architecture, plan
 from gdo_cli.results import RunFolder
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 
 
 def finish(config: RunConfig, train_seconds: float, wall_seconds: float, memory: int = 1) -> None:

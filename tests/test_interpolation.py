@@ -25,12 +25,13 @@ from gdo_cli.errors import UserError
 from gdo_cli.evaluate import evaluation_config, measure
 from gdo_cli.evaluation import Suite
 from gdo_cli.export import cost, export
+from gdo_cli.identity import identity
 from gdo_cli.material import read_material
 from gdo_cli.methods.interpolation import Averaged, WiSEFT
 from gdo_cli.models import Loaded, TinyModel
 from gdo_cli.rebuild import rebuild
 from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 from gdo_cli.tasks.scitail import SciTail
 from gdo_cli.tokens import Encoder
 from gdo_cli.weights import load_trained
@@ -283,7 +284,7 @@ def test_a_run_of_a_method_of_ones_own_is_interpolated(place: Place, tmp_path: P
 
 def test_a_results_folder_of_any_name_is_found_again(tmp_path: Path) -> None:
     config = load_run([*SHORT, "method=frozen"])
-    record = {"overrides": config.overrides, "config": identity(config)}
+    record = {"overrides": config.overrides, "config": identity(config), "name": config.name}
     for name in ("it's", "back\\slash", "a \\'quote", "[1, 2] \\"):
         folder = tmp_path / name / "runs" / "tiny" / "scitail" / "frozen-0" / "seed0"
         assert rebuild(RunResult(folder, record), None).results_dir == str(tmp_path / name)

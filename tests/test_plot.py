@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli import app
 from gdo_cli.config import load_experiment
-from gdo_cli.data import resolve
 from gdo_cli.errors import UserError
 from gdo_cli.figures.spec import read_spec
 from gdo_cli.grid import load_grid
+from gdo_cli.identity import identity
 from gdo_cli.plot import plot_all
 from gdo_cli.results import RunFolder
-from gdo_cli.schema import RunConfig, identity, replace_data
+from gdo_cli.schema import RunConfig
 
 HEAD = """# @package _global_
 defaults:
@@ -77,7 +77,6 @@ def value(config: RunConfig, step: int) -> float:
 
 def finish(config: RunConfig, steps: int = 1) -> None:
     """A finished run with scores of our own."""
-    config = replace_data(config, resolve(config.data))
     folder = RunFolder(config)
     with folder.lock():
         folder.start()
@@ -160,7 +159,7 @@ def test_any_number_may_stand_across(own: Path, results: Path) -> None:
 
 def test_a_figure_takes_in_the_runs_of_other_experiments_each_once(own: Path, results: Path) -> None:
     for config in (*grid("mine", own, results), *grid("byrate", own, results), *grid("both", own, results)):
-        if RunFolder(replace_data(config, resolve(config.data))).load() is None:
+        if RunFolder(config).load() is None:
             finish(config)
     *_, table = plot_all(["both"], results, own)
     points = [(p["line"], float(p["share"]), p["seeds"]) for p in rows(table) if p["metric"] == METRICS[0]]

@@ -23,6 +23,7 @@ from gdo_cli.cli import app
 from gdo_cli.config import load_experiment, options
 from gdo_cli.figures.spec import read_spec
 from gdo_cli.grid import load_grid
+from gdo_cli.identity import identity
 from gdo_cli.markdown import table
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.report.checks import (
@@ -49,7 +50,7 @@ from gdo_cli.report.html import page
 from gdo_cli.report.page import Figures, anchor, judge, markdown, other_seeds
 from gdo_cli.report.questions import QUESTIONS
 from gdo_cli.results import RunResult, find_run
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 
 EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
 OTHER_FILE = re.compile(r'(src|href)="(?!data:|#)')

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from gdo_cli.cli import app
 from gdo_cli.config import load_run
 from gdo_cli.errors import UserError
+from gdo_cli.identity import identity
 from gdo_cli.results import (
     WEIGHTS,
     Busy,
@@ -29,7 +30,7 @@ from gdo_cli.results import (
     read_run,
     write_atomically,
 )
-from gdo_cli.schema import RunConfig, identity
+from gdo_cli.schema import RunConfig
 from gdo_cli.tracking import Mirror
 
 WORDS = ["model=tiny", "method=sft", "data=sample"]

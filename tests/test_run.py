@@ -20,7 +20,7 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from gdo_cli import experiment
 from gdo_cli.config import load_run
-from gdo_cli.data import SAMPLE_DIR, resolve
+from gdo_cli.data import SAMPLE_DIR
 from gdo_cli.device import hold_weights, peak_memory, reset_peak_memory
 from gdo_cli.errors import RunFailed, UserError
 from gdo_cli.evaluation import Suite
@@ -339,7 +339,7 @@ def test_the_configuration_of_the_run_stands_beside_its_result(
     config, result = finished
     written = (result.path / "config.yaml").read_text("utf-8")
     assert "gdo_cli.methods.grow.GFreeze" in written
-    assert resolve(config.data).source == "sample"
+    assert config.data.source == "sample"
 
 
 def test_the_peak_of_memory_is_that_of_the_run_and_not_of_the_process() -> None:

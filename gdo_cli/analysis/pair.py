@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from gdo_cli.basecache import base_facts
-from gdo_cli.data import resolve
 from gdo_cli.device import compute_dtype, describe_machine, hold_weights, pick_device
 from gdo_cli.errors import UserError
 from gdo_cli.experiment import end_ids
 from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.progress import note, warn
+from gdo_cli.material import warn_of_sample
+from gdo_cli.progress import note
 from gdo_cli.provenance import code_state, versions
 from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig, replace_data
+from gdo_cli.schema import RunConfig
 from gdo_cli.scoring import AnswerLM
 from gdo_cli.tokens import Encoder
 from gdo_cli.weights import kept_weights, load_trained
@@ -61,9 +61,8 @@ class Pair:
         if config.method.trains:
             kept_weights(run)  # before anything slow
         self.run = run
-        self.config = replace_data(config, resolve(config.data))
-        if self.config.data.source == "sample":
-            warn("data: the bundled sample, not the real data sets (set GDO_DATA_DIR, or data=hub)")
+        self.config = config
+        warn_of_sample(self.config)
         self.device = pick_device()
         self.dtype = compute_dtype(config.train.precision, self.device)
         self._loaded = config.model.load()

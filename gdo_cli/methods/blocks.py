@@ -29,6 +29,7 @@ class ZeroBlock(Method):
         layers: after which layers a block is added: ``all``, a number, or a list of indices.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.blocks.ZeroBlock"
     layers: Any = "all"
     label: ClassVar[str] = "Zero blocks"
 

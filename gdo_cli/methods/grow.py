@@ -53,6 +53,7 @@ class GFreeze(Grow):
     The grown layer is ½·MLP(x) + ½·MLP'(x) with MLP frozen and MLP' a fully tuned copy.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.grow.GFreeze"
     label: ClassVar[str] = "G-Freeze"
 
     def growth(self, layers: list[int] | None) -> GrowConfig:
@@ -67,6 +68,7 @@ class GTrain(Grow):
     (tests/test_equivalences.py) and folds back to the original size.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.grow.GTrain"
     label: ClassVar[str] = "G-Train"
 
     def growth(self, layers: list[int] | None) -> GrowConfig:
@@ -81,6 +83,7 @@ class OutputMix(Grow):
         share: λ, how much of the output the trained copy carries.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.grow.OutputMix"
     share: float = 0.25
     label: ClassVar[str] = "Output mix"
 
@@ -108,6 +111,7 @@ class ZeroInit(Grow):
         train: ``new`` weights alone (Figure 7b), or ``all``, old and new (Figure 7a).
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.grow.ZeroInit"
     columns: str = "random"
     train: str = "new"
     label: ClassVar[str] = "Zero init"
@@ -150,6 +154,7 @@ class AttentionGrow(Grow):
         with_mlp: grow the MLP too.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.grow.AttentionGrow"
     grow: str = "heads"
     with_mlp: bool = False
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from gdo_cli.errors import UserError, require
+from gdo_cli.identity import NOT_IDENTITY, identity
 from gdo_cli.methods import Method
-from gdo_cli.schema import NOT_IDENTITY, identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,6 +72,7 @@ class WiSEFT(OfRun):
         alpha: 0 is the base, 1 the run. Beyond 1 extrapolates.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.interpolation.WiSEFT"
     alpha: float = 0.5
     label: ClassVar[str] = "WiSE-FT"
 
@@ -89,6 +90,7 @@ class Averaged(OfRun):
     What ``gdo export --form averaged`` writes (:func:`gdo_cli.growth.folding.average`), measured as a run.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.interpolation.Averaged"
     label: ClassVar[str] = "Averaged"
 
     def check(self, run: RunConfig) -> None:

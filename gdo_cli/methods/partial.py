@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError, require, require_one_of
+from gdo_cli.identity import IF_SET
 from gdo_cli.methods import Method
-from gdo_cli.schema import IF_SET
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +28,7 @@ class Partial(Method):
         layers: ``all``, a number, or a list of indices.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.partial.Partial"
     part: str = "mlp"
     layers: Any = "all"
 
@@ -57,6 +58,7 @@ class Frozen(Method):
         shots: solved training examples in front of every prompt of the task, always the same ones.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.partial.Frozen"
     shots: int = field(default=0, metadata=IF_SET)  # type: ignore[misc]
     trains: ClassVar[bool] = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.errors import UserError, brief, require_one_of
 from gdo_cli.methods import Method, add_adapter
@@ -28,6 +28,7 @@ class PEFTAdapter(Method):
         bitwise: whether its start is exactly the base (LoRA adds zeros; DoRA divides by a norm).
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.peft.PEFTAdapter"
     name: str = "LoRA"
     peft_type: str = "LORA"
     options: dict[str, Any] = field(default_factory=dict)

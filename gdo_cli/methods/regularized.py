@@ -39,6 +39,7 @@ class L2SP(Penalized):
         alpha: weight of the penalty.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.regularized.L2SP"
     alpha: float = 0.1
     label: ClassVar[str] = "L2-SP"
 
@@ -69,6 +70,7 @@ class KLToBase(Penalized):
         at: ``prompt`` or ``answer``.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.regularized.KLToBase"
     beta: float = 1.0
     at: str = "prompt"
     label: ClassVar[str] = "KL to base"
@@ -97,6 +99,7 @@ class Replay(Penalized):
         weight: of the text's loss.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.regularized.Replay"
     dataset: Dataset = field(default_factory=lambda: Dataset("wikitext2"))
     items: int = 4
     min_characters: int = 200

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class SFT(Method):
     """Train every parameter of the decoder, embeddings included (paper, section 4: "SFT")."""
 
+    identity_name: ClassVar[str] = "gdo_cli.methods.sft.SFT"
     label: ClassVar[str] = "SFT"
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gdo_cli.errors import require
-from gdo_cli.schema import IF_SET
+from gdo_cli.identity import IF_SET
 from gdo_cli.scores import Answer, Outcome
 from gdo_cli.tasks import Dataset, Row
 from gdo_cli.tokens import Query

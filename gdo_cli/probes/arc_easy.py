@@ -19,6 +19,7 @@ class ARCEasy(Probe):
     log-likelihood (``likelihood``), or with the highest one a byte (``likelihood_norm``).
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.probes.arc_easy.ARCEasy"
     headline: ClassVar[str] = "likelihood"
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:

@@ -19,6 +19,7 @@ class Lambada(Probe):
     ``loss``: nats a word.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.probes.lambada.Lambada"
     headline: ClassVar[str] = "last_word"
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:

@@ -23,6 +23,7 @@ class Perplexity(Probe):
         max_characters: where a paragraph is cut.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.probes.perplexity.Perplexity"
     min_characters: int = 200
     max_characters: int = 1200
     headline: ClassVar[str] = "loss"

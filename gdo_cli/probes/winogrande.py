@@ -21,6 +21,7 @@ class WinoGrande(Probe):
     by partial evaluation as in lm-evaluation-harness: context = prefix + option, scored = the rest.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.probes.winogrande.WinoGrande"
     headline: ClassVar[str] = "exact_match"
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:

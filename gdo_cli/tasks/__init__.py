@@ -25,6 +25,7 @@ class RowError(ValueError):
 class HubDataset:
     """Where a data set lives on the hub: repository, configuration, revision, names of the splits."""
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.HubDataset"
     path: str = ""
     name: str | None = None
     revision: str = "main"
@@ -44,6 +45,7 @@ class Dataset:
         path: a JSON Lines file or a folder of them that is read whatever the data source.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.Dataset"
     name: str
     splits: dict[str, str] = field(default_factory=dict)
     sample: dict[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from gdo_cli.errors import UserError, require, require_one_of
 from gdo_cli.tasks import Dataset, Example, Row, RowError, Task, text
@@ -23,6 +24,7 @@ class JSONL(Task):
         lines: ``one``: a line break ends an answer; ``many``: only the end of sequence does.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.jsonl.JSONL"
     dataset: Dataset = field(default_factory=lambda: Dataset("jsonl"))
     path: str = ""
     prompt: str = "{prompt}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gdo_cli.errors import require_one_of
 from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, label, text
@@ -23,6 +24,7 @@ class MathQA(Task):
             does not say of which; MathQA's own label is the letter.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.mathqa.MathQA"
     answer: str = "letter"
 
     def __post_init__(self) -> None:

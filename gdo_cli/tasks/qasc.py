@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gdo_cli.errors import require_one_of
 from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, options, text
@@ -18,6 +19,7 @@ class QASC(Task):
         answer: ``letter`` or ``text`` of the right option.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.qasc.QASC"
     facts: bool = False
     answer: str = "letter"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gdo_cli.tasks import Example, Row, Task, label, text
 
@@ -10,6 +11,8 @@ from gdo_cli.tasks import Example, Row, Task, label, text
 @dataclass(frozen=True)
 class SciTail(Task):
     """{"premise": "Pluto rotates once every 6.39 days", "hypothesis": "…", "label": "neutral"}"""
+
+    identity_name: ClassVar[str] = "gdo_cli.tasks.scitail.SciTail"
 
     def example(self, row: Row) -> Example:
         prompt = (

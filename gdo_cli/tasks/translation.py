@@ -17,6 +17,7 @@ class Translation(Task):
         max_new_tokens: length at which generation of a translation is cut off.
     """
 
+    identity_name: ClassVar[str] = "gdo_cli.tasks.translation.Translation"
     metric: ClassVar[str] = "bleu"
     max_new_tokens: int = 96
 

@@ -30,10 +30,10 @@ import torch
 from bench.page import write_page
 from gdo_cli.config import load_run, options
 from gdo_cli.device import describe_machine
+from gdo_cli.identity import identity
 from gdo_cli.plan import matrix_rate
 from gdo_cli.provenance import code_state, versions
 from gdo_cli.results import write_atomically
-from gdo_cli.schema import identity
 
 Row = dict[str, Any]
 WARM_UP = 3  # the first ones compile, and fault their memory in
