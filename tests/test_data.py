@@ -526,11 +526,12 @@ def test_rows_that_were_had_once_are_had_without_the_hub(
         cache_dir=str(tmp_path / "cache"),
     )
     earlier.download_and_prepare()
-    (tmp_path / "cache/numbers").rename(tmp_path / "cache/org___numbers")
-    remote = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", None, "main", {"train": "b[:2]"}))
+    cached = (tmp_path / "cache/numbers").rename(tmp_path / "cache/org___numbers")
+    next(cached.iterdir()).rename(cached / "small")  # as it is named for files of the hub
+    remote = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", "small", "main", {"train": "b[:2]"}))
     found = load_split(remote, "train", HUB)
     assert ([row["n"] for row in found.rows], found.provenance["commit"]) == ([1, 2], COMMIT)
-    pinned = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", None, "another", {"train": "b"}))
+    pinned = dataclasses.replace(REMOTE, hub=HubDataset("org/numbers", "small", "another", {"train": "b"}))
     with pytest.raises(BaseException, match=r"cannot load|connected"):  # that one has to be asked for
         load_split(pinned, "train", HUB)
 
