@@ -75,8 +75,6 @@ class TrainConfig:
             put together by length in as many parts as that takes. None for ``batch_size`` examples.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping its
             activations: a third more time, much less memory.
-        prefix_cache_gib: memory for the activations that enter the lowest training layer, kept for
-            examples that come again in later epochs; 0 for none.
         checkpoint_every: steps between checkpoints, of which the last is kept until the run is done; 0
             for none; None for one a minute, or less often where it would cost more than a twentieth of
             the time.
@@ -103,7 +101,6 @@ class TrainConfig:
     compile: str = field(default="auto", metadata=NOT_IDENTITY)
     token_budget: int | None = field(default=None, metadata=NOT_IDENTITY)
     gradient_checkpointing: bool = field(default=False, metadata=NOT_IDENTITY)
-    prefix_cache_gib: float = field(default=0.0, metadata=NOT_IDENTITY)
     checkpoint_every: int | None = field(default=None, metadata=NOT_IDENTITY)
     shard: bool = field(default=False, metadata=NOT_IDENTITY)
 
@@ -121,7 +118,7 @@ class TrainConfig:
         for name in (*positive, "max_grad_norm", "token_budget"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, f"train.{name}={value}: must be positive")
-        for name in ("warmup_steps", "weight_decay", "adam_epsilon", "checkpoint_every", "prefix_cache_gib"):
+        for name in ("warmup_steps", "weight_decay", "adam_epsilon", "checkpoint_every"):
             value = getattr(self, name)
             require(value is None or 0 <= value < math.inf, f"train.{name}={value}: must not be negative")
         for name in ("adam_beta1", "adam_beta2"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 
-from gdo_cli.frozenprefix import FrozenPrefix
 from gdo_cli.lastlayer import last_mlp_at
 from gdo_cli.packing import can_pack, only_attends, packed_places, run_packed
 from gdo_cli.prefixes import packs, shared_prefixes
@@ -46,7 +45,6 @@ class AnswerLM(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         self._head = Head(compute_dtype)
-        self.prefix: FrozenPrefix | None = None  # what is kept of lower layers, while training
         self.pieces: list[Any] = []  # the modules whose weights lie in pieces over processes (FSDP2)
 
     @property
@@ -80,8 +78,7 @@ class AnswerLM(nn.Module):
         rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
         packed = len(rows) > 1 and can_pack(self.model)
         places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths) if packed else positions_N
-        serving = self.prefix.serving(rows, packed) if self.prefix and self.training else nullcontext()
-        with serving, last_mlp_at(self.model, places_N):
+        with last_mlp_at(self.model, places_N):
             if packed:
                 return run_packed(decoder, rows, [-1] * len(rows), self.device)[places_N]
             return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[places_N]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,6 @@ from transformers import get_scheduler
 from gdo_cli.batches import Batch, batches, step_batches
 from gdo_cli.distributed import rank, reducing, size, spread, total, whole
 from gdo_cli.errors import RunFailed
-from gdo_cli.frozenprefix import frozen_prefix
 from gdo_cli.packing import attention_of_forward
 from gdo_cli.penalties import Penalty
 from gdo_cli.schema import TrainConfig
@@ -79,7 +78,7 @@ def train(
     if penalty:
         penalty.skip(seen)
     lm.train()
-    with _memory_and_time(lm, config):
+    with _checkpointed(lm, config.gradient_checkpointing):
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             shares = step_batches(stream, config, eos_id, size(), undivided=penalty is not None)
@@ -133,19 +132,17 @@ def _described(shares: list[list[Batch]]) -> str:
 
 
 @contextmanager
-def _memory_and_time(lm: AnswerLM, config: TrainConfig) -> Iterator[None]:
-    """What trades one for the other: activations made again for backward, or kept from epoch to epoch."""
-    lm.prefix = frozen_prefix(lm.model, config.prefix_cache_gib)
-    if config.gradient_checkpointing:
-        again = partial(attention_of_forward, lm.model)
-        lm.model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+def _checkpointed(lm: AnswerLM, wanted: bool) -> Iterator[None]:
+    """Compute the activations of each layer again for backward, instead of keeping them."""
+    if not wanted:
+        yield
+        return
+    again = partial(attention_of_forward, lm.model)
+    lm.model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": again})
     try:
-        with lm.prefix.used() if lm.prefix else nullcontext():
-            yield
+        yield
     finally:
-        lm.prefix = None
-        if config.gradient_checkpointing:
-            lm.model.activation_checkpointing_disable()
+        lm.model.activation_checkpointing_disable()
 
 
 class _Learner(nn.Module):

@@ -46,8 +46,6 @@ LONG = {
     "fsdp_g_train": ["method=g_train", "evaluation.ranks=true", "train.gradient_checkpointing=true", SHARD],
     "ddp_lora": ["method=lora"],
     "fsdp_lora": ["method=lora", SHARD],
-    "ddp_prefix": ["method=g_freeze", "layers=[2,3]", "train.prefix_cache_gib=1", "train.steps=30"],
-    "fsdp_prefix": ["method=g_freeze", "layers=[2,3]", "train.prefix_cache_gib=1", "train.steps=30", SHARD],
     "fsdp_attention": ["method=attention_grow", SHARD],
     "fsdp_pilot": ["method=g_freeze", "layers=2", SHARD],
 }

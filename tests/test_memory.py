@@ -1,4 +1,4 @@
-"""Claims about trading time for memory: parts of a token budget, layers computed again, a kept prefix."""
+"""Claims about trading time for memory: parts of a token budget and layers computed again."""
 
 import copy
 from itertools import pairwise
@@ -9,13 +9,10 @@ from conftest import bits, random_queries, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from gdo_cli import scoring
 from gdo_cli.batches import batches, step_batches
-from gdo_cli.frozenprefix import FrozenPrefix, frozen_prefix, lowest_training
 from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.methods import Method
 from gdo_cli.methods.grow import GFreeze
-from gdo_cli.methods.partial import Partial
 from gdo_cli.methods.sft import SFT
 from gdo_cli.schema import TrainConfig
 from gdo_cli.scoring import AnswerLM
@@ -75,58 +72,3 @@ def test_layers_computed_again_train_the_same(
     assert len(runs) == 2 * 6
     again(torch.tensor([[5, 6]]))  # as it was before
     assert len(runs) == 2 * 6 + 1
-
-
-@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("method", [GFreeze(), Partial("mlp")], ids=lambda m: m.label)
-def test_a_kept_prefix_changes_no_step_and_saves_the_layers_below(
-    method: Method, packs: bool, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not packs:
-        monkeypatch.setattr(scoring, "can_pack", lambda model: False)
-    plain = method.prepare(tiny_model(family), [2])
-    kept = copy.deepcopy(plain)
-    parts = [list(find_decoder(kept).layers)[i] for i in (1, 2)]
-    runs = [0, 0]
-    for i, layer in enumerate(parts):
-        first = next(m for m in layer.modules() if isinstance(m, nn.Linear))
-        first.register_forward_pre_hook(lambda _, args, i=i: runs.__setitem__(i, runs[i] + 1))
-    expected, found = trained(plain), trained(kept, prefix_cache_gib=1)
-    assert [s.loss for s in found] == pytest.approx([s.loss for s in expected], abs=1e-6)
-    assert_same(kept, plain)
-    assert runs[1] == 6  # every step
-    assert runs[0] < 6  # nine examples in batches of four: all are known by the fourth step
-    before = runs[0]
-    kept(torch.tensor([[5, 6]]))  # and nothing stays behind
-    assert runs[0] == before + 1
-
-
-def test_a_full_cache_keeps_what_it_has(gemma3: PreTrainedModel) -> None:
-    model = Partial("mlp").prepare(gemma3, [2])
-    prefix = FrozenPrefix(model, room=4 * 32 * 20)
-    lm = AnswerLM(model, torch.float32).train()
-    lm.prefix = prefix
-    with prefix.used():
-        for n in (5, 9, 30, 6, 12):
-            lm.hidden(torch.arange(3, 3 + n)[None], torch.tensor([0]), lengths=[n])
-    assert sorted(len(k) // 4 for k in prefix.known) == [5, 6, 9]
-    assert prefix.room == 0
-
-
-def test_nothing_is_kept_where_everything_trains(
-    gemma3: PreTrainedModel, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = SFT().prepare(gemma3, None)
-    assert lowest_training(model) == 0
-    trained(model, prefix_cache_gib=1, steps=1)
-    assert "nothing can be kept" in capsys.readouterr().err
-
-
-def test_nothing_is_kept_where_dropout_makes_every_pass_another_one(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    model = Partial("mlp").prepare(tiny_model("opt"), [2])
-    assert frozen_prefix(model, 1) is not None
-    model.config.dropout = 0.1
-    assert frozen_prefix(model, 1) is None
-    assert "the model has dropout (dropout), so nothing can be kept" in capsys.readouterr().err
