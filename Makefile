@@ -94,7 +94,7 @@ reproduce-%: $(VENV)/.weights
 	-$(BIN)/gdo plot $* --results $(RESULTS)
 
 report: figures  ## Figures, results/README.md and results/report.html from the committed runs
-	$(BIN)/gdo report --results $(RESULTS)
+	PYTHONPATH=scripts $(BIN)/python -m study --results $(RESULTS)
 
 figures: $(VENV)/.dev  ## Draw every figure that the committed results allow
 	$(BIN)/gdo plot --results $(RESULTS)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gdo_cli.results import find_run
+from gdo_cli.runs.find import find_run
 
 
 def main(reference: str, results: str = "results") -> None:

@@ -5,7 +5,7 @@ code can be run and tested without a download. Their text is not taken from thos
 comes from the templates and word lists in `sample/`, written for this project. Its stories and
 articles are invented. The generator is seeded: two runs write the same bytes.
 
-    python scripts/make_sample.py [--out gdo_cli/sample]
+    python scripts/make_sample.py [--out gdo_cli/data/sample]
 """
 
 import argparse
@@ -50,7 +50,7 @@ def write(out: Path) -> None:
 
 
 def main() -> None:
-    default = Path(__file__).resolve().parent.parent / "gdo_cli" / "sample"
+    default = Path(__file__).resolve().parent.parent / "gdo_cli" / "data" / "sample"
     parser = argparse.ArgumentParser(description="write the bundled sample data")
     parser.add_argument("--out", type=Path, default=default, help="where to write it")
     write(parser.parse_args().out)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import sys
 from statistics import mean
 
-from gdo_cli.markdown import table
-from gdo_cli.material import read_material
-from gdo_cli.rebuild import rebuild
-from gdo_cli.results import RunResult, find_run
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.runs.find import find_run
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.markdown import table
 
 PROBE, SCORE = "winogrande", "exact_match"
 

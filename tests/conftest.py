@@ -26,10 +26,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from gdo_cli.config import load_run
-from gdo_cli.models import Loaded, cache_dir
-from gdo_cli.schema import RunConfig
-from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.lm.tokens import Encoded, Encoder
+from gdo_cli.models.loading import Loaded
+from gdo_cli.support.files import cache_dir
 
 VOCABULARY = 128
 PAD, EOS, BOS = 0, 1, 2

@@ -12,8 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gdo_cli import experiment, training
-from gdo_cli.config import load_run
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment import run as experiment
+from gdo_cli.training import loop as training
 
 
 def fail_in(step: int) -> None:

@@ -17,20 +17,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
-from gdo_cli import experiment
-from gdo_cli.analysis.layers import choose_layers, pilot_run
-from gdo_cli.analysis.ranking import layer_updates, ranking
-from gdo_cli.analysis.spectrum import layer_signal, signal_to_noise
-from gdo_cli.analysis.updates import UpdateTracker, matrix_ranks
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.device import hold_weights
-from gdo_cli.errors import UserError
+from gdo_cli.cli.app import app
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.layers import choose_layers, pilot_run
+from gdo_cli.experiment.spectrum import layer_signal, signal_to_noise
+from gdo_cli.lm.device import hold_weights
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
-from gdo_cli.models import TinyModel
-from gdo_cli.results import RunFolder, RunResult, find_run
-from gdo_cli.schema import RunConfig
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.runs.find import find_run
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.runs.ranking import layer_updates, ranking
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
+from gdo_cli.training.updates import UpdateTracker, matrix_ranks
 
 # -------------------------------------------------------------------------------------------- ranks
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
+from gdo_cli.cli.app import app
 
 TRAIN = "train model=tiny data=sample train.steps=1"
 OWN = f"{TRAIN} task=jsonl task.path=rows.jsonl 'task.prompt=\"{{q}}\"' 'task.completion=\"{{a}}\"'"

@@ -13,15 +13,16 @@ import pytest
 import torch
 from conftest import TINY_RUN, RunFactory
 
-from gdo_cli import basecache, experiment
-from gdo_cli.basecache import base_evaluation
-from gdo_cli.config import load_run
-from gdo_cli.evaluation import Evaluation, Suite
-from gdo_cli.material import read_material
-from gdo_cli.models import Loaded
-from gdo_cli.scoring import AnswerLM
+from gdo_cli.config.build import load_run
+from gdo_cli.evaluation import base_cache as basecache
+from gdo_cli.evaluation.base_cache import base_evaluation
+from gdo_cli.evaluation.evaluator import Evaluation, Suite
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment import run as experiment
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.tokens import Encoded, Encoder
+from gdo_cli.models.loading import Loaded
 from gdo_cli.tasks.scitail import SciTail
-from gdo_cli.tokens import Encoded, Encoder
 
 FACTS = {"weights": "a" * 64, "dtype": "torch.float32", "machine": {"cpu": "A processor"}}
 MEASURED = Evaluation(

@@ -17,12 +17,12 @@ import yaml
 from rich.text import Text
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.cli_analyze import analyze
-from gdo_cli.config import GROUPS
-from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig
+from gdo_cli.cli.analyze import analyze
+from gdo_cli.cli.app import app
+from gdo_cli.config.options import GROUPS
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import RunFailed, UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]  # type: ignore[union-attr]
@@ -52,9 +52,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, bool]]:
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable[..., RunResult]) -> None:
-    module = ModuleType("gdo_cli.experiment")
+    module = ModuleType("gdo_cli.experiment.run")
     module.__dict__["run"] = run
-    monkeypatch.setitem(sys.modules, "gdo_cli.experiment", module)
+    monkeypatch.setitem(sys.modules, "gdo_cli.experiment.run", module)
 
 
 def assert_refused(result: Any, *fragments: str) -> None:
@@ -418,7 +418,7 @@ def test_the_version_is_that_of_the_installed_package(gdo: Invoke) -> None:
 def imported(*words: str) -> tuple[int, set[str]]:
     """Exit code of the command line in a process of its own, and the packages that it imported."""
     code = (
-        "import sys\nfrom gdo_cli.cli import app\n"
+        "import sys\nfrom gdo_cli.cli.app import app\n"
         f"try:\n    app({list(words)!r})\nexcept SystemExit as end:\n"
         "    print('@', end.code or 0, *{name.partition('.')[0] for name in sys.modules})"
     )
@@ -462,7 +462,7 @@ def seconds(*command: str) -> float:
 
 
 def test_help_comes_at_once() -> None:
-    code = "from gdo_cli.cli import app; app()"
+    code = "from gdo_cli.cli.app import app; app()"
     help_ = min(seconds(sys.executable, "-c", code, "--help") for _ in range(5))
     bare = min(seconds(sys.executable, "-c", "pass") for _ in range(5))
     assert help_ < max(0.3, 12 * bare)  # the latter on a slow machine

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gdo_cli.analysis import statistics
-from gdo_cli.cli import app
-from gdo_cli.compare import Cell, compare
-from gdo_cli.progress import console
+from gdo_cli.cli.app import app
+from gdo_cli.commands.compare import Cell, compare
+from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.seeds import seeds_and_items
+from gdo_cli.support.console import console
 
 Make = Callable[..., str]
 FIRST, SECOND = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1, 1, 1]  # five gained, one lost
@@ -131,11 +132,11 @@ def test_a_name_that_seeds_share_stands_for_their_mean(make: Make, tmp_path: Pat
     found = compare(["a-a1234", "b-b1234"], tmp_path)
     assert found.columns[1].title == "scitail/b-b1234/seed0,1,2"
     right = np.array([[[1] * n + [0] * (8 - n) for n in shares[method]] for method in "ab"])
-    assert cell(found, BLANK, 1).interval == statistics.seeds_and_items(right[1], [1.0] * 8).interval
+    assert cell(found, BLANK, 1).interval == seeds_and_items(right[1], [1.0] * 8).interval
     paired = cell(found, BLANK, 1).paired
     assert paired is not None
     assert paired.difference == pytest.approx((right[1] - right[0]).mean())
-    assert paired.p == statistics.seeds_and_items(right[1] - right[0], [1.0] * 8).p
+    assert paired.p == seeds_and_items(right[1] - right[0], [1.0] * 8).p
     assert paired.test == "t, paired by seed and item"
     one = compare(["a-a1234", "b-b1234/seed1"], tmp_path)
     assert cell(one, BLANK, 1).paired is None

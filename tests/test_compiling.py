@@ -9,13 +9,14 @@ import pytest
 import torch
 from conftest import bits, random_queries, tiny_model
 
-from gdo_cli.compiling import WORTH_STEPS, compiled
-from gdo_cli.methods import Method
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.compiling import WORTH_STEPS, compiled
+from gdo_cli.lm.scoring import score
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM, score
-from gdo_cli.training import train
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import train
 
 CONFIG = TrainConfig(lr=1e-3, steps=3, batch_size=3, precision="fp32", adam_epsilon=1e-3)
 QUERIES = random_queries(6)

@@ -20,16 +20,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gdo_cli import grid as grid_module
-from gdo_cli.config import GROUPS, as_yaml, conf_dir, load_experiment, load_run, options
-from gdo_cli.errors import UserError
-from gdo_cli.grid import load_grid
-from gdo_cli.identity import identity
-from gdo_cli.methods import Method
-from gdo_cli.models import ModelSource
-from gdo_cli.probes import Probe
-from gdo_cli.schema import DataConfig, EvaluationConfig, RunConfig, TrainConfig, WandbConfig
-from gdo_cli.tasks import Task
+from gdo_cli.config import grid as grid_module
+from gdo_cli.config.build import as_yaml, load_experiment, load_run
+from gdo_cli.config.grid import load_grid
+from gdo_cli.config.options import GROUPS, conf_dir, options
+from gdo_cli.config.run_config import RunConfig, WandbConfig
+from gdo_cli.data.config import DataConfig
+from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.methods.base import Method
+from gdo_cli.models.source import ModelSource
+from gdo_cli.probes.base import Probe
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import identity
+from gdo_cli.tasks.base import Task
+from gdo_cli.training.config import TrainConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Options that mean nothing until a value is given.
@@ -344,7 +348,7 @@ def test_a_class_or_function_that_is_no_dataclass_is_refused(group: str, target:
         load_run(["model=tiny", f"{group}._target_={target}"])
 
 
-@pytest.mark.parametrize("target", ["gdo_cli.methods.sft.SFT", "gdo_cli.schema.WandbConfig"])
+@pytest.mark.parametrize("target", ["gdo_cli.methods.sft.SFT", "gdo_cli.config.run_config.WandbConfig"])
 def test_a_dataclass_of_another_group_is_no_task(target: str) -> None:
     with pytest.raises(UserError, match="task"):
         load_run([*SMALL, f"task._target_={target}", "~task.dataset"])
@@ -624,7 +628,7 @@ def test_ids_agree_exactly_when_the_rates_do(small: RunConfig, first: float, sec
 
 def test_the_id_is_the_same_in_every_process() -> None:
     words = RUNS[1]
-    code = f"from gdo_cli.config import load_run; print(load_run({words!r}).id)"
+    code = f"from gdo_cli.config.compose import load_run; print(load_run({words!r}).id)"
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],

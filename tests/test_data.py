@@ -19,13 +19,17 @@ from datasets.packaged_modules.json.json import Json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdo_cli.config import load_run, options
-from gdo_cli.data import Split, convert, load_split, read_jsonl
-from gdo_cli.doctor import hub_answers
-from gdo_cli.errors import UserError
-from gdo_cli.material import read_material
-from gdo_cli.schema import DataConfig
-from gdo_cli.tasks import Dataset, HubDataset, Row, text
+from gdo_cli.commands.doctor import hub_answers
+from gdo_cli.config.build import load_run
+from gdo_cli.config.options import options
+from gdo_cli.data.config import DataConfig
+from gdo_cli.data.dataset import Dataset, HubDataset, Row
+from gdo_cli.data.fields import text
+from gdo_cli.data.jsonl import read_jsonl
+from gdo_cli.data.rows import convert, load_split
+from gdo_cli.data.split import Split
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.support.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from gdo_cli import experiment
-from gdo_cli.batches import Batch, batches, step_batches
-from gdo_cli.config import load_run
-from gdo_cli.results import RunResult, find_runs
-from gdo_cli.schema import TrainConfig
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment import run as experiment
+from gdo_cli.runs.find import find_runs
+from gdo_cli.runs.record import RunResult
+from gdo_cli.training.batches import Batch, batches, step_batches
+from gdo_cli.training.config import TrainConfig
 
 LOSS, WEIGHTS = 2e-5, 1e-5  # relative, absolute: fp32 sums in another order, through a few steps of Adam
 # An update of Adam's is the gradient's sign where the gradient is mere rounding, unless epsilon is above it.

@@ -16,9 +16,10 @@ import torch
 from conftest import BOS, TINY_RUN, perturb, random_ids, tiny_model
 from typer.testing import CliRunner
 
-from gdo_cli.analysis import drift, representations
-from gdo_cli.analysis.drift import GivenFormat, Options, analyse
-from gdo_cli.analysis.representations import (
+from gdo_cli.cli.app import app
+from gdo_cli.commands.analyze import drift, representations
+from gdo_cli.commands.analyze.drift import GivenFormat, Options, analyse
+from gdo_cli.commands.analyze.representations import (
     HiddenStates,
     drift_by_layer,
     hidden_states,
@@ -26,19 +27,18 @@ from gdo_cli.analysis.representations import (
     mean_cosine,
     places,
 )
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import UserError
-from gdo_cli.experiment import run
-from gdo_cli.grid import load_grid
-from gdo_cli.growth.architecture import find_decoder
+from gdo_cli.commands.plot import plot_all
+from gdo_cli.config.build import load_run
+from gdo_cli.config.grid import load_grid
+from gdo_cli.data.dataset import Dataset
+from gdo_cli.experiment.run import run
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.methods.blocks import ZeroBlock
-from gdo_cli.plot import plot_all
 from gdo_cli.probes.winogrande import WinoGrande
-from gdo_cli.results import RunResult
-from gdo_cli.scores import Answer
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tasks import Dataset
+from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.outcomes import Answer
+from gdo_cli.support.errors import UserError
 
 # ------------------------------------------------------------------------------------------- formulas
 

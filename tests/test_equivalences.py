@@ -13,7 +13,7 @@ from conftest import descend, logits, random_ids, tiny_model, trainable, twin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli.growth.architecture import find_decoder, mlp_projections
+from gdo_cli.lm.decoder import find_decoder, mlp_projections
 from gdo_cli.methods.grow import GFreeze, GTrain
 from gdo_cli.methods.partial import Partial
 

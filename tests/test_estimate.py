@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import RunFactory
 
-from gdo_cli import estimate
-from gdo_cli.estimate import Estimator
-from gdo_cli.identity import identity
-from gdo_cli.plan import EFFICIENCY, architecture, plan
-from gdo_cli.results import RunFolder
-from gdo_cli.schema import RunConfig
+from gdo_cli.commands.sweep import estimate
+from gdo_cli.commands.sweep.estimate import Estimator
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment.plan import EFFICIENCY, architecture, plan
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.support.identity import identity
 
 
 def finish(config: RunConfig, train_seconds: float, wall_seconds: float, memory: int = 1) -> None:

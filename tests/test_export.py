@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.experiment import run
-from gdo_cli.export import _FORM, Exported, cost, export, in_fp32, model_card
+from gdo_cli.cli.app import app
+from gdo_cli.commands.export import _FORM, Exported, cost, export, in_fp32, model_card
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.experiment.run import run
+from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth import folding
-from gdo_cli.models import Loaded
-from gdo_cli.rebuild import rebuild
-from gdo_cli.results import RunResult
-from gdo_cli.weights import load_trained
+from gdo_cli.models.loading import Loaded
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import RunFailed, UserError
 
 SHORT = (
     "model=tiny",
@@ -257,7 +257,7 @@ def test_a_checkpoint_that_computes_something_else_is_not_left_behind(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = trained(results, "method=g_train")
-    monkeypatch.setattr("gdo_cli.export._difference", lambda before, after: 1.0)
+    monkeypatch.setattr("gdo_cli.commands.export._difference", lambda before, after: 1.0)
     with pytest.raises(RunFailed, match="differs"):
         export(finished, tmp_path / "out", None, "fp32", None)
     assert not list(tmp_path.iterdir())

@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdo_cli.analysis import frontier as curve
-from gdo_cli.analysis.guessing import guessing
-from gdo_cli.analysis.ranking import layer_updates, update_parts
-from gdo_cli.errors import UserError
+from gdo_cli.commands.plot import save
 from gdo_cli.figures import Drawing, cost, curves, drift, frontier, layers, methods, ranks, rates
 from gdo_cli.figures.style import (
     BLUE,
@@ -28,8 +25,11 @@ from gdo_cli.figures.style import (
     sources,
     standard_error,
 )
-from gdo_cli.plot import save
-from gdo_cli.results import RunResult
+from gdo_cli.runs.guessing import guessing
+from gdo_cli.runs.ranking import layer_updates, update_parts
+from gdo_cli.runs.record import RunResult
+from gdo_cli.stats import frontier as curve
+from gdo_cli.support.errors import UserError
 
 KEPT = "winogrande/exact_match"
 

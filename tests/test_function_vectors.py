@@ -15,28 +15,28 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
-from gdo_cli import basecache
-from gdo_cli.analysis import function_vectors, fv
-from gdo_cli.analysis.comparison import chance, compare, cosine, function_vector, top_heads
-from gdo_cli.analysis.function_vectors import Measured, in_residual_stream, indirect_effects, measure
-from gdo_cli.analysis.fv import Options, analyse
-from gdo_cli.analysis.heads import Heads
-from gdo_cli.analysis.prompts import Sample, Task
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import UserError
-from gdo_cli.experiment import run
-from gdo_cli.grid import load_grid
-from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.methods import Method
+from gdo_cli.cli.app import app
+from gdo_cli.commands.analyze import function_vectors, fv
+from gdo_cli.commands.analyze.comparison import chance, compare, cosine, function_vector, top_heads
+from gdo_cli.commands.analyze.function_vectors import Measured, in_residual_stream, indirect_effects, measure
+from gdo_cli.commands.analyze.fv import Options, analyse
+from gdo_cli.commands.analyze.heads import Heads
+from gdo_cli.commands.analyze.prompts import Sample, Task
+from gdo_cli.commands.plot import plot_all
+from gdo_cli.config.build import load_run
+from gdo_cli.config.grid import load_grid
+from gdo_cli.evaluation import base_cache as basecache
+from gdo_cli.experiment.run import run
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.tokens import Encoded, Encoder
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze
 from gdo_cli.methods.sft import SFT
-from gdo_cli.models import Loaded
-from gdo_cli.plot import plot_all
-from gdo_cli.results import RunResult
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.models.loading import Loaded
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
 
 # Of every family whose attention gdo can grow; Gemma 3 4B is the last one.
 FAMILIES = ["gemma3", "llama", "opt", "gemma3_multimodal"]
@@ -516,7 +516,7 @@ def test_arrays_in_the_cache_that_cannot_be_read_are_measured_again(
 ) -> None:
     monkeypatch.setenv("GDO_CACHE_DIR", str(tmp_path))
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2]}
-    code = [Path(fv.__file__)]
+    code = ("commands/analyze", "lm")
     for _ in range(2):
         found = basecache.base_arrays({"k": 1}, code, lambda: arrays)
         np.testing.assert_array_equal(found["a"], arrays["a"])
@@ -531,7 +531,7 @@ def test_arrays_in_the_cache_that_cannot_be_read_are_measured_again(
     for key, file_of_code in (
         ({"k": 1}, code),
         ({"k": 2}, code),
-        ({"k": 2}, [Path(__file__)]),
+        ({"k": 2}, ("lm",)),
         ({"k": 1}, code),
     ):
         basecache.base_arrays(key, file_of_code, make)

@@ -27,21 +27,22 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
-from gdo_cli.device import hold_weights
+from gdo_cli.experiment.guards import TOLERANCE, check_preserved
 from gdo_cli.growth import GrowConfig
-from gdo_cli.growth.architecture import find_decoder, mlp_projections
 from gdo_cli.growth.folding import widen
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
-from gdo_cli.guards import TOLERANCE, check_preserved
-from gdo_cli.methods import Method, add_adapter
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder, mlp_projections
+from gdo_cli.lm.device import hold_weights
+from gdo_cli.lm.parameters import text_parameters
+from gdo_cli.methods.base import Method, add_adapter
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze, GTrain, OutputMix, ZeroInit
+from gdo_cli.methods.parameters import count_parameters, describe_parameters
 from gdo_cli.methods.partial import Frozen, Partial
 from gdo_cli.methods.sft import SFT
-from gdo_cli.parameters import count_parameters, describe_parameters, text_parameters
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.training import train
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import train
 
 both_methods = pytest.mark.parametrize("trains", ["new", "columns"])
 

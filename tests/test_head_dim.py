@@ -12,10 +12,10 @@ from conftest import bits, changed, descend, logits, perturb, random_ids, tiny_m
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.growth.folding import average, fold, natural_form, widen
 from gdo_cli.growth.head_dim import repeat_halves, widen_heads
 from gdo_cli.growth.stock_heads import to_stock_heads
+from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.methods.grow import AttentionGrow
 
 IDS = random_ids(2, 24)

@@ -20,15 +20,16 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from reliability.servers import COMMIT, KINDS, REPOSITORY, hub, point_hub_at, server
 
-from gdo_cli import data
-from gdo_cli import hub as asking
-from gdo_cli.data import load_split
-from gdo_cli.errors import UserError
-from gdo_cli.hub import fetch, within
-from gdo_cli.models import HubModel
-from gdo_cli.schema import DataConfig
-from gdo_cli.tasks import Dataset, HubDataset
-from gdo_cli.tokens import Encoder
+from gdo_cli.data import rows as data
+from gdo_cli.data.config import DataConfig
+from gdo_cli.data.dataset import Dataset, HubDataset
+from gdo_cli.data.rows import load_split
+from gdo_cli.lm.tokens import Encoder
+from gdo_cli.models import download as asking
+from gdo_cli.models.download import fetch
+from gdo_cli.models.hub import HubModel
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.timeout import within
 
 RATES: Any = {"lr": 1e-3, "warmup_steps": 0}
 LIMIT_S = 1.5

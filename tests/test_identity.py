@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import pytest
 
 import gdo_cli
-from gdo_cli.config import load_run
-from gdo_cli.identity import identity, identity_name
-from gdo_cli.methods import Method
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.sft import SFT
-from gdo_cli.models import ModelSource
-from gdo_cli.probes import Probe
-from gdo_cli.rebuild import rebuild
-from gdo_cli.results import find_runs
-from gdo_cli.tasks import Task
+from gdo_cli.models.source import ModelSource
+from gdo_cli.probes.base import Probe
+from gdo_cli.runs.find import find_runs
+from gdo_cli.support.identity import identity, identity_name
+from gdo_cli.tasks.base import Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 COMMITTED = find_runs(RESULTS)

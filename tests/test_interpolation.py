@@ -17,24 +17,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from gdo_cli import experiment
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.data import SAMPLE_DIR
-from gdo_cli.errors import UserError
-from gdo_cli.evaluate import evaluation_config, measure
-from gdo_cli.evaluation import Suite
-from gdo_cli.export import cost, export
-from gdo_cli.identity import identity
-from gdo_cli.material import read_material
+from gdo_cli.cli.app import app
+from gdo_cli.commands.evaluate import evaluation_config, measure
+from gdo_cli.commands.export import cost, export
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.experiment.weights import load_trained
+from gdo_cli.lm.tokens import Encoder
 from gdo_cli.methods.interpolation import Averaged, WiSEFT
-from gdo_cli.models import Loaded, TinyModel
-from gdo_cli.rebuild import rebuild
-from gdo_cli.results import RunResult
-from gdo_cli.schema import RunConfig
+from gdo_cli.models.loading import Loaded
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import identity
 from gdo_cli.tasks.scitail import SciTail
-from gdo_cli.tokens import Encoder
-from gdo_cli.weights import load_trained
 
 METHODS = ("sft", "mlp_only", "g_freeze", "lora")
 SHORT = (

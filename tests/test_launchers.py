@@ -15,11 +15,13 @@ import pytest
 from conftest import TINY_RUN
 from typer.testing import CliRunner
 
-from gdo_cli import sweep
-from gdo_cli.cli import app
-from gdo_cli.errors import RunFailed
-from gdo_cli.results import RunFolder, RunResult, find_runs
-from gdo_cli.schema import RunConfig
+from gdo_cli.cli.app import app
+from gdo_cli.commands.sweep import run as sweep
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.runs.find import find_runs
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import RunFailed
 
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 

@@ -15,9 +15,9 @@ import yaml
 from scipy import stats
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.errors import UserError
-from gdo_cli.listing import interval, listed
+from gdo_cli.cli.app import app
+from gdo_cli.commands.ls import interval, listed
+from gdo_cli.support.errors import UserError
 
 Make = Callable[..., Path]
 

@@ -9,14 +9,14 @@ from conftest import bits, random_queries, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from gdo_cli.batches import batches, step_batches
-from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.methods import Method
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.training import Step, train
+from gdo_cli.training.batches import batches, step_batches
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import Step, train
 
 QUERIES = random_queries(9)
 
@@ -59,7 +59,7 @@ def test_layers_computed_again_train_the_same(
     family: str, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Layers that are computed again run whole; the other side does too, so that not a bit differs.
-    monkeypatch.setattr("gdo_cli.lastlayer._last_mlp", lambda model: None)
+    monkeypatch.setattr("gdo_cli.lm.last_layer._last_mlp", lambda model: None)
     plain = method.prepare(tiny_model(family), None)
     again = copy.deepcopy(plain)
     runs = []

@@ -13,17 +13,18 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli import experiment
-from gdo_cli.config import conf_dir, load_run
-from gdo_cli.device import hold_weights
-from gdo_cli.errors import UserError
-from gdo_cli.export import export
-from gdo_cli.growth.architecture import layer_index
-from gdo_cli.methods import Method
+from gdo_cli.commands.export import export
+from gdo_cli.config.build import load_run
+from gdo_cli.config.options import conf_dir
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.weights import load_trained, save_trained
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import layer_index
+from gdo_cli.lm.device import hold_weights
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.peft import PEFTAdapter
-from gdo_cli.results import RunResult
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.weights import load_trained, save_trained
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
 
 # PEFT asks norms for their in_features, which it does not use.
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")

@@ -18,11 +18,15 @@ from tokenizers import Tokenizer, normalizers, trainers
 from tokenizers import models as bpe
 from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast
 
-from gdo_cli import models
-from gdo_cli.data import SAMPLE_DIR
-from gdo_cli.errors import UserError
-from gdo_cli.models import HubModel, Loaded, PyPIModel, TinyModel, cache_dir
-from gdo_cli.tokens import Encoder
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.lm.tokens import Encoder
+from gdo_cli.models import source as models
+from gdo_cli.models.hub import HubModel
+from gdo_cli.models.loading import Loaded
+from gdo_cli.models.pypi import PyPIModel
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.files import cache_dir
 
 RATES: Any = {"lr": 1e-3, "warmup_steps": 0}
 
@@ -407,7 +411,7 @@ def test_making_the_tiny_model_leaves_the_random_state_alone() -> None:
 @pytest.mark.slow
 def test_the_tiny_model_is_the_same_in_every_process(tiny_loaded: Loaded) -> None:
     code = (
-        "import hashlib, json; from gdo_cli.models import TinyModel\n"
+        "import hashlib, json; from gdo_cli.models.source import TinyModel\n"
         "loaded = TinyModel(lr=1, warmup_steps=0).load()\n"
         "words = json.dumps(loaded.tokenizer.get_vocab(), sort_keys=True)\n"
         "print(loaded.provenance['sha256'], hashlib.sha256(words.encode()).hexdigest())"

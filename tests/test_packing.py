@@ -8,15 +8,17 @@ from conftest import bits, random_queries, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gdo_cli import packing, scoring
-from gdo_cli.methods import Method
+from gdo_cli.lm import packing, scoring
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.batching import pad
+from gdo_cli.lm.packing import can_pack, packed_places
+from gdo_cli.lm.scoring import score
+from gdo_cli.methods.base import Method
 from gdo_cli.methods.grow import AttentionGrow, GFreeze
 from gdo_cli.methods.partial import Partial
 from gdo_cli.methods.sft import SFT
-from gdo_cli.packing import can_pack, packed_places
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM, pad, score
-from gdo_cli.training import train
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import train
 
 QUERIES = random_queries(9)  # 2 to 25 tokens; the tiny Gemma's window is 6
 ROWS = [q.context + q.continuation for q in QUERIES]

@@ -17,17 +17,17 @@ from conftest import BOS, EOS, RunFactory, bits, changed, perturb, random_querie
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gdo_cli import experiment
-from gdo_cli.batches import collate
-from gdo_cli.data import SAMPLE_DIR
-from gdo_cli.errors import UserError
-from gdo_cli.material import read_material
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment import run as experiment
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.regularized import L2SP, KLToBase, Replay
-from gdo_cli.penalties import Divergence, Penalty
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tokens import Encoded
-from gdo_cli.training import Step, train
+from gdo_cli.support.errors import UserError
+from gdo_cli.training.batches import collate
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import Step, train
+from gdo_cli.training.penalties import Divergence, Penalty
 
 CONFIG = TrainConfig(lr=1e-2, steps=3, batch_size=6, adam_epsilon=1e-2, precision="fp32")
 EXAMPLES = [*random_queries(5), Encoded([BOS], [20, 21])]  # the last prompt is a single token

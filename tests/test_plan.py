@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import UserError
-from gdo_cli.plan import Plan, architecture, plan, plan_all
-from gdo_cli.scoring import AnswerLM
+from gdo_cli.cli.app import app
+from gdo_cli.commands.plan import plan_all
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment.plan import Plan, architecture, plan
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.support.errors import UserError
 
 
 def planned(*overrides: str) -> Plan:
@@ -94,7 +95,7 @@ def test_an_unknown_shape_names_the_known_ones() -> None:
 
 
 def test_the_command_prints_all_methods_without_network_or_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdo_cli.plan.matrix_rate", lambda: 1e12)
+    monkeypatch.setattr("gdo_cli.experiment.plan.matrix_rate", lambda: 1e12)
     shown = CliRunner().invoke(app, ["plan", "model=gemma3_4b", "method=g_freeze", "--length", "8"])
     assert shown.exit_code == 0, shown.output
     assert "68.9" in shown.output

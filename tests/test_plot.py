@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.config import load_experiment
-from gdo_cli.errors import UserError
+from gdo_cli.cli.app import app
+from gdo_cli.commands.plot import plot_all
+from gdo_cli.config.build import load_experiment
+from gdo_cli.config.grid import load_grid
+from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures.spec import read_spec
-from gdo_cli.grid import load_grid
-from gdo_cli.identity import identity
-from gdo_cli.plot import plot_all
-from gdo_cli.results import RunFolder
-from gdo_cli.schema import RunConfig
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import identity
 
 HEAD = """# @package _global_
 defaults:

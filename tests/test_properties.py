@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gdo_cli.data import read_jsonl
-from gdo_cli.errors import UserError
-from gdo_cli.methods import layer_indices
+from gdo_cli.data.dataset import RowError
+from gdo_cli.data.jsonl import read_jsonl
+from gdo_cli.lm.tokens import Encoder
+from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.grow import GFreeze, GTrain
-from gdo_cli.tasks import Example, RowError
+from gdo_cli.support.errors import UserError
+from gdo_cli.tasks.base import Example
 from gdo_cli.tasks.jsonl import JSONL
-from gdo_cli.tokens import Encoder
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(

@@ -7,12 +7,13 @@ import torch
 from conftest import VOCABULARY, perturb, random_ids, random_queries
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 
-from gdo_cli import packing, scoring
-from gdo_cli.errors import RunFailed
-from gdo_cli.guards import check_forward
-from gdo_cli.packing import can_pack, only_attends
-from gdo_cli.scoring import AnswerLM, score
-from gdo_cli.tokens import Encoded
+from gdo_cli.experiment.guards import check_forward
+from gdo_cli.lm import packing, scoring
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.packing import can_pack, only_attends
+from gdo_cli.lm.scoring import score
+from gdo_cli.lm.tokens import Encoded
+from gdo_cli.support.errors import RunFailed
 
 QUERIES = random_queries(6)
 SHAPE = {

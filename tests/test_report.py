@@ -14,19 +14,7 @@ import numpy as np
 import pytest
 import sacrebleu
 from scipy import stats
-from test_figures import run
-from typer.testing import CliRunner
-
-from gdo_cli.analysis import statistics
-from gdo_cli.analysis.statistics import Interval
-from gdo_cli.cli import app
-from gdo_cli.config import load_experiment, options
-from gdo_cli.figures.spec import read_spec
-from gdo_cli.grid import load_grid
-from gdo_cli.identity import identity
-from gdo_cli.markdown import table
-from gdo_cli.methods.interpolation import OfRun
-from gdo_cli.report.checks import (
+from study.checks import (
     NOT_LEARNT,
     NOT_SUPPORTED,
     OPEN,
@@ -44,13 +32,28 @@ from gdo_cli.report.checks import (
     below,
     overall,
 )
-from gdo_cli.report.claims import PAPER, Claim
-from gdo_cli.report.evidence import Evidence, Of
-from gdo_cli.report.html import page
-from gdo_cli.report.page import Figures, anchor, judge, markdown, other_seeds
-from gdo_cli.report.questions import QUESTIONS
-from gdo_cli.results import RunResult, find_run
-from gdo_cli.schema import RunConfig
+from study.claims import PAPER, Claim
+from study.evidence import Evidence, Of
+from study.html import page
+from study.page import Figures, anchor, judge, markdown, other_seeds
+from study.questions import QUESTIONS
+from test_figures import run
+from typer.testing import CliRunner
+
+from gdo_cli.cli.app import app
+from gdo_cli.config.build import load_experiment
+from gdo_cli.config.grid import load_grid
+from gdo_cli.config.options import options
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.figures.spec import read_spec
+from gdo_cli.methods.interpolation import OfRun
+from gdo_cli.runs.find import find_run
+from gdo_cli.runs.record import RunResult
+from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.intervals import Interval
+from gdo_cli.stats.seeds import seeds_and_items
+from gdo_cli.support.identity import identity
+from gdo_cli.support.markdown import table
 
 EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
 OTHER_FILE = re.compile(r'(src|href)="(?!data:|#)')
@@ -261,7 +264,7 @@ def test_the_untouched_model_has_no_seeds(swap: bool) -> None:
     (row,) = Compared("what", *pair).rows(Given(base, *trained))
     # The seeds' error is 0.02 / √3, with t(0.975; 2); the items', of 8 in 100 that differ, weighs more.
     changes = [[a - b for a, b in zip(right(n), right(60), strict=True)] for n in (50, 54, 52)]
-    found = statistics.seeds_and_items(changes, [1.0] * 100).interval
+    found = seeds_and_items(changes, [1.0] * 100).interval
     mean, low, high = found.value, found.low, found.high
     assert low < -0.08 - 4.302653 * 0.02 / 3**0.5
     ends = (-mean, -high, -low) if swap else (mean, low, high)

@@ -14,24 +14,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import UserError
-from gdo_cli.identity import identity
-from gdo_cli.results import (
-    WEIGHTS,
-    Busy,
-    RunFolder,
-    RunResult,
-    distinct_names,
-    find_run,
-    find_runs,
-    read_metrics,
-    read_run,
-    write_atomically,
-)
-from gdo_cli.schema import RunConfig
-from gdo_cli.tracking import Mirror
+from gdo_cli.cli.app import app
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment.tracking import Mirror
+from gdo_cli.runs.find import find_run, find_runs
+from gdo_cli.runs.folder import Busy, RunFolder
+from gdo_cli.runs.names import distinct_names
+from gdo_cli.runs.record import WEIGHTS, RunResult, read_metrics, read_run
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.files import write_atomically
+from gdo_cli.support.identity import identity
 
 WORDS = ["model=tiny", "method=sft", "data=sample"]
 LETTER, TEXT = (["task=qasc", f"task.answer={answer}"] for answer in ("letter", "text"))
@@ -302,7 +295,7 @@ def test_a_run_has_one_writer(folder: RunFolder) -> None:
 
 def test_another_process_is_kept_out(folder: RunFolder) -> None:
     code = (
-        "import sys; from gdo_cli.config import load_run; from gdo_cli.results import RunFolder\n"
+        "import sys; from gdo_cli.config.compose import load_run; from gdo_cli.runs.record import RunFolder\n"
         "with RunFolder(load_run(sys.argv[1:])).lock(): pass"
     )
     command = [sys.executable, "-c", code, *folder.config.overrides]

@@ -13,13 +13,15 @@ import pytest
 import torch
 from conftest import TINY_RUN, RunFactory
 
-from gdo_cli import checkpoints, experiment
-from gdo_cli.checkpoints import Checkpoint, Keeper, Unusable
-from gdo_cli.config import load_run
-from gdo_cli.device import describe_machine
-from gdo_cli.results import CHECKPOINT, RunFolder, RunResult
-from gdo_cli.schema import RunConfig
-from gdo_cli.training import Step
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment import checkpoints
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.checkpoints import Checkpoint, Keeper, Unusable
+from gdo_cli.lm.device import describe_machine
+from gdo_cli.runs.folder import CHECKPOINT, RunFolder
+from gdo_cli.runs.record import RunResult
+from gdo_cli.training.loop import Step
 
 TIMES = {"wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes"}
 SHORT = ("lora",)  # the others belong to the long form: make test-faults

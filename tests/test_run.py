@@ -18,21 +18,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from gdo_cli import experiment
-from gdo_cli.config import load_run
-from gdo_cli.data import SAMPLE_DIR
-from gdo_cli.device import hold_weights, peak_memory, reset_peak_memory
-from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.evaluation import Suite
-from gdo_cli.experiment import end_ids
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth.layer import GrownRows
-from gdo_cli.material import read_material
-from gdo_cli.models import Loaded, TinyModel
-from gdo_cli.results import RunFolder, RunResult
-from gdo_cli.schema import RunConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tokens import Encoder
-from gdo_cli.weights import load_trained
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.device import hold_weights, peak_memory, reset_peak_memory
+from gdo_cli.lm.tokens import Encoder, end_ids
+from gdo_cli.models.loading import Loaded
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import RunFailed, UserError
 
 
 def timeless(line: dict[str, Any]) -> dict[str, Any]:

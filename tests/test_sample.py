@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "gdo_cli" / "sample"
+SAMPLE = ROOT / "gdo_cli" / "data" / "sample"
 
 CHOICES = {"text": list, "label": list}
 FIELDS: dict[str, dict[str, object]] = {

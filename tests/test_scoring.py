@@ -29,24 +29,21 @@ from conftest import (
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gdo_cli import scoring
-from gdo_cli.data import SAMPLE_DIR
-from gdo_cli.divergence import Reference
-from gdo_cli.evaluation import Evaluation, Suite
-from gdo_cli.material import read_material
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.data.dataset import Row
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.evaluation.divergence import Reference
+from gdo_cli.evaluation.evaluator import Evaluation, Suite
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.lm import scoring
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.batching import by_length
+from gdo_cli.lm.generation import generate
+from gdo_cli.lm.scoring import is_exact, score
+from gdo_cli.lm.tokens import Encoded, Encoder, Query
 from gdo_cli.methods.grow import GFreeze
-from gdo_cli.models import Loaded
-from gdo_cli.schema import RunConfig
-from gdo_cli.scores import Outcome, mean
-from gdo_cli.scoring import (
-    AnswerLM,
-    by_length,
-    generate,
-    is_exact,
-    score,
-)
-from gdo_cli.tasks import Row
-from gdo_cli.tokens import Encoded, Encoder, Query
+from gdo_cli.models.loading import Loaded
+from gdo_cli.stats.outcomes import Outcome, mean
 
 
 def answering(model: PreTrainedModel) -> AnswerLM:
@@ -168,7 +165,7 @@ def test_what_is_common_goes_through_the_decoder_once(gemma3: PreTrainedModel) -
 def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
     gemma3: PreTrainedModel, columns: int, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdo_cli.vocabulary.PIECE", columns)
+    monkeypatch.setattr("gdo_cli.lm.lm_head.PIECE", columns)
     gemma3.config.final_logit_softcapping = cap
     hidden = scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     targets = random_ids(40)
@@ -206,8 +203,8 @@ def test_scores_are_the_same_when_the_head_runs_in_pieces(
 ) -> None:
     queries = random_queries(30)
     whole = score(answering(gemma3), queries, 1000)
-    monkeypatch.setattr("gdo_cli.scoring.HEAD_ROWS", 7)
-    monkeypatch.setattr("gdo_cli.vocabulary.PIECE", columns)
+    monkeypatch.setattr("gdo_cli.lm.scoring.HEAD_ROWS", 7)
+    monkeypatch.setattr("gdo_cli.lm.lm_head.PIECE", columns)
     pieces = score(answering(gemma3), queries, 1000)
     for one, other in zip(whole, pieces, strict=True):
         assert one.argmax == other.argmax

@@ -11,9 +11,10 @@ import pytest
 import sacrebleu
 from scipy import stats
 
-from gdo_cli.analysis import statistics
-from gdo_cli.analysis.statistics import Interval
-from gdo_cli.scores import Outcome, mean
+from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.intervals import Interval
+from gdo_cli.stats.outcomes import Outcome, mean
+from gdo_cli.stats.seeds import seed_difference, seed_mean, seed_spread, seeds_and_items
 
 
 def binary(n_right: int, n: int) -> list[float]:
@@ -110,10 +111,10 @@ def test_a_corpus_equals_itself_and_differs_from_its_reverse() -> None:
 
 
 def test_the_mean_over_three_seeds_has_students_interval() -> None:
-    found = statistics.seed_mean([0.5, 0.6, 0.8])
+    found = seed_mean([0.5, 0.6, 0.8])
     half = 4.302653 * math.sqrt(0.07 / 3 / 3)  # t(0.975; 2); Σ(x - 19/30)² = 0.14/3
     assert (found.value, found.low, found.high) == pytest.approx((19 / 30, 19 / 30 - half, 19 / 30 + half))
-    assert statistics.seed_mean([0.5, 0.5]) == statistics.Interval(0.5, 0.5, 0.5)
+    assert seed_mean([0.5, 0.5]) == statistics.Interval(0.5, 0.5, 0.5)
 
 
 def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_says() -> None:
@@ -122,7 +123,7 @@ def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_sa
     for _ in range(4000):
         groups = [random.normal(centre, 0.3, size=n) for centre, n in ((0.2, 3), (0.9, 3), (0.5, 2))]
         one, other = random.normal(0.4, 0.3, size=2)
-        found = statistics.seed_spread([list(group) for group in groups])
+        found = seed_spread([list(group) for group in groups])
         residuals = np.concatenate([group - group.mean() for group in groups])
         assert found.deviation == pytest.approx(np.sqrt((residuals**2).sum() / 5))
         further.append(abs(one - other) > found.apart())
@@ -131,8 +132,8 @@ def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_sa
 
 def test_with_items_that_agree_the_mean_has_students_interval_over_seeds() -> None:
     scores = [0.5, 0.6, 0.8]
-    found = statistics.seeds_and_items([[score] * 7 for score in scores], [1.0] * 7)
-    expected = statistics.seed_mean(scores)
+    found = seeds_and_items([[score] * 7 for score in scores], [1.0] * 7)
+    expected = seed_mean(scores)
     assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
     assert found.p == pytest.approx(stats.ttest_1samp(scores, 0).pvalue)
 
@@ -140,12 +141,12 @@ def test_with_items_that_agree_the_mean_has_students_interval_over_seeds() -> No
 def test_with_seeds_that_agree_the_mean_has_the_items_error() -> None:
     """Here that of a ratio of sums, as the runs compute it."""
     values, weights = [0.0, 1.0, 3.0, 2.0], [2.0, 1.0, 1.0, 4.0]
-    found = statistics.seeds_and_items([values] * 3, weights)
+    found = seeds_and_items([values] * 3, weights)
     expected = mean([Outcome(v, w) for v, w in zip(values, weights, strict=True)])
     (error, freedom), _ = found.errors
     assert (found.value, error, freedom) == pytest.approx((expected.value, expected.se, 3))
     assert found.interval.high - found.value == pytest.approx(3.182446 * expected.se)  # t(0.975; 3)
-    still = statistics.seeds_and_items([[0.25] * 4] * 3, weights)
+    still = seeds_and_items([[0.25] * 4] * 3, weights)
     assert (still.interval, still.p) == (Interval(0.25, 0.25, 0.25), None)
 
 
@@ -155,8 +156,8 @@ def test_items_never_make_an_interval_over_seeds_narrower() -> None:
         table_SN = (
             random.normal(0, over_seeds, (3, 1)) + random.normal(0, 0.3, 40) + random.normal(0, 0.2, (3, 40))
         )
-        found, alone = statistics.seeds_and_items(table_SN.tolist(), [1.0] * 40), table_SN.mean(1).tolist()
-        assert found.interval.high - found.value >= statistics.seed_mean(alone).high - found.value - 1e-12
+        found, alone = seeds_and_items(table_SN.tolist(), [1.0] * 40), table_SN.mean(1).tolist()
+        assert found.interval.high - found.value >= seed_mean(alone).high - found.value - 1e-12
         assert found.p is not None
         assert found.p >= stats.ttest_1samp(alone, 0).pvalue - 1e-12
 
@@ -173,7 +174,7 @@ def test_nineteen_times_in_twenty_the_interval_over_seeds_and_items_holds_the_tr
     for _ in range(n_studies):
         seeds_S, items_N = random.normal(0, over_seeds, n_seeds), random.normal(0, over_items, n_items)
         table_SN = 0.3 + seeds_S[:, None] + items_N + random.normal(0, rest, (n_seeds, n_items))
-        interval = statistics.seeds_and_items(table_SN.tolist(), [1.0] * n_items).interval
+        interval = seeds_and_items(table_SN.tolist(), [1.0] * n_items).interval
         held.append(interval.low <= 0.3 <= interval.high)
     # Never less than promised, up to three standard errors of the share; more where one is counted in both.
     assert 0.95 - 3 * (0.95 * 0.05 / n_studies) ** 0.5 < np.mean(held) < 0.995
@@ -185,7 +186,7 @@ def p_at_two_degrees(t: float) -> float:
 
 
 def test_the_same_seeds_are_compared_in_pairs() -> None:
-    found = statistics.seed_difference({0: 0.50, 1: 0.62, 2: 0.80}, {2: 0.85, 0: 0.52, 1: 0.70})
+    found = seed_difference({0: 0.50, 1: 0.62, 2: 0.80}, {2: 0.85, 0: 0.52, 1: 0.70})
     assert found is not None
     assert found.difference == pytest.approx(0.05)
     t = 0.05 / math.sqrt((0.03**2 + 0.03**2) / 2 / 3)  # differences 0.02, 0.08, 0.05
@@ -193,7 +194,7 @@ def test_the_same_seeds_are_compared_in_pairs() -> None:
 
 
 def test_other_seeds_are_compared_by_welch() -> None:
-    found = statistics.seed_difference({0: 0.5, 1: 0.6}, {2: 0.7, 3: 0.8})  # equal variances: 2 degrees
+    found = seed_difference({0: 0.5, 1: 0.6}, {2: 0.7, 3: 0.8})  # equal variances: 2 degrees
     assert found is not None
     assert found.p == pytest.approx(p_at_two_degrees(0.2 / math.sqrt(2 * 0.005 / 2)))
     assert "Welch" in found.test
@@ -210,4 +211,4 @@ def test_other_seeds_are_compared_by_welch() -> None:
 def test_without_a_spread_over_seeds_there_is_no_p_value(
     first: dict[int, float], second: dict[int, float]
 ) -> None:
-    assert statistics.seed_difference(first, second) is None
+    assert seed_difference(first, second) is None

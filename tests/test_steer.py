@@ -13,19 +13,20 @@ from conftest import BOS, TINY_RUN, random_ids, random_queries, tiny_model
 from torch import Tensor
 from typer.testing import CliRunner
 
-from gdo_cli.analysis import steer
-from gdo_cli.analysis.fv import Options as VectorOptions
-from gdo_cli.analysis.fv import analyse as analyse_fv
-from gdo_cli.analysis.fv import read_vectors
-from gdo_cli.analysis.steer import Options, added, analyse, zero_shot
-from gdo_cli.cli import app
-from gdo_cli.config import load_run
-from gdo_cli.errors import UserError
-from gdo_cli.experiment import run
-from gdo_cli.growth.architecture import find_decoder
-from gdo_cli.results import RunResult
-from gdo_cli.scoring import AnswerLM, generate
-from gdo_cli.tokens import Encoded, Encoder
+from gdo_cli.cli.app import app
+from gdo_cli.commands.analyze import steer
+from gdo_cli.commands.analyze.fv import Options as VectorOptions
+from gdo_cli.commands.analyze.fv import analyse as analyse_fv
+from gdo_cli.commands.analyze.fv import read_vectors
+from gdo_cli.commands.analyze.steer import Options, added, analyse, zero_shot
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment.run import run
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.generation import generate
+from gdo_cli.lm.tokens import Encoded, Encoder
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
 
 FAMILIES = ["gemma3", "llama", "phi", "opt", "gemma3_multimodal"]
 DIRECTION = torch.randn(32, generator=torch.Generator().manual_seed(0))

@@ -16,14 +16,14 @@ from conftest import TINY_RUN, RunFactory
 from test_resume import STEPS, contents
 from typer.testing import CliRunner
 
-from gdo_cli import experiment
-from gdo_cli.checkpoints import Checkpoint
-from gdo_cli.cli import app
-from gdo_cli.evaluation import Suite
-from gdo_cli.models import TinyModel
-from gdo_cli.results import CHECKPOINT, RunFolder
-from gdo_cli.schema import RunConfig
-from gdo_cli.stopping import Stop, Stopped, stoppable
+from gdo_cli.cli.app import app
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.checkpoints import Checkpoint
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.runs.folder import CHECKPOINT, RunFolder
+from gdo_cli.support.signals import Stop, Stopped, stoppable
 
 
 @pytest.fixture(autouse=True)

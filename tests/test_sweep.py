@@ -16,14 +16,17 @@ import pytest
 from conftest import TINY_RUN
 from typer.testing import CliRunner
 
-from gdo_cli import sweep
-from gdo_cli.cli import app
-from gdo_cli.config import PLUGGED
-from gdo_cli.errors import RunFailed, UserError
-from gdo_cli.grid import Point, load_grid, load_sweep
-from gdo_cli.results import RunFolder, RunResult, find_runs
-from gdo_cli.schema import RunConfig, TrainConfig
-from gdo_cli.sweep import run_sweep
+from gdo_cli.cli.app import app
+from gdo_cli.commands.sweep import run as sweep
+from gdo_cli.commands.sweep.run import run_sweep
+from gdo_cli.config.grid import Point, load_grid, load_sweep
+from gdo_cli.config.options import PLUGGED
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.runs.find import find_runs
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import RunFailed, UserError
+from gdo_cli.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = ("method=sft,g_freeze", "train.steps=1", "evaluation.every=1")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdo_cli.errors import UserError
-from gdo_cli.tasks import Dataset, Example, Row, RowError, Task
+from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.support.errors import UserError
+from gdo_cli.tasks.base import Example, Task
 from gdo_cli.tasks.jsonl import JSONL
 from gdo_cli.tasks.mathqa import LETTERS, MathQA, parse_options
 from gdo_cli.tasks.qasc import QASC

@@ -3,11 +3,11 @@
 import pytest
 from conftest import RunFactory
 
-from gdo_cli.errors import UserError
-from gdo_cli.evaluation import Suite
-from gdo_cli.material import read_material
-from gdo_cli.models import Loaded
-from gdo_cli.tokens import Encoder, LazilyEncoded, Query
+from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.lm.tokens import Encoder, LazilyEncoded, Query
+from gdo_cli.models.loading import Loaded
+from gdo_cli.support.errors import UserError
 
 
 def test_queries_encoded_one_by_one_are_those_encoded_together(tiny_loaded: Loaded) -> None:

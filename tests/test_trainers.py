@@ -25,7 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import fold
-from gdo_cli.tokens import Encoder
+from gdo_cli.lm.tokens import Encoder
 
 # TRL 1.16 turns on, by its old name, what transformers 5.23 calls activation checkpointing.
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")

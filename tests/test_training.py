@@ -13,14 +13,14 @@ from conftest import BOS, EOS, N_LAYERS, bits, changed, random_queries, tiny_mod
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli.batches import batches, collate
-from gdo_cli.errors import RunFailed
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tokens import Encoded
-from gdo_cli.training import Step, train
+from gdo_cli.support.errors import RunFailed
+from gdo_cli.training.batches import batches, collate
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import Step, train
 
 CONFIG = TrainConfig(lr=1e-3, steps=3, batch_size=4, precision="fp32")
 

@@ -10,14 +10,14 @@ from conftest import bits, random_queries, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli import vocabulary
-from gdo_cli.batches import collate
-from gdo_cli.device import hold_weights
-from gdo_cli.penalties import Divergence
-from gdo_cli.schema import TrainConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.training import train
-from gdo_cli.vocabulary import Head
+from gdo_cli.lm import lm_head as vocabulary
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.device import hold_weights
+from gdo_cli.lm.lm_head import Head
+from gdo_cli.training.batches import collate
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.loop import train
+from gdo_cli.training.penalties import Divergence
 
 BATCH = collate(random_queries(6), 1, "answer")
 IDS_BT, TARGETS_N = BATCH.input_ids_BT, BATCH.targets_N
@@ -57,10 +57,10 @@ def test_gradients_kept_in_place_are_those_of_autograd(
     slow: pytest.MonkeyPatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gdo_cli.scoring.LOSS_ROWS", rows)
+    monkeypatch.setattr("gdo_cli.lm.answer_lm.LOSS_ROWS", rows)
     expected = gradients(full(family, dtype), passes)
     slow.undo()
-    monkeypatch.setattr("gdo_cli.scoring.LOSS_ROWS", rows)
+    monkeypatch.setattr("gdo_cli.lm.answer_lm.LOSS_ROWS", rows)
     found = gradients(full(family, dtype), passes)
     assert found.keys() == expected.keys()
     largest = max(gradient.norm().item() for gradient in expected.values())

@@ -13,7 +13,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     BLUE,
@@ -26,7 +25,10 @@ from gdo_cli.figures.style import (
     sources,
     under,
 )
-from gdo_cli.results import RETENTION, RunResult, by_id, distinct_names
+from gdo_cli.runs.find import by_id
+from gdo_cli.runs.names import distinct_names
+from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.support.errors import UserError
 
 COSTS = {
     "trained": "parameters trained (millions)",

@@ -28,7 +28,7 @@ from gdo_cli.figures.style import (
     standard_error,
     under,
 )
-from gdo_cli.results import RETENTION, RunResult
+from gdo_cli.runs.record import RETENTION, RunResult
 
 
 def draw(

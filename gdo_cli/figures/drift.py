@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, Line, line_style, new_figure, sources, under
-from gdo_cli.results import RunResult, distinct_names
+from gdo_cli.runs.names import distinct_names
+from gdo_cli.runs.record import RunResult
 
 ANALYSIS = "drift"
 _BASE = "untouched model"

@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.analysis.frontier import area, frontier, matched_score, retention_at, undominated
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     GREY,
@@ -27,7 +26,8 @@ from gdo_cli.figures.style import (
     text_width,
     under,
 )
-from gdo_cli.results import RETENTION, RunResult
+from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.stats.frontier import area, frontier, matched_score, retention_at, undominated
 
 Points = list[dict[str, Any]]
 

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, TASKS, line_style, new_figure, sources, under
-from gdo_cli.results import RunResult, distinct_names
+from gdo_cli.runs.names import distinct_names
+from gdo_cli.runs.record import RunResult
 
 ANALYSIS = "fv"
 Number = dict[str, float]

@@ -8,8 +8,6 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.analysis.ranking import update_parts
-from gdo_cli.errors import UserError
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     BLUE,
@@ -25,7 +23,9 @@ from gdo_cli.figures.style import (
     sources,
     under,
 )
-from gdo_cli.results import RunResult
+from gdo_cli.runs.ranking import update_parts
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
 
 MEASURES = {
     "norm": "Frobenius norm of the update (the paper's rule)",

@@ -24,8 +24,10 @@ from gdo_cli.figures.style import (
     text_width,
     under,
 )
-from gdo_cli.markdown import rate
-from gdo_cli.results import RunResult, by_id, distinct_names
+from gdo_cli.runs.find import by_id
+from gdo_cli.runs.names import distinct_names
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.markdown import rate
 
 
 def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gdo_cli.errors import UserError, require_one_of
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     BLUE,
@@ -24,7 +23,8 @@ from gdo_cli.figures.style import (
     sources,
     under,
 )
-from gdo_cli.results import RunResult
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError, require_one_of
 
 MEASURES = {
     "effective_rank": "effective rank",

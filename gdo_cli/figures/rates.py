@@ -9,7 +9,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from gdo_cli.errors import require
 from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import (
     GREY,
@@ -32,8 +31,9 @@ from gdo_cli.figures.style import (
     standard_error,
     under,
 )
-from gdo_cli.markdown import rate
-from gdo_cli.results import RunResult
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import require
+from gdo_cli.support.markdown import rate
 
 LEVELS = ("untouched model", "guessing")  # last in the legend
 SETTINGS = {

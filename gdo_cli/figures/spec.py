@@ -11,10 +11,10 @@ from types import ModuleType, NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from gdo_cli import figures
-from gdo_cli.config import options
-from gdo_cli.errors import require, require_one_of, suggest
+from gdo_cli.config.options import options
 from gdo_cli.figures import Drawing
-from gdo_cli.results import RunResult
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import require, require_one_of, suggest
 
 _OF_ANY_KIND = ("kind", "title", "with")
 _WITH = "an experiment's, as {experiment: seeds, overrides: [method=sft]}, or a list of such"

@@ -15,10 +15,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gdo_cli.analysis.guessing import guessing
-from gdo_cli.errors import UserError, require, require_one_of, suggest
-from gdo_cli.markdown import rate
-from gdo_cli.results import RETENTION, RunResult, by_id
+from gdo_cli.runs.find import by_id
+from gdo_cli.runs.guessing import guessing
+from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.support.errors import UserError, require, require_one_of, suggest
+from gdo_cli.support.markdown import rate
 
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"

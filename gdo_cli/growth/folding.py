@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdo_cli.growth.architecture import attention_projections, find_decoder, mlp_projections
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
+from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
 
 FORMS = ("grown", "folded", "averaged")
 WIDTHS = ("intermediate_size", "ffn_dim")  # what a configuration calls the width of its MLPs

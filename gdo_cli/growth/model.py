@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from gdo_cli.growth.architecture import mlp_projections
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.lm.decoder import mlp_projections
 
 
 class GrowModel(BaseTuner):

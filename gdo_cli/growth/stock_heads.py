@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdo_cli.growth.architecture import find_decoder
 from gdo_cli.growth.head_dim import HeadColumns, widen_heads
+from gdo_cli.lm.decoder import find_decoder
 
 # Kinds of rotary positions whose frequencies are the same at every length of text.
 _STATIC = ("default", "linear", "llama3", "yarn")

@@ -6,8 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import UserError
-from gdo_cli.methods import Method
+from gdo_cli.methods.base import Method
+from gdo_cli.support.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class ZeroBlock(Method):
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         from torch import nn
 
-        from gdo_cli.growth.architecture import attention_projections, find_decoder, mlp_projections
+        from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
 
         model.requires_grad_(False)
         decoder = find_decoder(model)

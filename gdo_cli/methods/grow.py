@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import require, require_one_of
-from gdo_cli.methods import Method, add_adapter
+from gdo_cli.methods.base import Method, add_adapter
+from gdo_cli.support.errors import require, require_one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,7 +126,7 @@ class ZeroInit(Grow):
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         if self.columns == "zero":
-            from gdo_cli.progress import warn
+            from gdo_cli.support.console import warn
 
             warn("method.columns=zero: gate, up and down are all 0 and so are their gradients, for ever")
         decoder, head = model.get_decoder(), model.get_output_embeddings()
@@ -176,7 +176,7 @@ class AttentionGrow(Grow):
         )
 
     def _more_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.growth.architecture import attention_projections, mlp_projections
+        from gdo_cli.lm.decoder import attention_projections, mlp_projections
 
         columns, rows = attention_projections(model, layers)
         if self.with_mlp:
@@ -187,8 +187,8 @@ class AttentionGrow(Grow):
         )
 
     def _wider_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.growth.architecture import find_decoder
         from gdo_cli.growth.head_dim import widen_heads
+        from gdo_cli.lm.decoder import find_decoder
 
         blocks = find_decoder(model).layers
         model.requires_grad_(False)

@@ -6,15 +6,15 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from gdo_cli.errors import UserError, require
-from gdo_cli.identity import NOT_IDENTITY, identity
-from gdo_cli.methods import Method
+from gdo_cli.methods.base import Method
+from gdo_cli.support.errors import UserError, require
+from gdo_cli.support.identity import NOT_IDENTITY, identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdo_cli.results import RunResult
-    from gdo_cli.schema import RunConfig
+    from gdo_cli.config.run_config import RunConfig
+    from gdo_cli.runs.record import RunResult
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class OfRun(Method):
 
     def source(self) -> RunResult:
         """The run whose weights are taken."""
-        from gdo_cli.results import find_run
+        from gdo_cli.runs.find import find_run
 
         return find_run(self.run, self.results_dir)
 
@@ -55,8 +55,8 @@ class OfRun(Method):
 
     def tuned(self, model: PreTrainedModel, alpha: float = 1.0) -> PreTrainedModel:
         """The run's model, or one on the straight way to it."""
-        from gdo_cli.rebuild import recorded_method
-        from gdo_cli.weights import load_trained
+        from gdo_cli.experiment.reopen import recorded_method
+        from gdo_cli.experiment.weights import load_trained
 
         source = self.source()
         return load_trained(model, recorded_method(source), source, alpha)
@@ -94,8 +94,8 @@ class Averaged(OfRun):
     label: ClassVar[str] = "Averaged"
 
     def check(self, run: RunConfig) -> None:
+        from gdo_cli.experiment.reopen import recorded_method
         from gdo_cli.methods.grow import GFreeze, OutputMix
-        from gdo_cli.rebuild import recorded_method
 
         super().check(run)
         source = self.source()

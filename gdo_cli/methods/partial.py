@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import UserError, require, require_one_of
-from gdo_cli.identity import IF_SET
-from gdo_cli.methods import Method
+from gdo_cli.methods.base import Method
+from gdo_cli.support.errors import UserError, require, require_one_of
+from gdo_cli.support.identity import IF_SET
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdo_cli.schema import RunConfig
+    from gdo_cli.config.run_config import RunConfig
 
 _LABELS = {"mlp": "MLP only", "up": "Gate and up only", "attention": "Attention only"}
 
@@ -40,7 +40,7 @@ class Partial(Method):
         return _LABELS[self.part]
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.growth.architecture import attention_projections, mlp_projections
+        from gdo_cli.lm.decoder import attention_projections, mlp_projections
 
         find = attention_projections if self.part == "attention" else mlp_projections
         columns, rows = find(model, layers)

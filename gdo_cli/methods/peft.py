@@ -7,8 +7,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.errors import UserError, brief, require_one_of
-from gdo_cli.methods import Method, add_adapter
+from gdo_cli.methods.base import Method, add_adapter
+from gdo_cli.support.errors import UserError, brief, require_one_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -68,7 +68,7 @@ class PEFTAdapter(Method):
 
 
 def _with_plain_vocabulary(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
-    """The adapted model, whose embedding and head :mod:`gdo_cli.vocabulary` reads past any wrapper."""
+    """The adapted model, whose embedding and head :mod:`gdo_cli.lm.lm_head` reads past any wrapper."""
     plain = model.get_input_embeddings(), model.get_output_embeddings()
     adapted = add_adapter(model, adapter)
     if (adapted.get_input_embeddings(), adapted.get_output_embeddings()) != plain:
@@ -81,7 +81,7 @@ def _in_decoder(model: PreTrainedModel, layers: list[int] | None, names: list[An
 
     PEFT's own layers_to_transform is unknown to some tuners, and counts a vision tower's layers too.
     """
-    from gdo_cli.growth.architecture import find_decoder
+    from gdo_cli.lm.decoder import find_decoder
 
     stack = find_decoder(model).name
     decoder = stack.rpartition(".")[0]

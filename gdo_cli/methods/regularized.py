@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from gdo_cli.errors import UserError, require, require_one_of
+from gdo_cli.data.dataset import Dataset
 from gdo_cli.methods.sft import SFT
-from gdo_cli.tasks import Dataset
+from gdo_cli.support.errors import UserError, require, require_one_of
 
 if TYPE_CHECKING:
-    from gdo_cli.penalties import Penalty
-    from gdo_cli.schema import RunConfig
-    from gdo_cli.scoring import AnswerLM
-    from gdo_cli.tokens import Encoded
+    from gdo_cli.config.run_config import RunConfig
+    from gdo_cli.lm.answer_lm import AnswerLM
+    from gdo_cli.lm.tokens import Encoded
+    from gdo_cli.training.penalties import Penalty
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class L2SP(Penalized):
             raise UserError("train.shard=true: not with method=l2_sp, whose penalty is on whole weights")
 
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
-        from gdo_cli.penalties import SquaredDistance
+        from gdo_cli.training.penalties import SquaredDistance
 
         return SquaredDistance(lm, self.alpha)
 
@@ -80,7 +80,7 @@ class KLToBase(Penalized):
         require_one_of("method.at", self.at, ("prompt", "answer"))
 
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
-        from gdo_cli.penalties import Divergence
+        from gdo_cli.training.penalties import Divergence
 
         return Divergence(lm, self.beta, self.at)
 
@@ -113,7 +113,7 @@ class Replay(Penalized):
             require(value > 0, f"method.{name}={value}: must be positive")
 
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
-        from gdo_cli.penalties import Rehearsal
+        from gdo_cli.training.penalties import Rehearsal
 
         cut = [type(t)(t.context, t.continuation[: self.max_tokens]) for t in replay]
         return Rehearsal(cut, self.weight, self.items, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gdo_cli.methods import Method
+from gdo_cli.methods.base import Method
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

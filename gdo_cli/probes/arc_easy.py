@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gdo_cli.probes import Probe
-from gdo_cli.scores import Answer, Outcome
-from gdo_cli.tasks import Row, RowError, options, text
-from gdo_cli.tokens import Query
+from gdo_cli.data.dataset import Row, RowError
+from gdo_cli.data.fields import options, text
+from gdo_cli.lm.tokens import Query
+from gdo_cli.probes.base import Probe
+from gdo_cli.stats.outcomes import Answer, Outcome
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ import string
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gdo_cli.errors import UserError, require, require_one_of
-from gdo_cli.tasks import Dataset, Example, Row, RowError, Task, text
+from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.data.fields import text
+from gdo_cli.support.errors import UserError, require, require_one_of
+from gdo_cli.tasks.base import Example, Task
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gdo_cli.errors import require_one_of
-from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, label, text
+from gdo_cli.data.dataset import Row, RowError
+from gdo_cli.data.fields import label, text
+from gdo_cli.support.errors import require_one_of
+from gdo_cli.tasks.base import ANSWERS, Example, Task
 
 LETTERS = ("a", "b", "c", "d", "e")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gdo_cli.errors import require_one_of
-from gdo_cli.tasks import ANSWERS, Example, Row, RowError, Task, options, text
+from gdo_cli.data.dataset import Row, RowError
+from gdo_cli.data.fields import options, text
+from gdo_cli.support.errors import require_one_of
+from gdo_cli.tasks.base import ANSWERS, Example, Task
 
 
 @dataclass(frozen=True)

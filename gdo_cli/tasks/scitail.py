@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gdo_cli.tasks import Example, Row, Task, label, text
+from gdo_cli.data.dataset import Row
+from gdo_cli.data.fields import label, text
+from gdo_cli.tasks.base import Example, Task
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gdo_cli.errors import require
-from gdo_cli.tasks import Example, Row, Task, text
+from gdo_cli.data.dataset import Row
+from gdo_cli.data.fields import text
+from gdo_cli.support.errors import require
+from gdo_cli.tasks.base import Example, Task
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,13 @@ from typing import Any
 import torch
 
 from bench.page import write_page
-from gdo_cli.config import load_run, options
-from gdo_cli.device import describe_machine
-from gdo_cli.identity import identity
-from gdo_cli.plan import matrix_rate
-from gdo_cli.provenance import code_state, versions
-from gdo_cli.results import write_atomically
+from gdo_cli.config.build import load_run
+from gdo_cli.config.options import options
+from gdo_cli.experiment.plan import matrix_rate
+from gdo_cli.lm.device import describe_machine
+from gdo_cli.support.files import write_atomically
+from gdo_cli.support.identity import identity
+from gdo_cli.support.provenance import code_state, versions
 
 Row = dict[str, Any]
 WARM_UP = 3  # the first ones compile, and fault their memory in
@@ -78,7 +79,9 @@ SCALING: dict[str, dict[int, list[str]]] = {
     "sequences of a batch": {n: ["bench.length=64", f"train.batch_size={n}"] for n in (2, 4, 8, 16, 32)},
 }
 SHOTS = (0, 1, 2, 5, 10)
-_LOAD = "import gdo_cli.experiment; from gdo_cli.config import load_run; load_run([]).model.load()"
+_LOAD = (
+    "import gdo_cli.experiment.run; from gdo_cli.config.compose import load_run; load_run([]).model.load()"
+)
 # What is waited for → words behind `python`; nobody who uses transformers waits less than the second.
 STARTS = {
     "gdo --help": ["-m", "gdo_cli", "--help"],

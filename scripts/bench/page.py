@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from gdo_cli.figures.style import BLUE, ORANGE, RC, new_figure
-from gdo_cli.markdown import table
+from gdo_cli.support.markdown import table
 
 Row = dict[str, Any]
 FILES = ("peers", "scoring", "arithmetic", "scaling", "start", "methods")

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from gdo_cli.config import load_run
-from gdo_cli.device import compute_dtype, hold_weights
-from gdo_cli.experiment import end_ids
-from gdo_cli.material import read_material
-from gdo_cli.schema import RunConfig
-from gdo_cli.scoring import AnswerLM, is_exact, score
-from gdo_cli.tokens import Encoder, Query
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.device import compute_dtype, hold_weights
+from gdo_cli.lm.scoring import is_exact, score
+from gdo_cli.lm.tokens import Encoder, Query, end_ids
 
 PARTS = 10
 BATCH = 16  # of the peers

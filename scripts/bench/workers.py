@@ -23,19 +23,18 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import scorers
-from gdo_cli.compiling import compiled
-from gdo_cli.config import load_run
-from gdo_cli.device import compute_dtype, hold_weights, peak_memory, reset_peak_memory
-from gdo_cli.evaluation import Suite
-from gdo_cli.experiment import end_ids
-from gdo_cli.growth.architecture import mlp_projections
-from gdo_cli.material import Material, read_material
-from gdo_cli.models import Loaded
-from gdo_cli.schema import RunConfig
-from gdo_cli.scoring import AnswerLM
-from gdo_cli.tasks import Example
-from gdo_cli.tokens import Encoded, Encoder
-from gdo_cli.training import train
+from gdo_cli.config.build import load_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.evaluation.run_data import Material, read_material
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.compiling import compiled
+from gdo_cli.lm.decoder import mlp_projections
+from gdo_cli.lm.device import compute_dtype, hold_weights, peak_memory, reset_peak_memory
+from gdo_cli.lm.tokens import Encoded, Encoder, end_ids
+from gdo_cli.models.loading import Loaded
+from gdo_cli.tasks.base import Example
+from gdo_cli.training.loop import train
 
 COMMON = ["experiment=protocol", "task=scitail", "train.steps=100000", "evaluation.items=4"]
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from gdo_cli.device import describe_machine
-from gdo_cli.provenance import code_state, versions
+from gdo_cli.lm.device import describe_machine
+from gdo_cli.support.provenance import code_state, versions
 from reliability.faults import FAULTS
 from reliability.registry import Fault
 from reliability.work import Outcome, undisturbed

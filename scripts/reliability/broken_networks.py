@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from gdo_cli import hub as asking
-from gdo_cli.models import TinyModel
+from gdo_cli.models.tiny import TinyModel
+from gdo_cli.support import timeout as asking
 from reliability.process import gdo
 from reliability.registry import fault
 from reliability.servers import KINDS, REPOSITORY, hub, point_hub_at, server

@@ -37,7 +37,7 @@ def long_sweep(folder: Path, times: int) -> Outcome:
 
 def watch_memory(file: Path) -> None:
     """Note the resident memory at the end of every run of this process."""
-    from gdo_cli.results import RunFolder
+    from gdo_cli.runs.folder import RunFolder
 
     usual = RunFolder.seal
 

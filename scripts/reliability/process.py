@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-import gdo_cli.experiment  # noqa: F401 - imported once, here
-from gdo_cli.cli import app
+import gdo_cli.experiment.run  # noqa: F401 - imported once, here
+from gdo_cli.cli.app import app
 
 TIME_LIMIT_S = 300.0
 

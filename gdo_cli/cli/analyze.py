@@ -1,0 +1,127 @@
+"""``gdo analyze …``: parse, call, print. Like the other commands, no logic and nothing heavy at import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gdo_cli.cli.arguments import ConfigDir, Results, RunName, messages
+
+analyze = typer.Typer(
+    name="analyze",
+    help="Look inside a finished run and its base model; what is found is kept beside the run.",
+    no_args_is_help=True,
+)
+
+Again = Annotated[bool, typer.Option("--force", help="Analyse again even if it is done.")]
+Seed = Annotated[int, typer.Option(min=0, help="Draws prompts and bootstrap.")]
+DriftPrompts = Annotated[
+    int,
+    typer.Option("--prompts", min=2, help="Prompts, of the probes and of the task, to compare states on."),
+]
+DriftItems = Annotated[int, typer.Option("--items", min=2, help="Items of WinoGrande.")]
+DriftShots = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--shots", min=0, help="Solved examples in front of them; may be repeated (default: 0 5 20)."
+    ),
+]
+Shots = Annotated[int, typer.Option(min=2, help="Solved examples in every prompt.")]
+Prompts = Annotated[int, typer.Option(min=2, help="Prompts over which the heads' outputs are averaged.")]
+EffectPrompts = Annotated[
+    int, typer.Option(min=2, help="Prompts with shuffled answers, for the heads' indirect effects.")
+]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16 or auto; in bf16 most heads' effects drown in rounding.")
+]
+TopHeads = Annotated[int, typer.Option("--heads", min=1, help="Heads of a function vector.")]
+
+
+@analyze.command()
+def fv(
+    run: RunName,
+    shots: Shots = 10,
+    prompts: Prompts = 100,
+    effect_prompts: EffectPrompts = 25,
+    heads: TopHeads = 10,
+    seed: Seed = 0,
+    precision: Precision = "fp32",
+    force: Again = False,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """How much of the base model's function vector for the task is left (paper, Table 1).
+
+    The attention heads that carry the task in few-shot prompts, by their indirect
+    effect: how many of the base's are still among them, and the cosine of the
+    vectors that they add up to. Beside it the ceiling (the base on other prompts)
+    and the floor (heads drawn at random).
+    """
+    with messages():
+        from gdo_cli.runs.find import find_run
+
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.cli.analysis_tables import print_function_vectors
+        from gdo_cli.commands.analyze.fv import Options, analyse
+
+        options = Options(shots, prompts, effect_prompts, heads, seed, precision)
+        print_function_vectors(analyse(found, options, config_dir, force))
+
+
+@analyze.command()
+def drift(
+    run: RunName,
+    prompts: DriftPrompts = 128,
+    items: DriftItems = 100,
+    shots: DriftShots = None,
+    force: Again = False,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """How far the run has moved from its base: layer by layer, in its predictions, in its format.
+
+    Hidden states on prompts of the probes and of the task (linear CKA, cosine);
+    KL to the base on the task's prompts and on general text; WinoGrande generated
+    with few and more solved examples, and with the two options given, which tells
+    lost format from lost knowledge.
+    """
+    with messages():
+        from gdo_cli.runs.find import find_run
+
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.cli.analysis_tables import print_drift
+        from gdo_cli.commands.analyze.drift import Options, analyse
+
+        options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
+        print_drift(analyse(found, options, config_dir, force))
+
+
+@analyze.command()
+def steer(
+    run: RunName,
+    layer: Annotated[
+        list[int], typer.Option(min=0, help="Layer behind which the vector is added; may be repeated.")
+    ],
+    scale: Annotated[float, typer.Option(help="What the vector is multiplied by.")] = 1.0,
+    prompts: Annotated[int, typer.Option(min=2, help="Zero-shot prompts.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Draws prompts and the control's direction.")] = 0,
+    force: Again = False,
+    results: Results = Path("results"),
+    config_dir: ConfigDir = None,
+) -> None:
+    """What the function vectors of [b]gdo analyze fv[/b] do when they are added to zero-shot prompts.
+
+    Added at the last token to the residual stream behind a layer, in the run and
+    in its base; as a control, a random vector of the same length.
+    """
+    with messages():
+        from gdo_cli.runs.find import find_run
+
+        found = find_run(run, results)  # before what is slow to import
+        from gdo_cli.cli.analysis_tables import print_steering
+        from gdo_cli.commands.analyze.steer import Options, analyse
+
+        options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
+        print_steering(analyse(found, options, config_dir, force))

@@ -1,0 +1,53 @@
+"""What the commands share: arguments, and how mistakes are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gdo_cli.support.errors import RunFailed, UserError, in_turn
+from gdo_cli.support.signals import Stopped
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Hydra overrides, e.g. task=scitail method=g_freeze train.lr=1e-4", show_default=False
+    ),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", help="Folder of your own YAML, laid out like conf/.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Start again even if the run is done or begun.")]
+Results = Annotated[
+    Path, typer.Option("--results", envvar="GDO_RESULTS_DIR", help="Folder that holds runs/ and figures/.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Path of a run, or a part of its name.")]
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """A user's mistake is one message and exit code 2, and so is a file that the system refuses; a failed
+    run, one message and 1; a signal, its own."""
+    try:
+        with in_turn():
+            yield
+    except UserError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.secho(f"error: {error.filename}: {error.strerror}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from error
+    except RunFailed as error:
+        typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+    except Stopped as stopped:
+        typer.secho(str(stopped), err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(stopped.code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

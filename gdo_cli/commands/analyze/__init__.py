@@ -1,0 +1,1 @@
+"""``gdo analyze``: inside a finished run and its base."""

@@ -1,0 +1,169 @@
+"""``gdo analyze steer``: whether the function vector makes a model do the task that it is not shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdo_cli.commands.analyze.function_vectors import Array
+from gdo_cli.commands.analyze.fv import read_vectors
+from gdo_cli.commands.analyze.prompts import Task
+from gdo_cli.experiment.pair import Pair, analysed
+from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.tokens import Encoded
+from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.outcomes import Outcome, mean
+from gdo_cli.support.errors import UserError, require
+from gdo_cli.support.progress import Reporter
+
+KIND = "steer"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is steered.
+
+    Attributes:
+        layers: after which layers the vector is added, one at a time.
+        scale: what it is multiplied by.
+        prompts: zero-shot prompts.
+        seed: draws the prompts and the direction of the control.
+    """
+
+    layers: tuple[int, ...]
+    scale: float = 1.0
+    prompts: int = 100
+    seed: int = 0
+
+
+def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bool = False) -> dict[str, Any]:
+    """Add function vectors to the run's and its base's residual stream, and keep the effect beside the run.
+
+    The base gets its own vector; the run its own and its base's; both, as a control, a random one of the
+    same length.
+
+    Raises:
+        UserError: no function vectors yet, no weights, no data, or a layer that the model does not have.
+    """
+    require(isfinite(options.scale), f"--scale {options.scale}: must be a finite number")
+    asked = asdict(options) | {"layers": list(options.layers)}
+    if done := analysed(run, KIND, asked, force):
+        return done
+    began = time.perf_counter()
+    vectors = read_vectors(run)
+    pair = Pair(run, rebuild(run, config_dir))
+    depth = len(pair.layers)
+    if wrong := [layer for layer in options.layers if not 0 <= layer < depth]:
+        raise UserError(f"--layer {wrong[0]}: the model has layers 0 to {depth - 1}")
+    task = Task(pair.config, pair.encoder)
+    (sample,) = task.samples(1, 0, options.prompts, 0, options.seed)
+    ends = pair.encoder.ends(pair.config.task.multiline)
+    effects: list[dict[str, Any]] = []
+    with Reporter(f"{KIND} {run.label}", 2) as reporter:
+        for who, make, own in (("base", pair.base, ("base",)), ("run", pair.tuned, ("run", "base"))):
+            lm = make()
+            added = {f"{name}'s vector": vectors[name] for name in own}
+            added["random vector"] = _random_like(vectors[who], options.seed)
+            for place in _places(options, added):
+                told = reporter.part_of(f"{who}, {place.name}", len(sample))
+                measured = zero_shot(lm, sample.clean, ends, place.on(pair.layers, options.scale), told)
+                effects.append({"model": who, "layer": place.layer, "added": place.name} | measured)
+            del lm
+    lengths = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
+    found = {"options": asked, "effects": effects, "vector_lengths": lengths}
+    record = pair.record(task.provenance) | found | {"seconds": round(time.perf_counter() - began, 1)}
+    run.save_analysis(KIND, record)
+    return record
+
+
+@dataclass(frozen=True)
+class _Place:
+    layer: int | None
+    name: str
+    vector: Array | None = None
+
+    def on(self, layers: Sequence[nn.Module], scale: float) -> tuple[nn.Module, Tensor] | None:
+        if self.layer is None or self.vector is None:
+            return None
+        return layers[self.layer], scale * torch.from_numpy(self.vector)
+
+
+def _places(options: Options, added: dict[str, Array]) -> Iterator[_Place]:
+    yield _Place(None, "nothing")
+    for layer in options.layers:
+        for name, vector in added.items():
+            yield _Place(layer, name, vector)
+
+
+def _random_like(vector: Array, seed: int) -> Array:
+    """A vector of the same length in a random direction."""
+    drawn = np.random.default_rng(seed).normal(size=vector.shape)
+    return (drawn * np.linalg.norm(vector) / np.linalg.norm(drawn)).astype(np.float32)
+
+
+@torch.no_grad()
+def zero_shot(
+    lm: AnswerLM,
+    queries: Sequence[Encoded],
+    ends: frozenset[int],
+    steering: tuple[nn.Module, Tensor] | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, float]:
+    """``probability`` of the right answer's first token, and ``exact_match`` of the greedy answer, with
+    their standard errors; ``relative_length``, of what is added over the mean length of what it is added to.
+
+    Args:
+        steering: a layer, and what is added behind it at the prompt's last token alone; the answer's own
+            tokens follow unsteered.
+    """
+    probabilities, exact = [], []
+    lengths: list[float] = []
+    for query in queries:
+        tokens, start, n = query.context + query.continuation, len(query.context) - 1, len(query.continuation)
+        places = torch.arange(start, start + n + 1, device=lm.device)
+        with added(*steering, start, lengths) if steering else nullcontext():
+            logits = lm(torch.tensor([tokens], device=lm.device), places)
+        likeliest = logits.argmax(-1).tolist()
+        right = likeliest[:n] == query.continuation and likeliest[n] in ends
+        probabilities.append(Outcome(float(logits[0].softmax(-1)[query.continuation[0]])))
+        exact.append(Outcome(float(right)))
+        advance(1)
+    found = {"probability": mean(probabilities), "exact_match": mean(exact)}
+    values = {name: average.value for name, average in found.items()}
+    if steering:
+        values["relative_length"] = float(steering[1].norm()) / float(np.mean(lengths))
+    return values | {f"{name}_se": average.se for name, average in found.items()}
+
+
+@contextmanager
+def added(
+    layer: nn.Module, vector_D: Tensor, position: int, lengths: list[float] | None = None
+) -> Iterator[None]:
+    """While this holds, the layer's output at one position of every sequence has the vector added.
+
+    Args:
+        lengths: takes the lengths of the outputs there, before.
+    """
+
+    def add(_: nn.Module, __: Any, output: Any) -> Any:
+        hidden_BTD = (output[0] if isinstance(output, tuple) else output).clone()
+        if lengths is not None:
+            lengths.extend(hidden_BTD[:, position].float().norm(dim=-1).tolist())
+        hidden_BTD[:, position] += vector_D.to(hidden_BTD)
+        return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
+
+    handle = layer.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

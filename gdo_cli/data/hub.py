@@ -1,0 +1,115 @@
+"""Rows of the hub, or what an earlier download left of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from gdo_cli.data.dataset import Dataset, HubDataset, Row
+from gdo_cli.data.split import Split, parse_spec
+from gdo_cli.support.errors import UserError, brief
+from gdo_cli.support.timeout import ANSWER_S, STALL_S, within
+
+# ------------------------------------------------------------------------------------------- hub
+
+
+def load_from_hub(dataset: Dataset, spec: str) -> Split:
+    if not dataset.hub.path:
+        raise UserError(f"data=hub: {dataset.name} is not on the hub; use data=local or data=sample")
+    if dataset.hub.path.startswith("sacrebleu:"):
+        return _from_sacrebleu(dataset, dataset.hub.path.partition(":")[2], spec)
+    found = _from_cache(dataset.hub, spec)
+    rows, commit = found if found is not None else _download(dataset, spec)
+    hub = dataset.hub
+    provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
+    return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
+
+
+def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
+    """The rows that an earlier download left, and their commit; asks nothing. None if they are not there."""
+    from datasets import disable_progress_bars
+    from datasets.packaged_modules.cache.cache import Cache
+    from datasets.utils.logging import set_verbosity_error
+
+    disable_progress_bars()
+    set_verbosity_error()  # where the rows come from stands in the record
+    try:
+        builder = Cache(
+            dataset_name=hub.path.rpartition("/")[2],
+            repo_id=hub.path,
+            config_name=hub.name,
+            version="auto",
+            hash="auto",
+        )
+        if hub.revision not in ("main", builder.hash):
+            return None
+        return [dict(row) for row in builder.as_dataset(split=spec)], builder.hash
+    except (ValueError, KeyError, OSError):
+        return None
+
+
+def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    hub = dataset.hub
+    try:
+        # The commit behind the branch is what is loaded and recorded.
+        commit = within(
+            ANSWER_S, lambda: HfApi().dataset_info(hub.path, revision=hub.revision, timeout=ANSWER_S).sha
+        )
+        loaded = within(STALL_S, lambda: load_dataset(hub.path, hub.name, split=spec, revision=commit))
+    except Exception as error:
+        raise UserError(_no_hub(dataset, hub.path, error)) from error
+    return [dict(row) for row in loaded], commit
+
+
+def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
+    """What to do where the hub gives no rows: nothing stands in for them unasked."""
+    return (
+        f"data=hub: cannot load {what} ({type(error).__name__}: {brief(error)}). Three ways out: data.dir="
+        f"FOLDER (or GDO_DATA_DIR) with {dataset.name}/{'.jsonl, '.join(_files_of(dataset))}.jsonl in it; "
+        f"data=sample, the bundled sample, for trying things out; or download {what} where there is a "
+        "network"
+    )
+
+
+def _files_of(dataset: Dataset) -> list[str]:
+    return list(dict.fromkeys(name for spec in dataset.splits.values() for name, _ in parse_spec(spec)))
+
+
+def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
+    """MTNT as sacrebleu distributes it, checksums and all (rows: {"en", "fr"})."""
+    from sacrebleu.utils import get_reference_files, get_source_file
+
+    rows: list[Row] = []
+    for name, take in parse_spec(spec):
+        test_set = f"{path}/{name}"
+        try:
+            source_file, (target_file,) = within(
+                STALL_S,
+                lambda name=test_set: (get_source_file(name, "en-fr"), get_reference_files(name, "en-fr")),  # type: ignore[misc]
+            )
+            source, target = _lines(source_file), _lines(target_file)
+        except (Exception, SystemExit) as error:
+            raise UserError(_no_hub(dataset, f"{test_set} through sacrebleu", error)) from error
+        if len(source) != len(target):
+            raise UserError(
+                f"{test_set}: {len(source)} source and {len(target)} target lines; fetch it again"
+            )
+        rows += [{"en": en, "fr": fr} for en, fr in zip(source, target, strict=True)][take]
+    where = [f"{path}[{i}]" for i in range(len(rows))]
+    return _with_checksum(rows, where, {"source": "sacrebleu", "path": path, "split": spec})
+
+
+def _lines(file: str) -> list[str]:
+    """Lines by line feeds alone: MTNT's text holds other characters that Python splits at."""
+    return Path(file).read_text("utf-8").rstrip("\n").split("\n")
+
+
+def _with_checksum(rows: list[Row], where: list[str], provenance: dict[str, Any]) -> Split:
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Split(rows, where, provenance | {"sha256": digest, "rows": len(rows)})

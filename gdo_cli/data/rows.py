@@ -1,0 +1,140 @@
+"""Rows from a folder of JSON Lines, the hub, or the bundled sample; and what was wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gdo_cli.data.config import DataConfig
+from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.data.hub import load_from_hub
+from gdo_cli.data.jsonl import read_jsonl
+from gdo_cli.data.split import Split, parse_spec
+from gdo_cli.support.errors import UserError, suggest
+from gdo_cli.support.files import PACKAGE
+
+SAMPLE_DIR = PACKAGE / "data" / "sample"
+T = TypeVar("T")
+
+
+def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
+    """The rows that play a role (``train``, ``validation``, ``test``, …) in a data set.
+
+    Raises:
+        UserError: no such folder, file, split or hub repository, with what there is instead.
+    """
+    spec = dataset.splits.get(role)
+    if spec is None:
+        raise UserError(f"dataset.splits has no {role!r}; {suggest(role, dataset.splits)}")
+    if Path(dataset.name).name != dataset.name or dataset.name == "..":
+        raise UserError(f"dataset.name={dataset.name}: the name of a folder; a path belongs in dataset.path")
+    if dataset.path:
+        return _from_path(Path(dataset.path).expanduser(), spec)
+    if config.source == "hub":
+        if config.offline:
+            raise UserError("data=hub needs the network, data.offline=true forbids it: choose one")
+        return load_from_hub(dataset, dataset.hub.splits.get(role, spec))
+    if config.source == "sample":
+        return _from_folder(SAMPLE_DIR / dataset.name, dataset.sample.get(role, spec), "sample")
+    return _from_folder(_local_root(config) / dataset.name, spec, "local")
+
+
+def source_of(dataset: Dataset, config: DataConfig) -> str:
+    """Return where a data set's rows come from: ``file`` for a user's own, else the configured source."""
+    return "file" if dataset.path else config.source
+
+
+def _from_path(path: Path, spec: str) -> Split:
+    """A user's own folder, or a single file, whose rows are then the split ``all``."""
+    if path.is_dir():
+        return _from_folder(path, spec, "file")
+    if not path.is_file():
+        raise UserError(f"task.path={path}: no such file or folder")
+    return _from_folder(path.parent, spec, "file", path)
+
+
+def require_source(config: DataConfig) -> None:
+    """Raise a UserError unless there is a folder where the data are to be in one."""
+    if config.source == "local":
+        _local_root(config)
+
+
+def _local_root(config: DataConfig) -> Path:
+    if not config.dir:
+        raise UserError("data=local: set GDO_DATA_DIR, or data.dir=FOLDER, to the folder of data sets")
+    root = Path(config.dir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.dir={config.dir}: no such folder")
+    return root
+
+
+# ------------------------------------------------------------------------------------ JSON Lines
+
+
+def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None) -> Split:
+    if not folder.is_dir():
+        there = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"no data set {folder.name!r} in {folder.parent}; {suggest(folder.name, there)}")
+    rows: list[Row] = []
+    where: list[str] = []
+    rejected: list[str] = []
+    digest = hashlib.sha256()
+    for name, take in parse_spec(spec):
+        part_rows, part_where, part_rejected = (
+            read_jsonl(only, digest) if only else _read(folder, name, digest)
+        )
+        rows += part_rows[take]
+        where += part_where[take]
+        rejected += _within(take, part_rejected, len(part_rows))
+    if not rows and only and part_rows:
+        raise UserError(
+            f"{only}: split {spec!r} holds none of its {len(part_rows)} rows; choose others, e.g. "
+            "'task.dataset.splits.train=\"all[:-20]\"' (and validation, and test)"
+        )
+    if not rows:
+        unread = f"; {len(rejected)} lines cannot be read: {'; '.join(rejected[:3])}" if rejected else ""
+        raise UserError(f"{only or folder}: split {spec!r} holds no rows{unread}")
+    provenance = {"source": source, "split": spec, "sha256": digest.hexdigest(), "rows": len(rows)}
+    return Split(rows, where, provenance, rejected)
+
+
+def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str]:
+    """What is wrong with the lines between the rows of a slice, the file's last ones included."""
+    start, stop, _ = take.indices(rows)
+    return [told for before, told in rejected if start <= before < stop or before == stop == rows]
+
+
+def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
+    file = folder / f"{name}.jsonl"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; {suggest(name, [p.stem for p in folder.glob('*.jsonl')])}")
+    return read_jsonl(file, digest)
+
+
+# -------------------------------------------------------------------------------- rows to examples
+
+
+def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
+    """Rows turned into examples; rows that cannot be are left out, counted and named.
+
+    Raises:
+        UserError: more than the given share of the rows is unusable.
+    """
+    done: list[T] = []
+    bad = list(split.rejected)
+    for row, where in zip(split.rows, split.where, strict=True):
+        try:
+            done.append(make(row))
+        except RowError as error:
+            bad.append(f"{where}: {error}")
+    split.provenance["skipped_rows"] = len(bad)
+    split.provenance["skipped"] = bad[:20]
+    total = len(done) + len(bad)
+    if not done or len(bad) > max_bad * total:
+        raise UserError(
+            f"{len(bad)} of {total} rows cannot be used, more than data.max_bad_rows={max_bad} allows; "
+            "the first: " + "; ".join(bad[:3])
+        )
+    return done

@@ -1,0 +1,1 @@
+"""All that is measured of a model in a run, and on which rows."""

@@ -1,0 +1,237 @@
+"""All that is measured of a model during a run: the task, the probes, the distance from the base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.data.dataset import Row
+from gdo_cli.evaluation.divergence import Reference
+from gdo_cli.evaluation.run_data import Material
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.generation import generate
+from gdo_cli.lm.scoring import Scored, is_exact, score
+from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded, Query
+from gdo_cli.probes.base import Probe
+from gdo_cli.stats.outcomes import Answer, Outcome, mean
+from gdo_cli.support.errors import UserError
+from gdo_cli.tasks.base import Example
+
+Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
+
+
+@dataclass
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        metrics: ``part/score`` and ``part/score_se``, e.g. ``task/exact_match``.
+        predictions: one record per item, for ``predictions.jsonl``.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Suite:
+    """The material of a run in tokens, and everything that is measured on it."""
+
+    def __init__(self, config: RunConfig, material: Material, encoder: Encoder) -> None:
+        self.config = config
+        self.encoder = encoder
+        self.provenance = material.provenance
+        self.train = self._training(material.train)
+        self.replay = encoder.many([Query("", text) for text in material.replay])
+        self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in material.shots)
+        self.splits = {
+            "validation": self._pairs("validation", material.validation),
+            "test": self._pairs("test", material.test),
+        }
+        self.probes = {
+            name: self._probe_queries(config.probe[name], rows, shots)
+            for name, (rows, shots) in material.probes.items()
+        }
+        self._reference: Reference | None = None
+
+    def _encode(self, examples: list[Example]) -> list[Encoded]:
+        return self.encoder.many([Query(e.prompt, e.answer) for e in examples])
+
+    def _training(self, examples: list[Example]) -> Sequence[Encoded]:
+        """The examples that are short enough, put into tokens when they are drawn."""
+        queries = [Query(e.prompt, e.answer) for e in examples]
+        longest = self.config.train.max_length - 1  # the end of sequence comes on top
+        # A token is no shorter than a byte, and BOS is one more: most need not be counted.
+        doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
+        counted = self.encoder.many([queries[i] for i in doubtful])
+        too_long = {i for i, encoded in zip(doubtful, counted, strict=True) if len(encoded) > longest}
+        self.provenance["train_too_long"] = len(too_long)
+        if len(too_long) == len(queries) or len(too_long) > 0.05 * len(queries):
+            raise UserError(
+                f"{len(too_long)} of {len(queries)} train examples are longer than "
+                f"train.max_length={longest + 1} tokens; raise it (answers are never cut)"
+            )
+        return LazilyEncoded(self.encoder, [q for i, q in enumerate(queries) if i not in too_long])
+
+    def _pairs(self, role: str, examples: list[Example]) -> list[tuple[Example, Encoded]]:
+        pairs = list(zip(examples, self._encode(examples), strict=True))
+        longest = self.config.train.max_length - 1
+        self.provenance[f"{role}_too_long"] = sum(len(q) > longest for _, q in pairs)
+        pairs = [(e, q) for e, q in pairs if len(q) <= longest]
+        if not self.shown:
+            return pairs
+        shown = self.encoder.many([Query(self.shown + e.prompt, e.answer) for e, _ in pairs])
+        return [(e, q) for (e, _), q in zip(pairs, shown, strict=True)]
+
+    def _probe_queries(self, probe: Probe, rows: list[Row], shots: list[Row]) -> list[_Item]:
+        return [_Item(row, [self.encoder(q) for q in probe.queries(row, shots)]) for row in rows]
+
+    # -------------------------------------------------------------------------------- measuring
+
+    def evaluate(
+        self,
+        lm: AnswerLM,
+        role: str = "validation",
+        advance: Advance | None = None,
+        between: bool = False,
+    ) -> Evaluation:
+        """Everything, on the task's validation or test items.
+
+        Args:
+            between: neither before nor after training; probes that are not asked throughout are left out.
+        """
+        was_training = lm.training
+        lm.eval()
+        result = self.evaluate_task(lm, role, advance)
+        for name in self.probes:
+            if between and not self.config.probe[name].throughout:
+                continue
+            part = self.evaluate_probe(lm, name, advance)
+            result.metrics |= part.metrics
+            result.predictions += part.predictions
+        if self._reference is not None:
+            result.metrics |= self._reference.divergence(lm)
+        lm.train(was_training)
+        return result
+
+    def evaluate_task(self, lm: AnswerLM, role: str, advance: Advance | None = None) -> Evaluation:
+        pairs = self.splits[role]
+        if not pairs:
+            return Evaluation({})
+        lm.eval()
+        ends = self.encoder.ends(self.config.task.multiline)
+        answers = self._answers(lm, [q for _, q in pairs], ends, "task", advance)
+        loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
+        metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
+        if self.config.task.metric == "bleu":
+            texts, scores = self._translate(lm, pairs, ends, advance)
+            metrics |= scores
+        else:
+            texts = [a.text for a in answers]
+            exact = mean([Outcome(float(a.exact)) for a in answers])
+            metrics |= {"task/exact_match": exact.value, "task/exact_match_se": exact.se}
+        predictions = [
+            {"part": f"task/{role}", "item": i, "answer": e.answer.strip(), "predicted": t.strip()}
+            | ({"correct": a.exact} if self.config.task.metric == "exact_match" else {})
+            for i, ((e, _), a, t) in enumerate(zip(pairs, answers, texts, strict=True))
+        ]
+        return Evaluation(metrics, predictions)
+
+    def _translate(
+        self,
+        lm: AnswerLM,
+        pairs: list[tuple[Example, Encoded]],
+        ends: frozenset[int],
+        advance: Advance | None,
+    ) -> tuple[list[str], dict[str, float]]:
+        import sacrebleu
+
+        texts = generate(
+            lm,
+            self.encoder,
+            [q.context for _, q in pairs],
+            ends,
+            max_new_tokens=int(getattr(self.config.task, "max_new_tokens", 96)),
+            token_budget=self.config.evaluation.token_budget,
+            advance=_told(advance, "generation", len(pairs)),
+        )
+        metric = sacrebleu.BLEU()
+        result = metric.corpus_score([t.strip() for t in texts], [[e.answer.strip() for e, _ in pairs]])
+        self.provenance["bleu_signature"] = str(metric.get_signature())
+        return texts, {"task/bleu": float(result.score)}
+
+    def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
+        probe, items = self.config.probe[name], self.probes[name]
+        queries = [q for item in items for q in item.queries]
+        answers = iter(self._answers(lm, queries, self.encoder.answer_ends, name, advance))
+        outcomes: dict[str, list[Outcome]] = {}
+        predictions = []
+        for index, item in enumerate(items):
+            given = [next(answers) for _ in item.queries]
+            found = probe.outcomes(item.row, given)
+            for key, outcome in found.items():
+                outcomes.setdefault(key, []).append(outcome)
+            weights = {f"{key}_weight": o.weight for key, o in found.items() if o.weight != 1}
+            scores = {key: round(o.value, 6) for key, o in found.items()}
+            predictions.append({"part": name, "item": index} | scores | weights)
+        metrics = {}
+        for key, values in outcomes.items():
+            average = mean(values)
+            metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
+        return Evaluation(metrics, predictions)
+
+    def _answers(
+        self,
+        lm: AnswerLM,
+        queries: list[Encoded],
+        ends: frozenset[int],
+        part: str,
+        advance: Advance | None,
+    ) -> list[Answer]:
+        budget = self.config.evaluation.token_budget
+        scored = score(lm, queries, budget, _told(advance, part, len(queries)))
+        return [self._answer(q, s, ends) for q, s in zip(queries, scored, strict=True)]
+
+    def _answer(self, query: Encoded, scored: Scored, ends: frozenset[int]) -> Answer:
+        n = len(query.continuation)
+        return Answer(
+            logprob=scored.logprob,
+            n_tokens=n,
+            exact=is_exact(query, scored, ends),
+            greedy=scored.argmax[:n] == query.continuation,
+            text=self.encoder.parse(scored.argmax, ends),
+        )
+
+    def remember_base(self, lm: AnswerLM) -> None:
+        """Keep the untouched model's predictions, to measure the divergence from them later."""
+        prompts = [q.context for _, q in self.splits["validation"][: self.config.evaluation.kl_prompts]]
+        if prompts:
+            self._reference = Reference(lm, prompts)
+
+    def fingerprint(self) -> str:
+        """Checksum of every token that an evaluation on validation data asks and scores."""
+        asked: list[Any] = [[(q.context, q.continuation) for _, q in self.splits["validation"]]]
+        for name, items in self.probes.items():
+            asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
+            asked.append([dict(item.row) for item in items])
+        task = self.config.task
+        asked.append([task.metric, task.multiline, getattr(task, "max_new_tokens", None)])
+        asked.append(self.config.evaluation.kl_prompts)
+        return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
+
+    def check_prompts(self, n: int = 8) -> list[Encoded]:
+        """A few real prompts with their answers, for the function-preservation check."""
+        return [q for _, q in self.splits["validation"][:n]]
+
+
+@dataclass
+class _Item:
+    row: Row
+    queries: list[Encoded]
+
+
+def _told(advance: Advance | None, part: str, total: int) -> Callable[[int], None]:
+    return (lambda n: advance(part, n, total)) if advance else (lambda n: None)

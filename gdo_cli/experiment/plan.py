@@ -1,0 +1,187 @@
+"""``gdo plan``: what each method would add, train, hold and compute, without loading weights.
+
+Nothing here repeats a formula: the model is built without numbers, the method prepares it as in a run,
+and one training step runs through it while torch counts its floating-point operations and the tensors
+that it keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.device import hold_weights
+from gdo_cli.lm.parameters import text_parameters
+from gdo_cli.methods.base import Method, layer_indices
+from gdo_cli.methods.parameters import count_parameters
+from gdo_cli.models.source import ARCHITECTURES, ModelSource
+from gdo_cli.support.errors import UserError
+from gdo_cli.training.updates import UpdateTracker
+
+# Share of the measured matrix rate that a training step reaches; the rest is memory traffic.
+EFFICIENCY = 0.45
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One method on one model. Memory in bytes, for one process.
+
+    Attributes:
+        counts: as :func:`gdo_cli.methods.parameters.count_parameters`.
+        weights: what is held in fp32 and bf16, with the layers' trained matrices as they were at the start
+            (a run says how far they moved).
+        training: gradients and Adam's two moments, fp32, of what trains.
+        activations: tensors kept for the backward pass of one step, vocabulary logits included.
+        flops: floating-point operations of one step, forward and backward.
+
+    What a penalty needs (a second model's logits, replayed texts) is not counted.
+    """
+
+    method: str
+    counts: dict[str, Any]
+    weights: int
+    training: int
+    activations: int
+    flops: int
+
+
+def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel]:
+    """A maker of the model on the meta device: from a bundled file, or a folder's config.json.
+
+    Raises:
+        UserError: the architecture is not known without the network.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    content = source.shape(name)
+    if content is None:
+        known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
+        raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
+
+    def make() -> PreTrainedModel:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+        return model
+
+    return make
+
+
+def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch: int, length: int) -> Plan:
+    """Prepare the method on a fresh model and take one step of ``batch`` sequences of ``length``.
+
+    Raises:
+        ValueError: the method cannot be applied to this model.
+    """
+    model, n_base = _prepared(method, make())
+    hold_weights(model, torch.bfloat16)
+    parameters = text_parameters(model).values()
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    activations, flops = _one_step(model, batch, length) if trained else (0, 0)
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    head = model.get_output_embeddings().weight
+    weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
+    weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
+    return Plan(label, count_parameters(model, n_base), weights, 3 * 4 * trained, activations, flops)
+
+
+def counts(config: RunConfig) -> dict[str, Any]:
+    """What the method adds and trains, as ``count_parameters`` has it; no step is taken.
+
+    Raises:
+        UserError: the architecture is not known without the network.
+        ValueError: the method cannot be applied to this model.
+    """
+    return count_parameters(*_prepared(config.method, architecture(config.name["model"], config.model)()))
+
+
+def _prepared(method: Method, model: Any) -> tuple[Any, int]:
+    """The model as the method trains it, and how many parameters it had before."""
+    n_base = sum(p.numel() for p in text_parameters(model).values())
+    n_layers = len(find_decoder(model))
+    choice = getattr(method, "layers", "all")
+    # Which layers does not matter for what they cost: the last ones stand for any number.
+    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
+    return method.prepare(model.requires_grad_(False), chosen), n_base
+
+
+def why_not(config: RunConfig) -> str | None:
+    """Why the method cannot be applied to the model, as far as the model's shape tells."""
+    if not config.method.trains:
+        return None  # nothing is added; what there is to be checked needs weights
+    try:
+        _prepared(config.method, architecture(config.name["model"], config.model)())
+    except ValueError as error:
+        return f"method={config.name['method']}: {error}"
+    except (UserError, RuntimeError):  # the shape is not known, or says too little
+        return None
+    return None
+
+
+def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
+    """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
+    with FakeTensorMode():
+        _pretend(model)
+        model.get_input_embeddings().padding_idx = None  # leaving it out has a size that data decide
+        lm = AnswerLM(model, torch.bfloat16)
+        ids = torch.zeros(batch, length, dtype=torch.long)
+        positions = torch.zeros(2 * batch, dtype=torch.long)
+        targets = torch.zeros(2 * batch, dtype=torch.long)
+        head = lm.head_weight()  # the head's copy in bf16, where it has one, is no activation
+        own = {id(p) for p in model.parameters()} | {id(head)}
+        with FlopCounterMode(display=False) as counter, _kept_tensors(own) as kept:
+            F.cross_entropy(lm(ids, positions), targets).backward()
+    return sum(kept.values()), counter.get_total_flops()
+
+
+def _pretend(model: nn.Module) -> None:
+    """Meta tensors become fake ones, which run as if on the CPU (autocast included). Tied stay tied."""
+    fakes: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in fakes:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                fakes[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            module._parameters[name] = fakes[id(parameter)]
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+
+
+@contextmanager
+def _kept_tensors(parameters: set[int]) -> Iterator[dict[int, int]]:
+    """Sizes of the tensors that autograd keeps, by identity, parameters apart."""
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # identities are only unique among the living
+
+    def pack(tensor: Tensor) -> Tensor:
+        base = tensor._base if tensor._base is not None else tensor
+        if id(base) not in parameters and id(tensor) not in parameters:
+            alive.append(base)
+            kept[id(base)] = base.numel() * base.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def matrix_rate() -> float:
+    """bf16 matrix products of this machine, in operations a second, measured for half a second."""
+    a, b = torch.randn(1536, 2048, dtype=torch.bfloat16), torch.randn(2048, 2048, dtype=torch.bfloat16)
+    a @ b
+    n, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < 0.5:
+        a @ b
+        n += 1
+    return 2 * 1536 * 2048 * 2048 * n / spent

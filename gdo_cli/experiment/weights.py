@@ -1,0 +1,116 @@
+"""The trained weights of a run: kept, and put back onto the base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gdo_cli.lm.device import hold_weights
+from gdo_cli.methods.base import Method
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.files import files_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from gdo_cli.runs.record import RunResult
+
+FILE = "parameters.safetensors"
+ADAPTER = "adapter_model.safetensors"  # PEFT's name
+
+
+def save_trained(model: Any, folder: Path) -> str | None:
+    """Keep what was trained, in fp32: ``adapter/`` (PEFT's own format) where an adapter is all of it,
+    else every trainable parameter by name in ``trained/``. Returns the file's checksum."""
+    from peft import PeftModel
+    from safetensors.torch import save_file
+
+    trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        return None  # interpolated weights are those of the run they come from
+    if isinstance(model, PeftModel) and all(model.base_model.prefix in name for name in trained):
+        # Not the model's own state_dict, for which FSDP would cut the weights up again. Some tuners look
+        # for what their layers share under the name that it has outside them.
+        state = dict(model.named_parameters(remove_duplicate=False))
+        state |= dict(model.named_buffers(remove_duplicate=False))
+        model.save_pretrained(folder / "adapter", state_dict=state)
+        return files_sha256([folder / "adapter" / ADAPTER])
+    (folder / "trained").mkdir(exist_ok=True)
+    save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)
+    return files_sha256([folder / "trained" / FILE])
+
+
+def kept_weights(run: RunResult) -> Path:
+    """Folder of a run's trained weights.
+
+    Raises:
+        UserError: they were not kept.
+    """
+    if run.weights is None:
+        raise UserError(f"{run.title}: its weights were not kept; run it again: gdo train --force …")
+    return run.weights
+
+
+def load_trained(
+    base: PreTrainedModel, method: Method, run: RunResult, alpha: float = 1.0
+) -> PreTrainedModel:
+    """The model as it was at the end of the run, on the base that it started from.
+
+    Args:
+        alpha: how far on the straight way there from where its training began, 1 being all of it.
+    Raises:
+        UserError: the weights were not kept, are damaged, or are not those of this method.
+    """
+    chosen = run.record["layers"]["chosen"]
+    hold_weights(base.requires_grad_(False), getattr(torch, run.record["precision"]))
+    torch.manual_seed(run.seed)  # what started at random starts at the same numbers
+    model = method.prepare(base, None if chosen == "all" else chosen)
+    if not method.trains:
+        return model
+    folder = kept_weights(run)
+    trains = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trains:
+        parameter.data = parameter.data.float()  # as it was trained, whatever the base is held in
+    start = [p.detach().clone() for p in trains] if alpha != 1 else []
+    _restore(model, folder, run.record.get("trained_sha256"))
+    with torch.no_grad():
+        for parameter, before in zip(trains, start, strict=False):
+            parameter.copy_(before.lerp(parameter, alpha))
+    return model
+
+
+def _restore(model: Any, folder: Path, checksum: str | None) -> None:
+    """Put saved weights in the place of those that the method has just prepared.
+
+    Args:
+        checksum: of the file when it was written; older results hold none.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    # PEFT's own format, read here: PEFT itself would take a pickle where there is no safetensors file.
+    adapter = folder.name == "adapter"
+    file = folder / (ADAPTER if adapter else FILE)
+    try:
+        if checksum not in (None, files_sha256([file])):
+            raise OSError("its checksum is not what the run recorded")
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
+    if adapter:
+        report = set_peft_model_state_dict(model, weights)
+    else:
+        report = model.load_state_dict(weights, strict=False)
+    # Some tuners save buffers beside what trains, under names that they do not load them by.
+    buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    strange = [name for name in report.unexpected_keys if name.rpartition(".")[2] not in buffers]
+    # What layers share has several names, of which one is enough.
+    trains = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    restored = {id(p) for name, p in trains if name not in report.missing_keys}
+    missing = {name for name, p in trains if id(p) not in restored}
+    if strange or missing:
+        strange = [*strange, *sorted(missing)][:3]
+        raise UserError(f"{folder}: not the weights of this method: {', '.join(strange)}")

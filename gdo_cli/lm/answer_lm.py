@@ -1,0 +1,127 @@
+"""A language model that gives logits only where they are asked for.
+
+Shapes: B sequences, T tokens, D width, V vocabulary, N positions that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, PreTrainedModel
+
+from gdo_cli.lm.last_layer import last_mlp_at
+from gdo_cli.lm.lm_head import Head, read_pieces
+from gdo_cli.lm.packing import can_pack, packed_places, run_packed
+
+LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
+
+
+class AnswerLM(nn.Module):
+    """A language model that gives logits only where they are asked for.
+
+    The decoder runs on whole sequences; the head, whose product outweighs a small decoder's, runs on
+    the chosen positions. Right padding needs no mask: a causal model never sees what comes after.
+    """
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = compute_dtype
+        self._head = Head(compute_dtype)
+        self.pieces: list[Any] = []  # the modules whose weights lie in pieces over processes (FSDP2)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """bf16 compute on fp32 masters; a no-op in fp32."""
+        mixed = self.compute_dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
+
+    def hidden(
+        self,
+        input_ids_BT: Tensor,
+        positions_N: Tensor,
+        past: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Last hidden states at flat positions b·T + t of the batch, (N, D).
+
+        Args:
+            past: keys and values of what comes before every sequence of the batch.
+            lengths: tokens of each sequence without its padding; saves computing the latter.
+        """
+        decoder = self.model.get_decoder()
+        self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        if lengths is None or past is not None:
+            out = decoder(input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None)
+            # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
+            return out[0].flatten(0, 1)[positions_N]
+        rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
+        packed = len(rows) > 1 and can_pack(self.model)
+        places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths) if packed else positions_N
+        with last_mlp_at(self.model, places_N):
+            if packed:
+                return run_packed(decoder, rows, [-1] * len(rows), self.device)[places_N]
+            return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[places_N]
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Vocabulary logits in fp32, (N, V)."""
+        return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
+
+    def _capped(self, logits_NV: Tensor) -> Tensor:
+        cap = self._cap
+        return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
+
+    @property
+    def _cap(self) -> float | None:
+        return getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+
+    @torch.no_grad()
+    def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of each target, in nats, and the likeliest token there, (N,) both."""
+        pieces = self._head.in_pieces(hidden_ND, self.model.get_output_embeddings())
+        found = read_pieces(((start, self._capped(part)) for start, part in pieces), targets_N)
+        at_target_N, log_sum_N, likeliest_N = found
+        return at_target_N - log_sum_N, likeliest_N
+
+    def head_weight(self) -> Tensor:
+        """The head's weight in the compute dtype, (V, D)."""
+        return self._head.weight(self.model.get_output_embeddings().weight)
+
+    def weights_changed(self) -> None:
+        """To be called after every optimizer step."""
+        self._head.forget()
+
+    def forward(
+        self, input_ids_BT: Tensor, positions_N: Tensor, lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits at the given flat positions, (N, V)."""
+        with self.autocast():
+            hidden_ND = self.hidden(input_ids_BT, positions_N, lengths=lengths)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.logits(hidden_ND)
+
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Summed cross-entropy, in nats, of the targets given last hidden states.
+
+        Logits are made in pieces, and made again for their gradient: those of 400 positions, with what
+        comes of them on the way, would take 2 GB with Gemma's vocabulary.
+        """
+        head = self.model.get_output_embeddings()
+        if self._cap is None and self._head.sums_in_pieces(head):
+            return self._head.cross_entropy(hidden_ND, targets_N, head)
+
+        def part(hidden: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.logits(hidden), targets, reduction="sum")
+
+        if len(targets_N) <= LOSS_ROWS:
+            return part(hidden_ND, targets_N)
+        pieces = zip(hidden_ND.split(LOSS_ROWS), targets_N.split(LOSS_ROWS), strict=True)
+        return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in pieces]).sum()

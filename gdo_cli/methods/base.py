@@ -1,0 +1,104 @@
+"""A method says which structure is added to the model and which parameters train.
+
+To add one: a dataclass of its hyper-parameters here, and a YAML that names it under conf/method.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gdo_cli.support.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from gdo_cli.config.run_config import RunConfig
+    from gdo_cli.lm.answer_lm import AnswerLM
+    from gdo_cli.lm.tokens import Encoded
+    from gdo_cli.training.penalties import Penalty
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods.
+
+    Attributes:
+        label: the name in figures and tables.
+        preserves: whether the prepared model must compute exactly what the base computes.
+        trains: whether there is anything to train.
+        shots: solved examples in front of every prompt of the task.
+    """
+
+    label: ClassVar[str]
+    preserves: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    shots: ClassVar[int] = 0
+
+    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        """Add what the method adds and leave ``requires_grad`` on exactly what trains.
+
+        Args:
+            model: the pre-trained model; it may be changed in place.
+            layers: decoder layers to work on; None for all.
+        """
+        raise NotImplementedError
+
+    def exact(self) -> bool:
+        """Whether the preserved function must be equal bit for bit, not only up to rounding."""
+        return True
+
+    def check(self, run: RunConfig) -> None:
+        """Refuse, before anything is loaded, a run that this method cannot be part of.
+
+        Raises:
+            UserError: with the reason.
+        """
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty | None:
+        """What is added to the loss, called on the prepared model before its first step.
+
+        Args:
+            replay: texts of the method's ``dataset``, if it has one.
+        """
+        return None
+
+
+def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
+    """The model with a PEFT adapter, which alone trains."""
+    from peft import get_peft_model
+
+    with _quiet_peft():
+        return get_peft_model(model, adapter)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 reads a property that transformers 5.23 has renamed; nothing a user could mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+def layer_indices(choice: Any, n_layers: int) -> list[int] | None:
+    """Decoder layers of an explicit choice: None for ``all``, else sorted indices.
+
+    A *number* of layers is no explicit choice: which ones is decided by a rule (see
+    :mod:`gdo_cli.experiment.layers`).
+
+    Raises:
+        UserError: not a choice at all, or an index out of range.
+    """
+    if choice == "all":
+        return None
+    if isinstance(choice, list) and choice and all(type(item) is int for item in choice):
+        outside = [i for i in choice if not 0 <= i < n_layers]
+        if outside or len(set(choice)) != len(choice):
+            wrong = f"no layer {outside[0]}" if outside else "a layer is named twice"
+            raise UserError(f"layers={choice}: {wrong}; the model has layers 0 to {n_layers - 1}")
+        return sorted(choice)
+    raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]")

@@ -1,0 +1,92 @@
+"""A folder of weights as a model and its tokenizer, and what must hold of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdo_cli.support.errors import UserError, brief
+from gdo_cli.support.files import files_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Loaded:
+    """A pre-trained model in bf16, its tokenizer, and the record of where they came from.
+
+    Attributes:
+        folder: where their files lie; None if there are none.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: dict[str, Any]
+    folder: Path | None = None
+
+    def save_tokenizer(self, target: Path) -> None:
+        """Write the tokenizer's files as ``AutoTokenizer`` has them: its class, its template for chats."""
+        (_any_tokenizer(self.folder) if self.folder else self.tokenizer).save_pretrained(target)
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+# ---------------------------------------------------------------------------------------- loading
+
+
+def _any_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
+def load_folder(
+    folder: Path,
+    provenance: dict[str, Any],
+    tokenizer_of: Callable[[Path], PreTrainedTokenizerBase] = _any_tokenizer,
+) -> Loaded:
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # gdo draws its own
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"{folder}: no *.safetensors; weights in other formats are not read, because loading them "
+            "can run code (convert them with transformers' save_pretrained)"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
+        )
+        if not any(file.name in TOKENIZERS for file in folder.iterdir()):
+            raise UserError(
+                f"{folder}: no tokenizer; one of {', '.join(TOKENIZERS)} belongs beside the weights"
+            )
+        tokenizer = tokenizer_of(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error
+    _check_whole(folder, report)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")
+    checksum = provenance.get("sha256") or files_sha256(files)
+    return Loaded(model.eval(), tokenizer, provenance | {"sha256": checksum}, folder)
+
+
+def _check_whole(folder: Path, report: dict[str, Any]) -> None:
+    """Weights that are missing would be random, and nothing else would tell."""
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(str(key) for key in report.get(kind) or ()):
+            raise UserError(
+                f"{folder}: {len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])}, …): the weights "
+                "do not belong to this architecture, or the download is not whole"
+            )

@@ -1,0 +1,146 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.runs.record import RunResult, read_run
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.files import write_atomically
+from gdo_cli.support.identity import identity
+
+FAILURE = "failed.json"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Busy(UserError):
+    """Another process holds the run's folder."""
+
+
+class RunFolder:
+    """The folder of one run: made, locked, filled and sealed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        name = config.name
+        method = f"{name['method']}-{config.id}"
+        root = Path(config.results_dir) / "runs" / name["model"] / name["task"]
+        self.path = root / method / f"seed{config.seed}"
+        self.title = f"{name['task']}/{method}/seed{config.seed}"
+
+    def load(self) -> RunResult | None:
+        """The result, if the run is complete."""
+        return read_run(self.path) if (self.path / "result.json").is_file() else None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            Busy: another process works on the run.
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(f"{self.path}: another process is working on this run") from error
+            yield
+
+    def clear(self) -> None:
+        """Drop what an earlier, unfinished or forced run left behind."""
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def start(self) -> None:
+        self.clear()
+        content = {"name": self.config.name} | identity(self.config)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (self.path / "config.yaml").write_text(text, "utf-8")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def measure_metrics(self) -> dict[str, int]:
+        """Length and checksum of metrics.jsonl as it stands, safe on disk."""
+        with (self.path / "metrics.jsonl").open("rb") as stream:
+            os.fsync(stream.fileno())
+            content = stream.read()
+        return {"bytes": len(content), "crc32": zlib.crc32(content)}
+
+    def cut_metrics(self, measured: dict[str, int]) -> None:
+        """Take back the lines of metrics.jsonl that were written since it was measured.
+
+        Raises:
+            ValueError: what stood there then is no longer there.
+        """
+        file = self.path / "metrics.jsonl"
+        content = file.read_bytes()[: measured["bytes"]] if file.is_file() else b""
+        if len(content) != measured["bytes"] or zlib.crc32(content) != measured["crc32"]:
+            raise ValueError(f"{file.name} is not what it was")
+        write_atomically(file, content)
+
+    def fail(self, message: str) -> None:
+        """Mark the run as failed; what it has measured so far stays."""
+        content = json.dumps({"error": message, "time": time.time()}, ensure_ascii=False) + "\n"
+        with suppress(OSError):  # the disk may be what failed
+            write_atomically(self.path / FAILURE, content.encode())
+
+    def failure(self) -> str | None:
+        """Why the last attempt failed, if it did."""
+        try:
+            return str(json.loads((self.path / FAILURE).read_text("utf-8"))["error"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return "for a reason that cannot be read"
+
+    def begin_again(self) -> None:
+        """Take the mark of failure off a run that goes on, and drop files that were cut off as they grew."""
+        (self.path / FAILURE).unlink(missing_ok=True)
+        self._drop_halves()
+
+    def tidy(self) -> None:
+        """Drop what only an unfinished run needs."""
+        self._drop_halves()
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def _drop_halves(self) -> None:
+        """Ours end in .tmp; safetensors writes into .tmpXXXXXX and renames it."""
+        for entry in (*self.path.rglob("*.tmp"), *self.path.rglob(".tmp*")):
+            entry.unlink(missing_ok=True)
+
+    def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
+        lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+        # No time stamp: the same predictions give the same bytes.
+        content = gzip.compress("".join(lines).encode(), mtime=0)
+        write_atomically(self.path / "predictions.jsonl.gz", content)
+
+    def seal(self, record: dict[str, Any]) -> RunResult:
+        """Write result.json, last; from here on the run is complete."""
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(self.path / "result.json", text.encode())
+        self.tidy()
+        return read_run(self.path)

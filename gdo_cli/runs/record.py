@@ -1,0 +1,199 @@
+"""A finished run as it stands on disk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from gdo_cli.support.errors import UserError, require
+from gdo_cli.support.files import write_atomically
+
+WEIGHTS = ("adapter", "trained")
+TASK_SCORES = ("task/exact_match", "task/bleu")
+RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
+LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
+
+
+class Record(dict[str, Any]):
+    """What a result.json holds; a key that is not there is told as what it is."""
+
+    file: Path | str = "result.json"
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(
+            f"{self.file}: holds no {key!r}; if it is not whole, run it again: gdo train --force …"
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run as it stands on disk; all that figures and tables read."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.record["id"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.record["seed"])
+
+    @property
+    def name(self) -> dict[str, str]:
+        return Record(self.record["name"])
+
+    @property
+    def label(self) -> str:
+        """The method's name for figures and tables."""
+        return str(self.record["method_label"])
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics of the final evaluation, on test data."""
+        return dict(self.record["final"])
+
+    @property
+    def task_score(self) -> str:
+        """The metric that scores the run's task."""
+        return next((m for m in TASK_SCORES if m in self.final), "task/loss")
+
+    @property
+    def title(self) -> str:
+        """E.g. ``scitail/g_freeze-1a2b3c4d/seed0``."""
+        return f"{self.name['task']}/{self.name['method']}-{self.id}/seed{self.seed}"
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return read_metrics(self.path)
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations during training, step 0 first."""
+        return [line for line in self.metrics if line["kind"] == "evaluation"]
+
+    @property
+    def validation_score(self) -> float:
+        """What settings are chosen by, the higher the better: the task's score on validation items (or minus
+        its loss), mean of the last three evaluations.
+
+        At a constant rate a single one goes up and down by more than rates differ. The untrained model's
+        counts only where nothing was trained.
+
+        Raises:
+            UserError: metrics.jsonl holds no evaluation.
+        """
+        trained = [line for line in self.evaluations if line["step"]] or self.evaluations
+        file = self.path / "metrics.jsonl"
+        require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
+        sign = -1 if self.task_score.endswith("loss") else 1
+        return sign * mean(float(line[self.task_score]) for line in trained[-LATE:])
+
+    @cached_property
+    def predictions(self) -> list[dict[str, Any]]:
+        """One record per item of the final evaluation: the lines of predictions.jsonl.gz.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        file = self.path / "predictions.jsonl.gz"
+        try:
+            with gzip.open(file, "rt", encoding="utf-8") as stream:
+                return [json.loads(line) for line in stream]
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the trained weights, if they were kept."""
+        return next((self.path / name for name in WEIGHTS if (self.path / name).is_dir()), None)
+
+    def analysis(self, kind: str) -> dict[str, Any] | None:
+        """What ``gdo analyze KIND`` has found, if it was asked.
+
+        Raises:
+            UserError: its file cannot be read.
+        """
+        file = self.path / "analysis" / f"{kind}.json"
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not the record of an analysis")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); remove it to analyse again") from error
+        return content
+
+    def analysis_folder(self) -> Path:
+        """Where analyses are kept, made if need be.
+
+        Raises:
+            UserError: it cannot be written; better told before anything is measured.
+        """
+        folder = self.path / "analysis"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        require(os.access(folder, os.W_OK), f"{folder}: cannot be written")
+        return folder
+
+    def save_analysis(self, kind: str, content: dict[str, Any]) -> None:
+        """Keep what an analysis has found, whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = self.analysis_folder()
+        try:
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / f"{kind}.json", text.encode())
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def read_run(path: Path) -> RunResult:
+    """A finished run.
+
+    Raises:
+        UserError: result.json cannot be read.
+    """
+    file = path / "result.json"
+
+    def record_of(content: dict[str, Any]) -> Record:
+        record = Record(content)
+        record.file = file
+        return record
+
+    try:
+        record = json.loads(file.read_text("utf-8"), object_hook=record_of)
+        kinds = {"id": str, "seed": int, "name": dict, "final": dict}
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
+            raise ValueError("not the record of a run")
+        return RunResult(path, record)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl; a line cut off by a crash is left out."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    try:
+        lines = [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is no record")
+        return lines
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error

@@ -1,0 +1,45 @@
+"""A task turns a row into a prompt and an answer, and says how answers are scored.
+
+To add one: a dataclass with ``example(row)`` here, and a YAML that names it under conf/task. A task
+whose rows only need a template is YAML alone: see :mod:`gdo_cli.tasks.jsonl`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gdo_cli.data.dataset import Dataset, Row
+
+ANSWERS = ("letter", "text")  # of the right option, where a task offers options
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answer that should follow it. The answer brings its leading space along."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Base of all tasks.
+
+    Attributes:
+        metric: ``exact_match`` (paper: "exact string match between the model's output and the
+            ground truth") or ``bleu`` (SacreBLEU over the whole set).
+        multiline: whether answers may hold line breaks; if not, a line break ends them.
+    """
+
+    dataset: Dataset
+    metric: ClassVar[str] = "exact_match"
+    multiline: ClassVar[bool] = False
+
+    def example(self, row: Row) -> Example:
+        """Prompt and answer of a row.
+
+        Raises:
+            RowError: a field is missing, empty or not what it should be.
+        """
+        raise NotImplementedError

@@ -1,0 +1,130 @@
+"""Several processes on one run, as ``torchrun`` and ``accelerate launch`` start them.
+
+Each process computes its share of every optimizer step's examples; the first one alone evaluates, writes the
+run's folder and speaks. What is trained does not depend on their number, up to the order of sums. Weights are
+copied to each process (DDP) or, with ``train.shard``, kept in pieces over them between uses (FSDP2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.support.errors import RunFailed, UserError, brief
+from gdo_cli.support.signals import Stopped
+
+T = TypeVar("T")
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """What the first process makes, which alone does it, or the error that it ends in."""
+    if size() == 1:
+        return make()
+    said: list[Any] = [None, None]
+    own: BaseException | None = None
+    if is_first():
+        try:
+            said[0] = make()
+        except (UserError, RunFailed, Stopped) as error:
+            own = said[1] = error
+        except BaseException as error:  # of a kind that another process may not know
+            own, said[1] = error, RunFailed(brief(error))
+    dist.broadcast_object_list(said, src=0)
+    if own is not None:
+        raise own
+    if said[1] is not None:
+        raise said[1]
+    return said[0]
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values."""
+    return int(_reduced([value], torch.int64, dist.ReduceOp.MAX)[0])
+
+
+def total(*values: float) -> list[float]:
+    """The sums of the processes' values."""
+    return _reduced(list(values), torch.float64, dist.ReduceOp.SUM)
+
+
+def _reduced(values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
+    if size() == 1:
+        return values
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(values, dtype=dtype, device=device)
+    dist.all_reduce(tensor, how)
+    return tensor.tolist()
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def spread(module: nn.Module, lm: AnswerLM, shard: bool) -> nn.Module:
+    """What to call in training in place of a module that computes a loss with the model.
+
+    Gradients are the mean over the processes. Pieces (``shard``) are put together a decoder layer at a
+    time; the rest of the model stays together from forward to backward.
+    """
+    if size() == 1:
+        return module
+    if not shard:
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    lm.pieces = [fully_shard(part) for part in (*find_decoder(lm.model).layers, module)]
+    return module
+
+
+def reducing(module: nn.Module, now: bool) -> AbstractContextManager[Any]:
+    """Within, copies keep the gradients of a backward pass to themselves, unless it is now that they meet."""
+    return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
+@contextmanager
+def put_together(lm: AnswerLM) -> Iterator[None]:
+    """Within, every process has all of the weights, as plain tensors."""
+    hooks = [(piece._forward_pre_hooks, piece._forward_hooks) for piece in lm.pieces]
+    for piece in lm.pieces:
+        piece.unshard()
+        # Those of FSDP would count what the first process alone computes, and the others would not.
+        piece._forward_pre_hooks, piece._forward_hooks = OrderedDict(), OrderedDict()
+    yield
+    for piece, (before, after) in zip(lm.pieces, hooks, strict=True):
+        piece._forward_pre_hooks, piece._forward_hooks = before, after
+        piece.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be in pieces; to be called by every process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, cut as the parameter is."""
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

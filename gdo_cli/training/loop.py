@@ -1,0 +1,195 @@
+"""The loop: batches in, optimizer steps out. Logging and evaluation are its callers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.packing import attention_of_forward
+from gdo_cli.lm.tokens import Encoded
+from gdo_cli.support.errors import RunFailed
+from gdo_cli.training.batches import Batch, batches, step_batches
+from gdo_cli.training.config import TrainConfig
+from gdo_cli.training.distributed import rank, reducing, size, spread, total, whole
+from gdo_cli.training.penalties import Penalty
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, numbered from 1. ``loss`` is the mean over its target tokens, in nats;
+    ``penalty`` what the method added to it; ``grad_norm`` the global gradient norm before clipping."""
+
+    step: int
+    loss: float
+    penalty: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+
+def train(
+    lm: AnswerLM,
+    examples: Sequence[Encoded],
+    config: TrainConfig,
+    seed: int,
+    eos_id: int,
+    penalty: Penalty | None = None,
+    attach: Callable[[torch.optim.Optimizer, Any], int] | None = None,
+    watch: Callable[[], None] | None = None,
+) -> Iterator[Step]:
+    """Train in place and yield after every optimizer step.
+
+    Where there are several processes, each computes a share of every step's examples, and all yield the
+    same steps. A penalty is one of whole batches, so these are then what is shared out.
+
+    Args:
+        penalty: what the method adds to the loss.
+        attach: takes the optimizer and its schedule, and says how many steps they have done already.
+        watch: called when the gradients of a step are complete.
+    Raises:
+        RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
+    """
+    learner = spread(_Learner(lm, penalty), lm, config.shard)
+    parameters = [p for p in lm.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    last = config.total_steps(len(examples))
+    scheduler = get_scheduler(config.lr_scheduler, optimizer, config.warmup_steps, last)
+    done = attach(optimizer, scheduler) if attach else 0
+    seen = done * config.gradient_accumulation_steps
+    stream = batches(examples, config.batch_size, seed, seen)
+    if penalty:
+        penalty.skip(seen)
+    lm.train()
+    with _checkpointed(lm, config.gradient_checkpointing):
+        for number in range(done + 1, last + 1):
+            began = time.perf_counter()
+            shares = step_batches(stream, config, eos_id, size(), undivided=penalty is not None)
+            loss, added = _backward(
+                learner, shares, penalty, (number - 1) * config.gradient_accumulation_steps
+            )
+            norm = _checked(number, shares, loss, added, parameters, config)
+            if watch:
+                watch()
+            if config.max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
+            rate = scheduler.get_last_lr()[0]
+            optimizer.step()
+            lm.weights_changed()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens = sum(_lengths(shares))
+            yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
+
+
+def _checked(
+    number: int,
+    shares: list[list[Batch]],
+    loss: float,
+    added: float,
+    parameters: list[nn.Parameter],
+    config: TrainConfig,
+) -> Tensor:
+    """The global gradient norm, of a step that can be taken."""
+    if not math.isfinite(loss + added):
+        raise RunFailed(
+            f"step {number}: the loss is {loss + added} on {_described(shares)}; lower "
+            f"train.lr={config.lr}, or set train.max_grad_norm"
+        )
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if not torch.isfinite(norm):
+        raise RunFailed(
+            f"step {number}: the gradient is not finite on {_described(shares)} (loss {loss:.3g}); "
+            f"lower train.lr={config.lr}"
+        )
+    return norm
+
+
+def _lengths(shares: list[list[Batch]]) -> list[int]:
+    return [length for share in shares for batch in share for length in batch.lengths]
+
+
+def _described(shares: list[list[Batch]]) -> str:
+    lengths = _lengths(shares)
+    return f"a batch of {len(lengths)} examples, the longest of {max(lengths)} tokens"
+
+
+@contextmanager
+def _checkpointed(lm: AnswerLM, wanted: bool) -> Iterator[None]:
+    """Compute the activations of each layer again for backward, instead of keeping them."""
+    if not wanted:
+        yield
+        return
+    again = partial(attention_of_forward, lm.model)
+    lm.model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+    try:
+        yield
+    finally:
+        lm.model.activation_checkpointing_disable()
+
+
+class _Learner(nn.Module):
+    """What is computed of one batch, as one forward pass: what stands around it (DDP, FSDP) sees no other."""
+
+    def __init__(self, lm: AnswerLM, penalty: Penalty | None) -> None:
+        super().__init__()
+        self.lm, self.penalty = lm, penalty
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss over the batch's target tokens, and the penalty."""
+        lm, n = self.lm, len(batch.targets_N)
+        extra = self.penalty.positions(batch) if self.penalty else batch.positions_N[:0]
+        places = torch.cat([batch.positions_N, extra]).to(lm.device)
+        with lm.autocast():
+            hidden_ND = lm.hidden(batch.input_ids_BT.to(lm.device), places, lengths=batch.lengths)
+        loss = lm.loss(hidden_ND[:n], batch.targets_N.to(lm.device))
+        if self.penalty is None:
+            return loss, loss.new_zeros(())
+        return loss, self.penalty.value(lm, batch, lm.logits(hidden_ND[n:]))
+
+
+def _backward(
+    learner: nn.Module, shares: list[list[Batch]], penalty: Penalty | None, seen: int
+) -> tuple[float, float]:
+    """Gradients of the mean loss over all target tokens of the step, and of the penalty's mean over its
+    batches; returns both.
+
+    Args:
+        shares: each process's batches.
+        seen: batches before this step.
+    """
+    n_targets = sum(len(b.targets_N) for share in shares for b in share)
+    n_batches = sum(map(len, shares))
+    mine, rounds = shares[rank()], max(map(len, shares))
+    loss_sum, added = 0.0, 0.0
+    for number in range(rounds):
+        # All go through the model equally often: who has no batch left computes one for nothing.
+        idle = number >= len(mine)
+        batch = shares[0][0] if idle else mine[number]
+        if penalty and size() > 1:
+            penalty.skip(seen + number * size() + rank())
+        with reducing(learner, number == rounds - 1):
+            loss, value = learner(batch)
+            loss, value = loss / n_targets, value / n_batches
+            loss_sum += 0.0 if idle else loss.item()
+            added += 0.0 if idle else value.item()
+            ((loss + value) * (0 if idle else size())).backward()  # their mean is taken
+    loss_sum, added = total(loss_sum, added)
+    return loss_sum, added

@@ -1,0 +1,21 @@
+"""``python -m study``: write README.md and report.html into the folder of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from gdo_cli.cli.arguments import ConfigDir, Results, messages
+from study.report import write_report
+
+
+def main(results: Results = Path("results"), config_dir: ConfigDir = None) -> None:
+    """Write what the finished runs say of the paper's claims."""
+    with messages():
+        for file in write_report(results, config_dir):
+            typer.echo(file)
+
+
+if __name__ == "__main__":
+    typer.run(main)
