@@ -353,14 +353,6 @@ def test_options_lists_files_of_an_own_folder_whatever_is_in_them(gdo: Invoke, t
     assert "folder" not in result.stdout
 
 
-@pytest.mark.parametrize("folder", ["file", "file/below"])
-def test_a_folder_that_cannot_be_used_is_named(gdo: Invoke, tmp_path: Path, folder: str) -> None:
-    (tmp_path / "file").touch()
-    result = gdo("report", "--results", folder)
-    assert result.exit_code == 2, result.exception
-    assert result.stderr.splitlines()[-1].startswith("error: file")
-
-
 def test_options_of_a_folder_that_is_none_are_refused(gdo: Invoke) -> None:
     assert_refused(gdo("options", "--config-dir", "nowhere"), "--config-dir nowhere: no such directory")
 
@@ -461,8 +453,10 @@ def seconds(*command: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_help_comes_at_once() -> None:
-    code = "from gdo_cli.cli.app import app; app()"
-    help_ = min(seconds(sys.executable, "-c", code, "--help") for _ in range(5))
-    bare = min(seconds(sys.executable, "-c", "pass") for _ in range(5))
-    assert help_ < max(0.3, 12 * bare)  # the latter on a slow machine
+def test_help_takes_little_longer_than_that_of_an_empty_program() -> None:
+    empty = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
+    ours = "from gdo_cli.cli.app import app; app()"
+    help_, least = (
+        min(seconds(sys.executable, "-c", code, "--help") for _ in range(5)) for code in (ours, empty)
+    )
+    assert help_ < 2 * least

@@ -628,7 +628,7 @@ def test_ids_agree_exactly_when_the_rates_do(small: RunConfig, first: float, sec
 
 def test_the_id_is_the_same_in_every_process() -> None:
     words = RUNS[1]
-    code = f"from gdo_cli.config.compose import load_run; print(load_run({words!r}).id)"
+    code = f"from gdo_cli.config.build import load_run; print(load_run({words!r}).id)"
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -20,7 +20,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from reliability.servers import COMMIT, KINDS, REPOSITORY, hub, point_hub_at, server
 
-from gdo_cli.data import rows as data
+from gdo_cli.data import hub as data
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, HubDataset
 from gdo_cli.data.rows import load_split

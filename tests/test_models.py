@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast
 
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.lm.tokens import Encoder
-from gdo_cli.models import source as models
+from gdo_cli.models import hub
+from gdo_cli.models import pypi as from_pypi
 from gdo_cli.models.hub import HubModel
 from gdo_cli.models.loading import Loaded
 from gdo_cli.models.pypi import PyPIModel
@@ -182,7 +183,7 @@ def test_code_in_a_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
 def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "fetch", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "fetch", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match=f"model.path={path}: no such folder"):
         HubModel(path=path, **RATES).load()
 
@@ -234,7 +235,7 @@ def converted(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]
         given.append((folder / file).read_bytes())
         shutil.copytree(checkpoints / "llama", target)
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(from_pypi, "_convert_gguf", convert)
     return given
 
 
@@ -275,7 +276,7 @@ def test_a_converted_tokenizer_is_what_auto_tokenizer_gives_and_is_exported_as_t
         model.save_pretrained(target)
         written.save_pretrained(target)
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(from_pypi, "_convert_gguf", convert)
     loaded = pypi(package).load()
     wanted = AutoTokenizer.from_pretrained(pypi(package).cached)
     assert (type(wanted), type(loaded.tokenizer)) == (GemmaTokenizer, PreTrainedTokenizerFast)
@@ -354,7 +355,7 @@ def test_an_interrupted_conversion_leaves_no_half_of_a_model(
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(models, "_convert_gguf", crash)
+        broken.setattr(from_pypi, "_convert_gguf", crash)
         with pytest.raises(error):
             pypi(package).load()
     assert list(cache.iterdir()) == []
@@ -368,7 +369,7 @@ def test_a_conversion_that_another_process_finished_first_is_used(
         for place in (pypi(package).cached, target):
             shutil.copytree(checkpoints / "llama", place)
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(from_pypi, "_convert_gguf", convert)
     assert_same_weights(pypi(package).load().model, tiny_model("llama"))
     assert [path.name for path in cache.iterdir()] == [pypi(package).cached.name]
 

@@ -8,7 +8,7 @@ from conftest import VOCABULARY, perturb, random_ids, random_queries
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 
 from gdo_cli.experiment.guards import check_forward
-from gdo_cli.lm import packing, scoring
+from gdo_cli.lm import answer_lm, packing, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.packing import can_pack, only_attends
 from gdo_cli.lm.scoring import score
@@ -92,6 +92,6 @@ def test_a_run_does_not_start_where_attention_cannot_be_exchanged(
     def unlike(*_: object, **__: object) -> None:
         raise TypeError("missing 1 required keyword-only argument: 'packed'")
 
-    monkeypatch.setattr(scoring, "run_packed", unlike)
+    monkeypatch.setattr(answer_lm, "run_packed", unlike)
     with pytest.raises(RunFailed, match="does not take packed sequences"):
         check_forward(AnswerLM(gemma3, torch.float32), QUERIES)

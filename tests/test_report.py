@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sacrebleu
 from scipy import stats
+from study.__main__ import app as study
 from study.checks import (
     NOT_LEARNT,
     NOT_SUPPORTED,
@@ -40,7 +41,6 @@ from study.questions import QUESTIONS
 from test_figures import run
 from typer.testing import CliRunner
 
-from gdo_cli.cli.app import app
 from gdo_cli.config.build import load_experiment
 from gdo_cli.config.grid import load_grid
 from gdo_cli.config.options import options
@@ -452,7 +452,7 @@ def test_every_claims_figures_exist_and_every_figure_has_a_title() -> None:
 
 
 def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path) -> None:
-    found = CliRunner().invoke(app, ["report", "--results", str(tmp_path)])
+    found = CliRunner().invoke(study, ["--results", str(tmp_path)])
     assert found.exit_code == 0, found.output
     text = (tmp_path / "README.md").read_text("utf-8")
     for claim in PAPER:
@@ -598,3 +598,11 @@ def test_the_readmes_table_is_what_the_committed_runs_say() -> None:
             learnt, kept = (np.mean([found.final[metric] for found in runs]) for metric in (EXACT, KEPT))
             assert cell.strip(" |") == f"{learnt:.3f} / {kept:.3f}" + "†" * (len(runs) > 1), (method, rate)
             assert trained == f"{runs[0].record['parameters']['trainable'] / 1e6:.1f} M"
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(study, ["--results", str(tmp_path / folder)])
+    assert result.exit_code == 2, result.exception
+    assert f"error: {tmp_path / 'file'}" in result.stderr.splitlines()[-1]

@@ -295,7 +295,7 @@ def test_a_run_has_one_writer(folder: RunFolder) -> None:
 
 def test_another_process_is_kept_out(folder: RunFolder) -> None:
     code = (
-        "import sys; from gdo_cli.config.compose import load_run; from gdo_cli.runs.record import RunFolder\n"
+        "import sys; from gdo_cli.config.build import load_run; from gdo_cli.runs.record import RunFolder\n"
         "with RunFolder(load_run(sys.argv[1:])).lock(): pass"
     )
     command = [sys.executable, "-c", code, *folder.config.overrides]

@@ -35,7 +35,7 @@ from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.divergence import Reference
 from gdo_cli.evaluation.evaluator import Evaluation, Suite
 from gdo_cli.evaluation.run_data import read_material
-from gdo_cli.lm import scoring
+from gdo_cli.lm import answer_lm, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
 from gdo_cli.lm.generation import generate
@@ -576,7 +576,7 @@ def test_a_loss_made_in_pieces_is_the_loss(
     wanted = torch.nn.functional.cross_entropy(hidden @ head.T, targets, reduction="sum")
     leaves = [hidden, head] if trains_head else [hidden]
     gradients = torch.autograd.grad(wanted, leaves)
-    monkeypatch.setattr(scoring, "LOSS_ROWS", 4)
+    monkeypatch.setattr(answer_lm, "LOSS_ROWS", 4)
     loss = lm.loss(hidden, targets)
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
     loss.backward()

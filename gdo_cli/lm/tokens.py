@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
-from transformers import PreTrainedModel
-
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # How the tokens of SentencePiece and byte-level vocabularies write a line break.
 _NEWLINES = ("\n", "Ċ", "<0x0A>")

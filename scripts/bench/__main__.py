@@ -79,9 +79,7 @@ SCALING: dict[str, dict[int, list[str]]] = {
     "sequences of a batch": {n: ["bench.length=64", f"train.batch_size={n}"] for n in (2, 4, 8, 16, 32)},
 }
 SHOTS = (0, 1, 2, 5, 10)
-_LOAD = (
-    "import gdo_cli.experiment.run; from gdo_cli.config.compose import load_run; load_run([]).model.load()"
-)
+_LOAD = "import gdo_cli.experiment.run; from gdo_cli.config.build import load_run; load_run([]).model.load()"
 # What is waited for → words behind `python`; nobody who uses transformers waits less than the second.
 STARTS = {
     "gdo --help": ["-m", "gdo_cli", "--help"],

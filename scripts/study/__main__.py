@@ -9,7 +9,10 @@ import typer
 from gdo_cli.cli.arguments import ConfigDir, Results, messages
 from study.report import write_report
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(results: Results = Path("results"), config_dir: ConfigDir = None) -> None:
     """Write what the finished runs say of the paper's claims."""
     with messages():
@@ -18,4 +21,4 @@ def main(results: Results = Path("results"), config_dir: ConfigDir = None) -> No
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
