@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from statistics import mean
 
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment.reading import read_run_data
 from gdo_cli.experiment.reopen import rebuild
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult
@@ -23,7 +23,7 @@ PROBE, SCORE = "winogrande", "exact_match"
 
 def by_place(run: RunResult) -> tuple[list[float], list[float]]:
     """1 for each item that was answered right, else 0: where option 1 is, and where option 2 is."""
-    rows, _ = read_material(rebuild(run, None)).probes[PROBE]
+    rows, _ = read_run_data(rebuild(run, None)).probes[PROBE]
     found: tuple[list[float], list[float]] = ([], [])
     for prediction in run.predictions:
         if prediction["part"] == PROBE:

@@ -454,7 +454,7 @@ def sft(results: Path) -> RunConfig:
 
 def test_without_a_finished_pilot_it_is_run_first(piloted: tuple[Path, RunResult]) -> None:
     results, grown = piloted
-    pilot = RunFolder(sft(results)).load()
+    pilot = RunFolder(sft(results).path).load()
     assert pilot is not None
     record = grown.record["layers"]
     assert record["pilot"] == pilot.title
@@ -466,7 +466,7 @@ def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunR
     """Against the kept weights of the pilot and those of the untouched model."""
     results, grown = piloted
     config = sft(results)
-    pilot = RunFolder(config).load()
+    pilot = RunFolder(config.path).load()
     assert pilot is not None
     assert pilot.weights is not None
     tuned = load_file(pilot.weights / "parameters.safetensors")
@@ -548,5 +548,5 @@ def test_the_pilot_is_the_plain_sft_run_and_can_be_asked_for_by_its_overrides(tm
     pilot_run(load_run(words), run)
     (pilot,) = asked
     plain = load_run([*TINY_RUN, f"results_dir={tmp_path}", "method=sft"])
-    assert RunFolder(pilot).path == RunFolder(plain).path
+    assert pilot.path == plain.path
     assert load_run(pilot.overrides).id == plain.id

@@ -16,9 +16,9 @@ from conftest import TINY_RUN, RunFactory
 from gdo_cli.config.build import load_run
 from gdo_cli.evaluation import base_cache as basecache
 from gdo_cli.evaluation.base_cache import base_evaluation
-from gdo_cli.evaluation.evaluator import Evaluation, Suite
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.evaluation.evaluator import Evaluation, Evaluator
 from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded, Encoder
 from gdo_cli.models.loading import Loaded
@@ -39,13 +39,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def original(tiny_loaded: Loaded) -> Suite:
+def original(tiny_loaded: Loaded) -> Evaluator:
     config = load_run([*TINY_RUN])
-    return Suite(config, read_material(config), Encoder.of(tiny_loaded.tokenizer, []))
+    return build_evaluator(config, read_run_data(config), Encoder.of(tiny_loaded.tokenizer, []))
 
 
 @pytest.fixture
-def suite(original: Suite) -> Suite:
+def suite(original: Evaluator) -> Evaluator:
     """One to change."""
     own = copy.copy(original)
     own.splits = copy.deepcopy(original.splits)
@@ -53,7 +53,7 @@ def suite(original: Suite) -> Suite:
     return own
 
 
-def measured(suite: Suite, **facts: Any) -> bool:
+def measured(suite: Evaluator, **facts: Any) -> bool:
     """Whether the evaluation had to be computed; whatever is returned must be what it gave."""
     calls: list[int] = []
 
@@ -69,7 +69,9 @@ def measured(suite: Suite, **facts: Any) -> bool:
 # ---------------------------------------------------------------------------------------------- hits
 
 
-def test_the_second_time_the_same_numbers_come_without_evaluating(suite: Suite, original: Suite) -> None:
+def test_the_second_time_the_same_numbers_come_without_evaluating(
+    suite: Evaluator, original: Evaluator
+) -> None:
     assert measured(suite)
     assert not measured(suite)
     assert not measured(original)
@@ -78,66 +80,70 @@ def test_the_second_time_the_same_numbers_come_without_evaluating(suite: Suite, 
 def test_two_methods_on_one_base_measure_it_once(
     tiny_run: RunFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual, calls = Suite.evaluate, []
+    usual, calls = Evaluator.evaluate, []
 
-    def counted(self: Suite, lm: AnswerLM, *rest: Any) -> Evaluation:
-        calls.append(self.config.name["method"])
+    def counted(self: Evaluator, lm: AnswerLM, *rest: Any) -> Evaluation:
+        calls.append(type(lm.model).__name__)
         return usual(self, lm, *rest)
 
-    monkeypatch.setattr(Suite, "evaluate", counted)
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
     first = experiment.run(tiny_run("train.steps=1"))
     other = experiment.run(tiny_run("train.steps=1", "method=sft", "seed=1"))
-    assert calls == ["g_freeze", "g_freeze", "sft"]  # after step 1 each measures itself
+    assert calls == [
+        "PeftModelForCausalLM",
+        "PeftModelForCausalLM",
+        "Gemma3ForCausalLM",
+    ]  # after step 1 each measures itself
     assert other.evaluations[0] == first.evaluations[0]
 
 
 # -------------------------------------------------------------------------------------------- misses
 
 
-def another_answer(suite: Suite) -> None:
+def another_answer(suite: Evaluator) -> None:
     example, query = suite.splits["validation"][3]
     suite.splits["validation"][3] = (example, Encoded(query.context, [*query.continuation[::-1], 9]))
 
 
-def another_prompt(suite: Suite) -> None:
+def another_prompt(suite: Evaluator) -> None:
     suite.splits["validation"][0][1].context[-1] += 1
 
 
-def one_item_less(suite: Suite) -> None:
+def one_item_less(suite: Evaluator) -> None:
     suite.splits["validation"].pop()
 
 
-def another_order(suite: Suite) -> None:
+def another_order(suite: Evaluator) -> None:
     suite.splits["validation"].reverse()
 
 
-def another_probe_token(suite: Suite) -> None:
+def another_probe_token(suite: Evaluator) -> None:
     suite.probes["winogrande"][-1].queries[-1].continuation[0] += 1
 
 
-def another_solution(suite: Suite) -> None:
+def another_solution(suite: Evaluator) -> None:
     item = suite.probes["winogrande"][0]
     item.row = {**item.row, "answer": "2" if item.row["answer"] == "1" else "1"}
 
 
-def no_probe(suite: Suite) -> None:
+def no_probe(suite: Evaluator) -> None:
     suite.probes = {}
 
 
-def fewer_prompts_for_the_divergence(suite: Suite) -> None:
-    suite.config = replace(suite.config, evaluation=replace(suite.config.evaluation, kl_prompts=1))
+def fewer_prompts_for_the_divergence(suite: Evaluator) -> None:
+    suite.config = replace(suite.config, kl_prompts=1)
 
 
-def answers_of_several_lines(suite: Suite) -> None:
+def answers_of_several_lines(suite: Evaluator) -> None:
     """The same tokens asked, but other tokens end an answer."""
-    suite.config = replace(suite.config, task=_ManyLines(suite.config.task.dataset))
+    suite.task = _ManyLines(suite.task.dataset)
 
 
 class _ManyLines(SciTail):
     multiline = True
 
 
-CHANGES: list[Callable[[Suite], None]] = [
+CHANGES: list[Callable[[Evaluator], None]] = [
     another_answer,
     another_prompt,
     one_item_less,
@@ -151,7 +157,9 @@ CHANGES: list[Callable[[Suite], None]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_of_what_is_asked_is_measured_anew(suite: Suite, change: Callable[[Suite], None]) -> None:
+def test_any_change_of_what_is_asked_is_measured_anew(
+    suite: Evaluator, change: Callable[[Evaluator], None]
+) -> None:
     assert measured(suite)
     change(suite)
     assert measured(suite)
@@ -162,12 +170,14 @@ def test_any_change_of_what_is_asked_is_measured_anew(suite: Suite, change: Call
     [{"weights": "b" * 64}, {"dtype": "torch.bfloat16"}, {"machine": {"cpu": "Another"}}],
     ids=lambda facts: next(iter(facts)),
 )
-def test_other_weights_precision_or_machine_are_measured_anew(suite: Suite, facts: dict[str, Any]) -> None:
+def test_other_weights_precision_or_machine_are_measured_anew(
+    suite: Evaluator, facts: dict[str, Any]
+) -> None:
     assert measured(suite)
     assert measured(suite, **facts)
 
 
-def test_other_code_measures_anew(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_measures_anew(suite: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured(suite)
     monkeypatch.setattr(basecache, "code_sha256", lambda *rooms: "c" * 64)
     assert measured(suite)
@@ -190,7 +200,7 @@ def test_a_run_tells_the_cache_its_weights_and_its_precision() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"metrics": {}', b"\xff", b"[]", b"null", b"{}", b'{"other": 1}'], ids=repr
 )
-def test_a_corrupt_file_is_computed_again_and_mended(suite: Suite, cache: Path, content: bytes) -> None:
+def test_a_corrupt_file_is_computed_again_and_mended(suite: Evaluator, cache: Path, content: bytes) -> None:
     assert measured(suite)
     (file,) = cache.iterdir()
     file.write_bytes(content)
@@ -198,14 +208,14 @@ def test_a_corrupt_file_is_computed_again_and_mended(suite: Suite, cache: Path, 
     assert not measured(suite)
 
 
-def test_a_number_that_has_changed_in_the_file_is_noticed(suite: Suite, cache: Path) -> None:
+def test_a_number_that_has_changed_in_the_file_is_noticed(suite: Evaluator, cache: Path) -> None:
     assert measured(suite)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:-20].replace(b"0.", b"1.", 1) + file.read_bytes()[-20:])
     assert measured(suite)
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(suite: Suite, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_costs_only_time(suite: Evaluator, cache: Path) -> None:
     cache.parent.mkdir()
     cache.touch()  # a file where the folder should be
     assert measured(suite)

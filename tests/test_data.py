@@ -28,7 +28,7 @@ from gdo_cli.data.fields import text
 from gdo_cli.data.jsonl import read_jsonl
 from gdo_cli.data.rows import convert, load_split
 from gdo_cli.data.split import Split
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment.reading import read_run_data
 from gdo_cli.support.errors import UserError
 
 
@@ -308,7 +308,7 @@ def own_task(file: Path, *words: str) -> Any:
 def test_an_own_file_of_rows_needs_yaml_only(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(f'{{"prompt": "p{i}", "completion": "c{i}"}}\n' for i in range(1000)))
-    material = read_material(own_task(file, "evaluation.items=null"))
+    material = read_run_data(own_task(file, "evaluation.items=null"))
     assert [len(part) for part in (material.train, material.validation, material.test)] == [600, 200, 200]
     assert (material.train[0].prompt, material.test[-1].answer) == ("p0", " c999")
 
@@ -326,7 +326,7 @@ def test_an_own_file_that_is_too_small_for_its_splits_says_so(tmp_path: Path) ->
     file = tmp_path / "small.jsonl"
     file.write_text('{"prompt": "p", "completion": "c"}\n' * 50)
     with pytest.raises(UserError, match=r"split 'all\[:-400\]' holds none of its 50 rows; choose others"):
-        read_material(own_task(file))
+        read_run_data(own_task(file))
 
 
 def test_an_own_folder_is_read_by_its_files(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_an_own_folder_is_read_by_its_files(tmp_path: Path) -> None:
         rows = "".join(f'{{"prompt": "{name}{i}", "completion": "c"}}\n' for i in range(3))
         (tmp_path / f"{name}.jsonl").write_text(rows)
     splits = "task.dataset.splits={train: train, validation: 'dev[:1]', test: 'dev[1:]'}"
-    material = read_material(own_task(tmp_path, splits))
+    material = read_run_data(own_task(tmp_path, splits))
     parts = (material.train, material.validation, material.test)
     assert [sorted(e.prompt for e in part) for part in parts] == [
         ["train0", "train1", "train2"],
@@ -346,7 +346,7 @@ def test_an_own_folder_is_read_by_its_files(tmp_path: Path) -> None:
 
 def test_an_own_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
-        read_material(own_task(tmp_path / "nowhere.jsonl"))
+        read_run_data(own_task(tmp_path / "nowhere.jsonl"))
 
 
 # ------------------------------------------------------------------------------------------------ hub

@@ -17,7 +17,7 @@ from conftest import BOS, TINY_RUN, perturb, random_ids, tiny_model
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
-from gdo_cli.commands.analyze import drift, representations
+from gdo_cli.commands.analyze import drift, representations, skeleton
 from gdo_cli.commands.analyze.drift import GivenFormat, Options, analyse
 from gdo_cli.commands.analyze.representations import (
     HiddenStates,
@@ -226,7 +226,7 @@ def test_drift_is_kept_beside_its_run_and_not_measured_twice(
     assert set(found["kl"]) == {"task_answer", "task_prompt", "text"}
     assert all(number["value"] > 0.01 for number in found["kl"].values())
     assert list(found["winogrande"]["base"]) == list(found["winogrande"]["run"]) == ["0", "2"]
-    monkeypatch.setattr(drift, "Pair", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(skeleton, "Opened", lambda *_: pytest.fail("measured again"))
     assert analyse(tuned, FEW, None) == found
     with pytest.raises(UserError, match=r"drift.json was made with prompts=\d+; --force puts a new one"):
         analyse(tuned, replace(FEW, prompts=FEW.prompts + 1), None)

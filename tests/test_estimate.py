@@ -17,9 +17,9 @@ from gdo_cli.support.identity import identity
 
 def finish(config: RunConfig, train_seconds: float, wall_seconds: float, memory: int = 1) -> None:
     """A run that took so long; it is on record as a run of ``config.train.steps`` steps."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     with folder.lock():
-        folder.start()
+        folder.start({})
         folder.seal(
             {"id": config.id, "seed": config.seed, "name": config.name, "config": identity(config)}
             | {"final": {}, "steps": config.train.steps if config.method.trains else 0}

@@ -21,11 +21,12 @@ from gdo_cli.commands.analyze.comparison import chance, compare, cosine, functio
 from gdo_cli.commands.analyze.function_vectors import Measured, in_residual_stream, indirect_effects, measure
 from gdo_cli.commands.analyze.fv import Options, analyse
 from gdo_cli.commands.analyze.heads import Heads
-from gdo_cli.commands.analyze.prompts import Sample, Task
+from gdo_cli.commands.analyze.prompts import Sample, TaskPrompts, all_questions
 from gdo_cli.commands.plot import plot_all
 from gdo_cli.config.build import load_run
 from gdo_cli.config.grid import load_grid
 from gdo_cli.evaluation import base_cache as basecache
+from gdo_cli.experiment.reading import read_run_data
 from gdo_cli.experiment.run import run
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
@@ -373,20 +374,22 @@ def test_the_cosine_with_nothing_is_zero() -> None:
 
 
 @pytest.fixture(scope="module")
-def task(tiny_loaded: Loaded) -> Task:
-    return Task(load_run([*TINY_RUN]), Encoder.of(tiny_loaded.tokenizer, []))
+def task(tiny_loaded: Loaded) -> TaskPrompts:
+    config = all_questions(load_run([*TINY_RUN]))
+    encoder = Encoder.of(tiny_loaded.tokenizer, [])
+    return TaskPrompts(read_run_data(config), encoder, config.train.max_length)
 
 
-def text(task: Task, ids: list[int]) -> str:
+def text(task: TaskPrompts, ids: list[int]) -> str:
     return str(task.encoder.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def labels(task: Task, prompt: Encoded) -> list[str]:
+def labels(task: TaskPrompts, prompt: Encoded) -> list[str]:
     blocks = text(task, prompt.context).split("\n\n")
     return [block.rpartition("neutral):")[2].strip() for block in blocks]
 
 
-def test_prompts_show_solved_examples_of_training_and_ask_of_validation(task: Task) -> None:
+def test_prompts_show_solved_examples_of_training_and_ask_of_validation(task: TaskPrompts) -> None:
     (sample,) = task.samples(1, 3, 6, 4, seed=0)
     solved = {f"{e.prompt}{e.answer}" for e in task.solved}
     questions = {e.prompt: e.answer for e in task.questions}
@@ -398,7 +401,7 @@ def test_prompts_show_solved_examples_of_training_and_ask_of_validation(task: Ta
         assert text(task, prompt.continuation) == questions[question]
 
 
-def test_shuffling_keeps_the_examples_and_the_number_of_each_answer(task: Task) -> None:
+def test_shuffling_keeps_the_examples_and_the_number_of_each_answer(task: TaskPrompts) -> None:
     (sample,) = task.samples(1, 6, 1, 30, seed=0)
     answers = {e.prompt: e.answer.strip() for e in task.solved}
     wrong = 0
@@ -411,7 +414,7 @@ def test_shuffling_keeps_the_examples_and_the_number_of_each_answer(task: Task) 
     assert wrong > 15
 
 
-def test_samples_ask_different_questions_and_hang_on_the_seed_alone(task: Task) -> None:
+def test_samples_ask_different_questions_and_hang_on_the_seed_alone(task: TaskPrompts) -> None:
     def asked(seed: int) -> list[str]:
         samples = task.samples(2, 2, 10, 5, seed)
         return [text(task, q.context).split("\n\n")[-1] for s in samples for q in (*s.clean, *s.shuffled)]
@@ -420,7 +423,7 @@ def test_samples_ask_different_questions_and_hang_on_the_seed_alone(task: Task) 
     assert asked(0) == asked(0) != asked(1)
 
 
-def test_where_questions_run_out_they_come_again_with_other_examples(task: Task) -> None:
+def test_where_questions_run_out_they_come_again_with_other_examples(task: TaskPrompts) -> None:
     n = len(task.questions)
     (sample,) = task.samples(1, 2, n, n, seed=0)
     asked = [text(task, q.context).split("\n\n")[-1] for q in sample.clean]
@@ -428,7 +431,7 @@ def test_where_questions_run_out_they_come_again_with_other_examples(task: Task)
     assert len({tuple(q.context) for q in (*sample.clean, *sample.shuffled)}) == 2 * n
 
 
-def test_more_shots_than_examples_are_refused(task: Task) -> None:
+def test_more_shots_than_examples_are_refused(task: TaskPrompts) -> None:
     with pytest.raises(UserError, match=r"--shots 999: the training split has \d+ examples"):
         task.samples(1, 999, 1, 1, seed=0)
 

@@ -23,11 +23,11 @@ from gdo_cli.commands.export import cost, export
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.rows import SAMPLE_DIR
-from gdo_cli.evaluation.evaluator import Suite
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.experiment.reopen import rebuild
-from gdo_cli.experiment.weights import load_trained
+from gdo_cli.experiment.weights import load_trained, prepare
 from gdo_cli.lm.tokens import Encoder
 from gdo_cli.methods.interpolation import Averaged, WiSEFT
 from gdo_cli.models.loading import Loaded
@@ -94,7 +94,7 @@ def by_name(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def between(run: RunResult, place: Place, alpha: float) -> dict[str, Tensor]:
     model = place.config().model.load().model
-    return by_name(WiSEFT(run.title, str(place.results), alpha).prepare(model, None))
+    return by_name(prepare(WiSEFT(run.title, str(place.results), alpha), model, None))
 
 
 # -------------------------------------------------------------------------------------- the weights
@@ -161,7 +161,7 @@ def test_old_and_new_mlps_are_averaged_by_their_share(place: Place, method: str,
     run = place.source(method)
     model: Any = place.config().model.load().model
     untouched = {name: p.detach().clone() for name, p in by_name(model).items()}
-    found = by_name(Averaged(run.title, str(place.results)).prepare(model, None))
+    found = by_name(prepare(Averaged(run.title, str(place.results)), model, None))
     assert found.keys() == untouched.keys()
     new = {name.removeprefix("base_model.model."): tensor for name, tensor in kept(run).items()}
     moved = 0
@@ -245,9 +245,9 @@ def test_it_answers_and_is_exported_from_any_folder(
         ([], "method.run: needs a value"),
         (
             ["method=averaged", "method.run={sft}"],
-            "of sft there is no average to take; name a run of",
+            "of SFT there is no average to take; name a run of",
         ),
-        (["method=averaged", "method.run={g_train}"], "of g_train there is no average to take"),
+        (["method=averaged", "method.run={g_train}"], "of G-Train there is no average to take"),
         (["method=averaged", "method.run={frozen}"], "/seed0 trained nothing"),
     ],
 )
@@ -297,9 +297,9 @@ def test_a_results_folder_of_any_name_is_found_again(tmp_path: Path) -> None:
 SHOWN = ("method=frozen", "method.shots=5")
 
 
-def suite(loaded: Loaded, place: Place, *words: str) -> Suite:
+def suite(loaded: Loaded, place: Place, *words: str) -> Evaluator:
     config = place.config(*words)
-    return Suite(config, read_material(config), Encoder.of(loaded.tokenizer, []))
+    return build_evaluator(config, read_run_data(config), Encoder.of(loaded.tokenizer, []))
 
 
 def test_the_same_five_solved_training_examples_stand_before_every_prompt(
@@ -349,7 +349,10 @@ def test_a_run_with_shots_is_measured_again_with_them(place: Place) -> None:
     [
         (["method.shots=-1"], "method.shots=-1: must not be negative"),
         (["method.shots=2.5"], "method.shots=2.5: must be a whole number"),
-        (["method.shots=2", "task=jsonl", "task.path=x", "task.lines=many"], "task=jsonl has answers"),
+        (
+            ["method.shots=2", "task=jsonl", "task.path=x", "task.lines=many"],
+            "the answers of JSONL have several lines",
+        ),
     ],
 )
 def test_shots_that_cannot_be_shown_are_refused(place: Place, words: list[str], message: str) -> None:

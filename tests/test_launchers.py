@@ -116,7 +116,7 @@ def test_optuna_finds_the_best_task_score_and_the_same_command_tries_the_same_po
     rates: list[float] = []
 
     def run(config: RunConfig) -> RunResult:
-        folder = RunFolder(config)
+        folder = RunFolder(config.path)
         rates.append(config.train.lr)
         if (found := folder.load()) is not None:
             return found
@@ -124,7 +124,7 @@ def test_optuna_finds_the_best_task_score_and_the_same_command_tries_the_same_po
             raise RunFailed("lost")
         score = 1 / (1 + abs(1e3 * config.train.lr - 1)) + (config.layers == 2)
         with folder.lock():
-            folder.start()
+            folder.start({})
             folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 9.0})
             folder.log({"kind": "evaluation", "step": 4, "task/exact_match": score})
             record = {"id": config.id, "seed": config.seed, "name": config.name}

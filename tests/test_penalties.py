@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gdo_cli.data.rows import SAMPLE_DIR
-from gdo_cli.evaluation.run_data import read_material
 from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reading import read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.regularized import L2SP, KLToBase, Replay
@@ -199,7 +199,7 @@ def test_what_is_replayed_is_the_validation_text_and_not_what_the_probe_measures
     tiny_run: RunFactory, shortest: int
 ) -> None:
     probe = ("probe=[perplexity,winogrande]", "probe.perplexity.items=null")
-    material = read_material(tiny_run("method=replay", f"method.min_characters={shortest}", *probe))
+    material = read_run_data(tiny_run("method=replay", f"method.min_characters={shortest}", *probe))
     expected = [text for text in sample_texts("validation") if len(text) >= shortest]
     assert 0 < len(expected) < 40
     assert material.replay == expected
@@ -213,7 +213,7 @@ def test_what_is_replayed_is_the_validation_text_and_not_what_the_probe_measures
 
 
 def test_methods_that_do_not_replay_read_no_text(tiny_run: RunFactory) -> None:
-    material = read_material(tiny_run("method=l2_sp"))
+    material = read_run_data(tiny_run("method=l2_sp"))
     assert material.replay == []
     assert "replay" not in material.provenance
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_rehearsed_or_penalised_is_refused(
 ) -> None:
     replay = [] if words[0].startswith("method=") else ["method=replay"]
     with pytest.raises(UserError, match=message):
-        read_material(tiny_run(*replay, *words))
+        read_run_data(tiny_run(*replay, *words))
 
 
 def test_rows_without_text_are_counted_and_left_out(tiny_run: RunFactory, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_rows_without_text_are_counted_and_left_out(tiny_run: RunFactory, tmp_pa
     rows = [json.dumps({"text": "long enough"})] * 3 + ['{"text": 5}', "{", '{"text": " "}']
     file.write_text("\n".join(rows))
     words = [f"+method.dataset.path={file}", "method.dataset.splits.replay=all", "method.min_characters=5"]
-    material = read_material(tiny_run("method=replay", *words, "data.max_bad_rows=0.5"))
+    material = read_run_data(tiny_run("method=replay", *words, "data.max_bad_rows=0.5"))
     assert material.replay == ["long enough"] * 3
     assert material.provenance["replay"]["skipped_rows"] == 2
 

@@ -77,9 +77,9 @@ def value(config: RunConfig, step: int) -> float:
 
 def finish(config: RunConfig, steps: int = 1) -> None:
     """A finished run with scores of our own."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     with folder.lock():
-        folder.start()
+        folder.start({})
         for step in (0, 1):
             scores = dict.fromkeys(METRICS, value(config, step))
             errors = {f"{metric}_se": 0.03125 for metric in METRICS}
@@ -159,7 +159,7 @@ def test_any_number_may_stand_across(own: Path, results: Path) -> None:
 
 def test_a_figure_takes_in_the_runs_of_other_experiments_each_once(own: Path, results: Path) -> None:
     for config in (*grid("mine", own, results), *grid("byrate", own, results), *grid("both", own, results)):
-        if RunFolder(config).load() is None:
+        if RunFolder(config.path).load() is None:
             finish(config)
     *_, table = plot_all(["both"], results, own)
     points = [(p["line"], float(p["share"]), p["seeds"]) for p in rows(table) if p["metric"] == METRICS[0]]

@@ -42,9 +42,9 @@ def config(tmp_path: Path) -> RunConfig:
 @pytest.fixture
 def folder(config: RunConfig) -> RunFolder:
     """A run that has been started."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     with folder.lock():
-        folder.start()
+        folder.start({"name": config.name} | identity(config))
     return folder
 
 
@@ -82,12 +82,13 @@ def record(config: RunConfig) -> dict[str, Any]:
 
 def finish(results: Path, *words: str) -> RunResult:
     """A finished run under the results folder."""
-    folder = RunFolder(configure(results, *words))
+    config = configure(results, *words)
+    folder = RunFolder(config.path)
     with folder.lock():
-        folder.start()
+        folder.start({})
         folder.log({"kind": "train", "step": 1, "loss": 2.0})
         folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 0.25})
-        return folder.seal(record(folder.config))
+        return folder.seal(record(config))
 
 
 # --------------------------------------------------------------------------------------- whole or not
@@ -122,14 +123,14 @@ def test_what_a_crash_leaves_beside_is_no_hindrance(tmp_path: Path) -> None:
     assert file.read_text() == "new"
 
 
-def test_a_run_is_complete_when_it_is_sealed_and_not_before(folder: RunFolder) -> None:
+def test_a_run_is_complete_when_it_is_sealed_and_not_before(folder: RunFolder, config: RunConfig) -> None:
     folder.log({"kind": "train", "step": 1})
     folder.save_predictions([{"answer": "é"}])
     assert folder.load() is None
-    folder.seal(record(folder.config))
+    folder.seal(record(config))
     found = folder.load()
     assert found is not None
-    assert found.record == record(folder.config)
+    assert found.record == record(config)
 
 
 def test_equal_predictions_are_equal_bytes_and_come_back(folder: RunFolder) -> None:
@@ -145,21 +146,21 @@ def test_equal_predictions_are_equal_bytes_and_come_back(folder: RunFolder) -> N
 
 def test_a_run_lies_under_its_model_task_method_and_seed(tmp_path: Path) -> None:
     config = configure(tmp_path, "seed=3")
-    assert RunFolder(config).path == tmp_path / f"runs/tiny/scitail/sft-{config.id}/seed3"
+    assert config.path == tmp_path / f"runs/tiny/scitail/sft-{config.id}/seed3"
 
 
-def test_the_configuration_is_kept_as_plain_yaml(folder: RunFolder) -> None:
+def test_the_configuration_is_kept_as_plain_yaml(folder: RunFolder, config: RunConfig) -> None:
     kept = yaml.safe_load((folder.path / "config.yaml").read_text("utf-8"))
-    assert kept == {"name": folder.config.name} | identity(folder.config)
+    assert kept == {"name": config.name} | identity(config)
 
 
-def test_starting_again_drops_what_was_left_behind(folder: RunFolder) -> None:
+def test_starting_again_drops_what_was_left_behind(folder: RunFolder, config: RunConfig) -> None:
     folder.log({"kind": "train", "step": 1})
-    folder.seal(record(folder.config))
+    folder.seal(record(config))
     (folder.path / "adapter").mkdir()
     (folder.path / "adapter" / "weights").touch()
     with folder.lock():
-        folder.start()
+        folder.start({})
     assert {entry.name for entry in folder.path.iterdir()} == {".lock", "config.yaml"}
     assert folder.load() is None
 
@@ -181,17 +182,17 @@ def test_a_result_tells_what_it_is(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize(("name", "sign"), [("exact_match", 1), ("bleu", 1), ("loss", -1)])
 def test_settings_are_chosen_by_the_last_three_evaluations_of_the_training(
-    folder: RunFolder, of_steps: list[float], expected: float, name: str, sign: int
+    folder: RunFolder, config: RunConfig, of_steps: list[float], expected: float, name: str, sign: int
 ) -> None:
     for step, score in enumerate(of_steps):
         folder.log({"kind": "evaluation", "step": step, f"task/{name}": score, "task/loss": score})
         folder.log({"kind": "train", "step": step, "loss": 9.0})
-    run = folder.seal(record(folder.config) | {"final": {f"task/{name}": 7.0, "task/loss": 7.0}})
+    run = folder.seal(record(config) | {"final": {f"task/{name}": 7.0, "task/loss": 7.0}})
     assert run.validation_score == sign * expected
 
 
-def test_a_result_without_evaluations_says_so(folder: RunFolder) -> None:
-    run = folder.seal(record(folder.config))
+def test_a_result_without_evaluations_says_so(folder: RunFolder, config: RunConfig) -> None:
+    run = folder.seal(record(config))
     with pytest.raises(UserError, match=r"metrics.jsonl: holds no evaluation; run it again: gdo"):
         _ = run.validation_score
 
@@ -244,16 +245,16 @@ def test_a_failure_is_marked_until_the_run_goes_on(folder: RunFolder) -> None:
     folder.fail("step 3: the loss is nan")
     assert folder.failure() == "step 3: the loss is nan"
     with folder.lock():
-        folder.start()
+        folder.start({})
     assert folder.failure() is None
 
 
-def test_files_that_a_kill_cut_off_do_not_stay(folder: RunFolder) -> None:
+def test_files_that_a_kill_cut_off_do_not_stay(folder: RunFolder, config: RunConfig) -> None:
     (folder.path / "adapter").mkdir()
     halves = [folder.path / name for name in (".a.json.tmp", ".tmpLnFmgX", "adapter/.tmpXi5IS8")]
     for half in halves:
         half.touch()
-    folder.seal(record(folder.config))
+    folder.seal(record(config))
     assert not any(half.exists() for half in halves)
 
 
@@ -293,12 +294,12 @@ def test_a_run_has_one_writer(folder: RunFolder) -> None:
         pass
 
 
-def test_another_process_is_kept_out(folder: RunFolder) -> None:
+def test_another_process_is_kept_out(folder: RunFolder, config: RunConfig) -> None:
     code = (
-        "import sys; from gdo_cli.config.build import load_run; from gdo_cli.runs.record import RunFolder\n"
-        "with RunFolder(load_run(sys.argv[1:])).lock(): pass"
+        "import sys; from gdo_cli.config.build import load_run; from gdo_cli.runs.folder import RunFolder\n"
+        "with RunFolder(load_run(sys.argv[1:]).path).lock(): pass"
     )
-    command = [sys.executable, "-c", code, *folder.config.overrides]
+    command = [sys.executable, "-c", code, *config.overrides]
     with folder.lock():
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
@@ -306,7 +307,7 @@ def test_another_process_is_kept_out(folder: RunFolder) -> None:
 
 
 def test_seeds_do_not_lock_each_other(tmp_path: Path) -> None:
-    with RunFolder(configure(tmp_path)).lock(), RunFolder(configure(tmp_path, "seed=1")).lock():
+    with RunFolder(configure(tmp_path).path).lock(), RunFolder(configure(tmp_path, "seed=1").path).lock():
         pass
 
 
@@ -319,7 +320,7 @@ def test_the_lock_is_free_after_a_crash(folder: RunFolder) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    folder = RunFolder(configure(tmp_path / "file"))
+    folder = RunFolder(configure(tmp_path / "file").path)
     with pytest.raises(UserError, match="cannot be written"), folder.lock():
         pass
 
@@ -331,9 +332,9 @@ def test_only_finished_runs_are_found_in_the_order_of_their_names(tmp_path: Path
     done = [
         finish(tmp_path, f"seed={seed}", f"task={task}") for task in ("scitail", "qasc") for seed in (1, 0)
     ]
-    unfinished = RunFolder(configure(tmp_path, "seed=7"))
+    unfinished = RunFolder(configure(tmp_path, "seed=7").path)
     with unfinished.lock():
-        unfinished.start()
+        unfinished.start({})
     found = find_runs(tmp_path)
     assert [run.path for run in found] == sorted(run.path for run in done)
 

@@ -263,7 +263,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(
     reason: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = RunFolder(cut)
+    folder = RunFolder(cut.path)
     facts = Checkpoint.read(folder.path / CHECKPOINT).state["facts"]
     assert Keeper(folder, facts, None).find() is not None
     damage(folder.path / CHECKPOINT)
@@ -277,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(
 def test_without_a_checkpoint_that_can_be_used_the_run_starts_again(
     cut: RunConfig, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flip_a_bit(RunFolder(cut).path / CHECKPOINT)
+    flip_a_bit(cut.path / CHECKPOINT)
     done = steps_logged(monkeypatch)
     assert contents(experiment.run(cut)) == whole
     assert done == [1, 2, 3, 4, 5, 6]
@@ -357,7 +357,7 @@ def test_by_default_checkpoints_cost_a_small_share_of_the_time(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    keeper = Keeper(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"])), {}, None)
+    keeper = Keeper(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"]).path), {}, None)
     keeper.optimizer = torch.optim.SGD([torch.zeros(1)])
     saved: list[float] = []
 

@@ -21,9 +21,9 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.rows import SAMPLE_DIR
-from gdo_cli.evaluation.evaluator import Suite
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth.layer import GrownRows
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -61,12 +61,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunRe
     return config, experiment.run(config)
 
 
-def suite_and_base(config: RunConfig) -> tuple[Suite, AnswerLM]:
+def suite_and_base(config: RunConfig) -> tuple[Evaluator, AnswerLM]:
     """The run's measurements and the untouched model, put together without the run."""
     loaded = config.model.load()
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
     hold_weights(loaded.model.requires_grad_(False), torch.float32)
-    suite = Suite(config, read_material(config), encoder)
+    suite = build_evaluator(config, read_run_data(config), encoder)
     return suite, AnswerLM(loaded.model, torch.float32)
 
 
@@ -109,7 +109,7 @@ def test_a_finished_run_returns_at_once_without_loading_weights(
     config, first = finished
     stamp = (first.path / "result.json").stat().st_mtime_ns
     monkeypatch.setattr(TinyModel, "load", no_weights)
-    monkeypatch.setattr(experiment, "read_material", no_weights)
+    monkeypatch.setattr(experiment, "read_run_data", no_weights)
     assert experiment.run(config).record == first.record
     assert (first.path / "result.json").stat().st_mtime_ns == stamp
 
@@ -122,7 +122,7 @@ def test_a_run_that_did_not_finish_starts_afresh(
         patch.setattr(experiment, "save_trained", interrupted)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     assert folder.load() is None
     assert (folder.path / "metrics.jsonl").is_file()
     result = experiment.run(config)
@@ -179,7 +179,7 @@ def test_growth_that_changes_the_function_is_refused(
     config = tiny_run()
     with pytest.raises(RunFailed, match="does not preserve this model's function"):
         experiment.run(config)
-    assert RunFolder(config).load() is None
+    assert RunFolder(config.path).load() is None
 
 
 def test_weights_that_are_not_finite_are_refused(
@@ -209,7 +209,7 @@ def test_training_that_diverges_fails_and_leaves_no_result(tiny_run: RunFactory)
     config = tiny_run("train.lr=1e30")
     with pytest.raises(RunFailed, match=r"step \d: the (loss is nan|gradient is not finite)"):
         experiment.run(config)
-    assert RunFolder(config).load() is None
+    assert RunFolder(config.path).load() is None
 
 
 def test_layers_that_the_model_does_not_have_are_refused(tiny_run: RunFactory) -> None:

@@ -33,8 +33,8 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.dataset import Row
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.divergence import Reference
-from gdo_cli.evaluation.evaluator import Evaluation, Suite
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.evaluation.evaluator import Evaluation
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.lm import answer_lm, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
@@ -370,8 +370,8 @@ def sharp(tiny_loaded: Loaded) -> Loaded:
 
 def measured(config: RunConfig, loaded: Loaded, name: str) -> tuple[Evaluation, list[Row]]:
     """A probe's evaluation, and the rows it asked."""
-    material = read_material(config)
-    suite = Suite(config, material, Encoder.of(loaded.tokenizer, []))
+    material = read_run_data(config)
+    suite = build_evaluator(config, material, Encoder.of(loaded.tokenizer, []))
     return suite.evaluate_probe(answering(loaded.model), name), material.probes[name][0]
 
 
@@ -414,7 +414,7 @@ def test_winogrande_equals_partial_evaluation_in_a_loop(tiny_run: RunFactory, sh
 
 def test_winogrande_shows_the_same_solved_examples_before_each_question(tiny_run: RunFactory) -> None:
     config = tiny_run("probe.winogrande.shots=2")
-    material = read_material(config)
+    material = read_run_data(config)
     rows, shots = material.probes["winogrande"]
     assert len(shots) == 2
     assert all(shot in sample_rows("winogrande", "train_s") for shot in shots)
@@ -487,7 +487,7 @@ def test_perplexity_equals_the_loss_over_all_tokens_together(tiny_run: RunFactor
 
 
 def test_a_probe_asks_the_same_rows_whatever_the_seed(tiny_run: RunFactory) -> None:
-    one, other = (read_material(tiny_run(f"seed={seed}")).probes["winogrande"] for seed in (0, 1))
+    one, other = (read_run_data(tiny_run(f"seed={seed}")).probes["winogrande"] for seed in (0, 1))
     assert one == other
 
 

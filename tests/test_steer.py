@@ -14,7 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
-from gdo_cli.commands.analyze import steer
+from gdo_cli.commands.analyze import skeleton
 from gdo_cli.commands.analyze.fv import Options as VectorOptions
 from gdo_cli.commands.analyze.fv import analyse as analyse_fv
 from gdo_cli.commands.analyze.fv import read_vectors
@@ -199,7 +199,7 @@ def test_every_vector_is_tried_behind_every_layer_and_kept(
     for who in ("base", "run"):
         own_rows = [row["probability"] for row in still["effects"] if row["model"] == who]
         assert set(own_rows) == {by_row[who, None, "nothing"]}
-    monkeypatch.setattr(steer, "Pair", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(skeleton, "Opened", lambda *_: pytest.fail("measured again"))
     assert analyse(tuned, Options((1,), 0.0, prompts=4), None) == still
 
 

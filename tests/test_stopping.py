@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.evaluation.evaluator import Suite
+from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.checkpoints import Checkpoint
 from gdo_cli.models.tiny import TinyModel
@@ -68,7 +68,7 @@ def stopped(config: RunConfig, owner: Any, name: str, call: int, number: int = s
 
 
 def step_of_checkpoint(config: RunConfig) -> int:
-    return int(Checkpoint.read(RunFolder(config).path / CHECKPOINT).state["step"])
+    return int(Checkpoint.read(config.path / CHECKPOINT).state["step"])
 
 
 @BOTH
@@ -91,7 +91,7 @@ def test_a_signal_in_an_evaluation_keeps_what_was_trained(
     whole = experiment.run(tiny_run(*STEPS, SELDOM, results_dir=tmp_path / "whole"))
     config = tiny_run(*STEPS, SELDOM, results_dir=tmp_path / "stopped")
     # The evaluation of step 0 is the one of the run above, so this is that of step 3.
-    calls = {"task": (Suite, "evaluate_task", 1), "winogrande": (Suite, "evaluate_probe", 1)}
+    calls = {"task": (Evaluator, "evaluate_task", 1), "winogrande": (Evaluator, "evaluate_probe", 1)}
     error = stopped(config, *calls[part])
     assert "evaluating after step 3 of 6" in str(error)
     assert step_of_checkpoint(config) == 3
@@ -102,12 +102,12 @@ def test_a_signal_while_loading_ends_at_once_and_leaves_nothing_half_done(tiny_r
     config = tiny_run(*STEPS)
     error = stopped(config, TinyModel, "load", 1)
     assert str(error) == "stopped by SIGTERM; the same command goes on where this one ended"
-    assert [entry.name for entry in RunFolder(config).path.iterdir()] == [".lock"]
+    assert [entry.name for entry in config.path.iterdir()] == [".lock"]
 
 
 @pytest.mark.faults
 def test_before_the_first_step_there_is_nothing_to_keep(tiny_run: RunFactory) -> None:
-    error = stopped(tiny_run(*STEPS, "evaluation.items=7"), Suite, "evaluate_task", 1)
+    error = stopped(tiny_run(*STEPS, "evaluation.items=7"), Evaluator, "evaluate_task", 1)
     assert "evaluating after step 0 of 6" in str(error)
     assert "the same command starts again (there is no checkpoint yet)" in str(error)
 
@@ -116,7 +116,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(tiny_run: RunFactory) ->
 def test_a_signal_while_the_result_is_written_comes_after_it(tiny_run: RunFactory) -> None:
     config = tiny_run(*STEPS)
     stopped(config, RunFolder, "seal", 1)
-    assert RunFolder(config).load() is not None
+    assert RunFolder(config.path).load() is not None
 
 
 @pytest.mark.faults

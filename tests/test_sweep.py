@@ -50,9 +50,9 @@ def go(results: Path, *more: str) -> bool:
 
 def sealed(config: RunConfig, score: float = 0.5) -> RunResult:
     """Stands in for a run: takes its folder, computes nothing, ends."""
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     with folder.lock():
-        folder.start()
+        folder.start({})
         record = {"id": config.id, "seed": config.seed, "name": config.name}
         return folder.seal(record | {"final": {"task/exact_match": score}})
 
@@ -157,7 +157,7 @@ def test_data_that_are_nowhere_are_told_before_anything_runs(
         result = gdo(*words(tmp_path, "data=local", *where))
         assert (result.exit_code, ran) == (2, [])
         assert told in result.stderr
-    assert not any(RunFolder(config).path.exists() for _, config in points)
+    assert not any(config.path.exists() for _, config in points)
 
 
 def test_a_dry_run_says_which_points_are_done_and_runs_none(
@@ -234,7 +234,7 @@ def test_a_point_that_another_process_works_on_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, ran: Runs, points: list[Point], tmp_path: Path
 ) -> None:
     """The other process holds the first point, and has finished it when this one has slept twice."""
-    other = RunFolder(points[0][1])
+    other = RunFolder(points[0][1].path)
     lock = other.lock()
     lock.__enter__()
     slept: list[float] = []
@@ -254,7 +254,7 @@ def test_a_point_that_another_process_works_on_is_waited_for(
 def test_a_point_that_another_process_gives_up_is_taken_over(
     monkeypatch: pytest.MonkeyPatch, ran: Runs, points: list[Point], tmp_path: Path
 ) -> None:
-    lock = RunFolder(points[0][1]).lock()
+    lock = RunFolder(points[0][1].path).lock()
     lock.__enter__()
     monkeypatch.setattr("time.sleep", lambda _: lock.__exit__(None, None, None))
     assert go(tmp_path)

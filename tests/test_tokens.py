@@ -3,8 +3,7 @@
 import pytest
 from conftest import RunFactory
 
-from gdo_cli.evaluation.evaluator import Suite
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.lm.tokens import Encoder, LazilyEncoded, Query
 from gdo_cli.models.loading import Loaded
 from gdo_cli.support.errors import UserError
@@ -24,13 +23,13 @@ def test_the_too_long_are_those_of_a_full_count(
 ) -> None:
     config = tiny_run(f"train.max_length={max_length}")
     encoder = Encoder.of(tiny_loaded.tokenizer, [])
-    material = read_material(config)
+    material = read_run_data(config)
     every = encoder.many([Query(e.prompt, e.answer) for e in material.train])
     short = [q for q in every if len(q) + 1 <= max_length]
     if len(short) < 0.95 * len(every):
         with pytest.raises(UserError, match=f"{len(every) - len(short)} of {len(every)} train examples"):
-            Suite(config, material, encoder)
+            build_evaluator(config, material, encoder)
         return
-    suite = Suite(config, material, encoder)
+    suite = build_evaluator(config, material, encoder)
     assert suite.train[:] == short
     assert suite.provenance["train_too_long"] == len(every) - len(short)

@@ -122,7 +122,7 @@ def evaluate(
         config = evaluation_config(run, overrides, probe, items, task, config_dir)
         from gdo_cli.cli.tables import print_metrics
 
-        print_metrics(measure(config, run))
+        print_metrics(measure(config, run, overrides))
 
 
 @app.command()

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdo_cli.experiment.reopen import rebuild
-from gdo_cli.experiment.weights import load_trained
+from gdo_cli.experiment.reopen import rebuild, reopen
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
@@ -53,10 +52,10 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     require_one_of("--dtype", dtype, DTYPES)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: exists and is not empty; name another folder")
-    config = rebuild(run, config_dir)
-    loaded = config.model.load()
+    opened = reopen(run, config_dir)
+    loaded = opened.loaded
     tokens = [loaded.tokenizer(text, return_tensors="pt")["input_ids"] for text in _PROMPTS]
-    model = in_fp32(load_trained(loaded.model, config.method, run))
+    model = in_fp32(opened.trained_model())
     before = _logits(model, tokens)
     form = _choose(model, form, run)
     try:

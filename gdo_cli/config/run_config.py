@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.data.config import DataConfig
@@ -70,6 +71,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_one_of("layer_rule", self.layer_rule, LAYER_RULES)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder: ``RESULTS/runs/MODEL/TASK/METHOD-ID/seedN``."""
+        root = Path(self.results_dir) / "runs" / self.name["model"] / self.name["task"]
+        return root / f"{self.name['method']}-{self.id}" / f"seed{self.seed}"
 
     @property
     def id(self) -> str:

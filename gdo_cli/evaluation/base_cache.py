@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from gdo_cli.evaluation.evaluator import Evaluation, Suite
+from gdo_cli.evaluation.evaluator import Evaluation, Evaluator
 from gdo_cli.lm.device import describe_machine
 from gdo_cli.support.files import cache_dir, write_atomically
 from gdo_cli.support.provenance import code_sha256, versions
@@ -27,13 +27,15 @@ Arrays = dict[str, NDArray[Any]]
 MEASURING = ("data", "lm", "probes", "stats", "tasks", "evaluation")  # whose code decides
 
 
-def base_evaluation(suite: Suite, facts: dict[str, Any], evaluate: Callable[[], Evaluation]) -> Evaluation:
+def base_evaluation(
+    evaluator: Evaluator, facts: dict[str, Any], evaluate: Callable[[], Evaluation]
+) -> Evaluation:
     """The evaluation of the untouched model, from the cache or computed and put there.
 
     The key is the content: every token asked and scored, the weights' checksum and precision
     (``facts``), and the code that measures. A file that cannot be read is computed again.
     """
-    key = {"suite": suite.fingerprint(), "code": code_sha256(*MEASURING), **facts}
+    key = {"suite": evaluator.fingerprint(), "code": code_sha256(*MEASURING), **facts}
     file = _file("evaluations", key, "json")
     try:
         checksum, content = file.read_bytes().split(b"\n", 1)

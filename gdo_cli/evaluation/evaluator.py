@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.dataset import Row
+from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.evaluation.divergence import Reference
-from gdo_cli.evaluation.run_data import Material
+from gdo_cli.evaluation.run_data import RunData
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
@@ -19,7 +19,7 @@ from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded, Query
 from gdo_cli.probes.base import Probe
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
 from gdo_cli.support.errors import UserError
-from gdo_cli.tasks.base import Example
+from gdo_cli.tasks.base import Example, Task
 
 Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
 
@@ -37,23 +37,38 @@ class Evaluation:
     predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Suite:
-    """The material of a run in tokens, and everything that is measured on it."""
+class Evaluator:
+    """The rows of a run in tokens, and everything that is measured on them.
 
-    def __init__(self, config: RunConfig, material: Material, encoder: Encoder) -> None:
-        self.config = config
+    Args:
+        max_length: longest example in tokens, its end included; longer ones are left out and counted.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        probes: Mapping[str, Probe],
+        data: RunData,
+        encoder: Encoder,
+        config: EvaluationConfig,
+        max_length: int,
+    ) -> None:
+        self.task = task
+        self.probe_of = probes
         self.encoder = encoder
-        self.provenance = material.provenance
-        self.train = self._training(material.train)
-        self.replay = encoder.many([Query("", text) for text in material.replay])
-        self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in material.shots)
+        self.config = config
+        self.max_length = max_length
+        self.provenance = data.provenance
+        self.train = self._training(data.train)
+        self.replay = encoder.many([Query("", text) for text in data.replay])
+        self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in data.shots)
         self.splits = {
-            "validation": self._pairs("validation", material.validation),
-            "test": self._pairs("test", material.test),
+            "validation": self._pairs("validation", data.validation),
+            "test": self._pairs("test", data.test),
         }
         self.probes = {
-            name: self._probe_queries(config.probe[name], rows, shots)
-            for name, (rows, shots) in material.probes.items()
+            name: self._probe_queries(probes[name], rows, shots)
+            for name, (rows, shots) in data.probes.items()
         }
         self._reference: Reference | None = None
 
@@ -63,7 +78,7 @@ class Suite:
     def _training(self, examples: list[Example]) -> Sequence[Encoded]:
         """The examples that are short enough, put into tokens when they are drawn."""
         queries = [Query(e.prompt, e.answer) for e in examples]
-        longest = self.config.train.max_length - 1  # the end of sequence comes on top
+        longest = self.max_length - 1  # the end of sequence comes on top
         # A token is no shorter than a byte, and BOS is one more: most need not be counted.
         doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
         counted = self.encoder.many([queries[i] for i in doubtful])
@@ -78,7 +93,7 @@ class Suite:
 
     def _pairs(self, role: str, examples: list[Example]) -> list[tuple[Example, Encoded]]:
         pairs = list(zip(examples, self._encode(examples), strict=True))
-        longest = self.config.train.max_length - 1
+        longest = self.max_length - 1
         self.provenance[f"{role}_too_long"] = sum(len(q) > longest for _, q in pairs)
         pairs = [(e, q) for e, q in pairs if len(q) <= longest]
         if not self.shown:
@@ -107,7 +122,7 @@ class Suite:
         lm.eval()
         result = self.evaluate_task(lm, role, advance)
         for name in self.probes:
-            if between and not self.config.probe[name].throughout:
+            if between and not self.probe_of[name].throughout:
                 continue
             part = self.evaluate_probe(lm, name, advance)
             result.metrics |= part.metrics
@@ -122,11 +137,11 @@ class Suite:
         if not pairs:
             return Evaluation({})
         lm.eval()
-        ends = self.encoder.ends(self.config.task.multiline)
+        ends = self.encoder.ends(self.task.multiline)
         answers = self._answers(lm, [q for _, q in pairs], ends, "task", advance)
         loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
         metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
-        if self.config.task.metric == "bleu":
+        if self.task.metric == "bleu":
             texts, scores = self._translate(lm, pairs, ends, advance)
             metrics |= scores
         else:
@@ -135,7 +150,7 @@ class Suite:
             metrics |= {"task/exact_match": exact.value, "task/exact_match_se": exact.se}
         predictions = [
             {"part": f"task/{role}", "item": i, "answer": e.answer.strip(), "predicted": t.strip()}
-            | ({"correct": a.exact} if self.config.task.metric == "exact_match" else {})
+            | ({"correct": a.exact} if self.task.metric == "exact_match" else {})
             for i, ((e, _), a, t) in enumerate(zip(pairs, answers, texts, strict=True))
         ]
         return Evaluation(metrics, predictions)
@@ -154,8 +169,8 @@ class Suite:
             self.encoder,
             [q.context for _, q in pairs],
             ends,
-            max_new_tokens=int(getattr(self.config.task, "max_new_tokens", 96)),
-            token_budget=self.config.evaluation.token_budget,
+            max_new_tokens=int(getattr(self.task, "max_new_tokens", 96)),
+            token_budget=self.config.token_budget,
             advance=_told(advance, "generation", len(pairs)),
         )
         metric = sacrebleu.BLEU()
@@ -164,7 +179,7 @@ class Suite:
         return texts, {"task/bleu": float(result.score)}
 
     def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
-        probe, items = self.config.probe[name], self.probes[name]
+        probe, items = self.probe_of[name], self.probes[name]
         queries = [q for item in items for q in item.queries]
         answers = iter(self._answers(lm, queries, self.encoder.answer_ends, name, advance))
         outcomes: dict[str, list[Outcome]] = {}
@@ -191,7 +206,7 @@ class Suite:
         part: str,
         advance: Advance | None,
     ) -> list[Answer]:
-        budget = self.config.evaluation.token_budget
+        budget = self.config.token_budget
         scored = score(lm, queries, budget, _told(advance, part, len(queries)))
         return [self._answer(q, s, ends) for q, s in zip(queries, scored, strict=True)]
 
@@ -207,7 +222,7 @@ class Suite:
 
     def remember_base(self, lm: AnswerLM) -> None:
         """Keep the untouched model's predictions, to measure the divergence from them later."""
-        prompts = [q.context for _, q in self.splits["validation"][: self.config.evaluation.kl_prompts]]
+        prompts = [q.context for _, q in self.splits["validation"][: self.config.kl_prompts]]
         if prompts:
             self._reference = Reference(lm, prompts)
 
@@ -217,9 +232,9 @@ class Suite:
         for name, items in self.probes.items():
             asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
             asked.append([dict(item.row) for item in items])
-        task = self.config.task
+        task = self.task
         asked.append([task.metric, task.multiline, getattr(task, "max_new_tokens", None)])
-        asked.append(self.config.evaluation.kl_prompts)
+        asked.append(self.config.kl_prompts)
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
     def check_prompts(self, n: int = 8) -> list[Encoded]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.config import DataConfig
-from gdo_cli.data.dataset import Row, RowError
+from gdo_cli.data.dataset import Dataset, Row, RowError
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.data.split import Split
+from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.probes.base import Probe
-from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError
-from gdo_cli.tasks.base import Example
+from gdo_cli.tasks.base import Example, Task
 
 # Every run, whatever its seed, is measured on the same items and shown the same examples.
 SUBSET_SEED = 20260309
@@ -31,8 +30,16 @@ def subset(items: Sequence[T], n: int | None) -> list[T]:
     return random.Random(SUBSET_SEED).sample(list(items), n)
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out."""
+
+    dataset: Dataset
+    min_characters: int = 1
+
+
 @dataclass
-class Material:
+class RunData:
     """The rows of a run, read and checked before anything heavy is loaded."""
 
     train: list[Example]
@@ -44,67 +51,76 @@ class Material:
     provenance: dict[str, Any]
 
 
-def read_material(config: RunConfig) -> Material:
-    """Read every split that the run needs.
+def read_data(
+    task: Task,
+    probes: Mapping[str, Probe],
+    source: DataConfig,
+    evaluation: EvaluationConfig,
+    shots: int = 0,
+    replay: Rehearsed | None = None,
+) -> RunData:
+    """Read every split that a run needs.
 
+    Args:
+        shots: solved examples in front of every prompt of the task.
+        replay: texts that its method rehearses.
     Raises:
         UserError: missing data, or more unusable rows than allowed.
     """
-    provenance: dict[str, Any] = {"source": source_of(config.task.dataset, config.data)}
+    provenance: dict[str, Any] = {"source": source_of(task.dataset, source)}
     examples: dict[str, list[Example]] = {}
     for role in ROLES:
-        split = load_split(config.task.dataset, role, config.data)
-        examples[role] = convert(split, config.task.example, config.data.max_bad_rows)
+        split = load_split(task.dataset, role, source)
+        examples[role] = convert(split, task.example, source.max_bad_rows)
         provenance[role] = split.provenance
-    validation = subset(examples["validation"], config.evaluation.items)
-    test = subset(examples["test"], config.evaluation.final_items)
-    probes = {}
-    for name, probe in config.probe.items():
-        rows, shots, record = _probe_rows(probe, config.data)
-        probes[name], provenance[f"probe/{name}"] = (rows, shots), record
-    replay, record = _replay_texts(config)
+    validation = subset(examples["validation"], evaluation.items)
+    test = subset(examples["test"], evaluation.final_items)
+    asked = {}
+    for name, probe in probes.items():
+        rows, shown, record = _probe_rows(probe, source)
+        asked[name], provenance[f"probe/{name}"] = (rows, shown), record
+    texts, record = _replay_texts(replay, source)
     provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
-    solved = subset(examples["train"], config.method.shots)
-    return Material(examples["train"], validation, test, probes, replay, solved, provenance)
+    solved = subset(examples["train"], shots)
+    return RunData(examples["train"], validation, test, asked, texts, solved, provenance)
 
 
-def warn_of_sample(config: RunConfig) -> None:
-    """Say which parts of a run read the bundled sample; nothing else ever stands in for real rows."""
-    asked = {"task": config.task, **config.probe, "replay": config.method}
-    datasets = {name: getattr(part, "dataset", None) for name, part in asked.items()}
-    parts = [name for name, each in datasets.items() if each and source_of(each, config.data) == "sample"]
-    if parts:
-        warn(
-            f"data=sample: the bundled sample stands for {', '.join(parts)}; it is made for trying things "
-            "out, not for results (real rows: data.dir=FOLDER, or data=hub)"
-        )
+def sampled_parts(
+    task: Task, probes: Mapping[str, Probe], source: DataConfig, replay: Rehearsed | None
+) -> list[str]:
+    """Return the parts of a run that read the bundled sample."""
+    named = {"task": task.dataset, **{name: probe.dataset for name, probe in probes.items()}}
+    named |= {"replay": replay.dataset} if replay else {}
+    return [name for name, dataset in named.items() if source_of(dataset, source) == "sample"]
 
 
-def changed(config: RunConfig, before: dict[str, Any]) -> list[str]:
-    """The task's splits whose files are not what they were; none where they cannot be had, or are the hub's.
+def changed_splits(dataset: Dataset, source: DataConfig, before: dict[str, Any]) -> list[str]:
+    """Return the splits whose files are not what they were.
+
+    None where they cannot be had, or are the hub's.
 
     Args:
         before: ``data`` of the record of a finished run.
     """
-    dataset = config.task.dataset
-    if config.data.source == "hub" and not dataset.path:
+    if source.source == "hub" and not dataset.path:
         return []
     with suppress(UserError):
-        now = {role: load_split(dataset, role, config.data).provenance["sha256"] for role in ROLES}
+        now = {role: load_split(dataset, role, source).provenance["sha256"] for role in ROLES}
         return [role for role in ROLES if before.get(role, {}).get("sha256", now[role]) != now[role]]
     return []
 
 
-def _replay_texts(config: RunConfig) -> tuple[list[str], dict[str, Any]]:
+def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[str], dict[str, Any]]:
     """What the method rehearses, and where it is from; nothing for a method that does not."""
-    dataset, shortest = getattr(config.method, "dataset", None), getattr(config.method, "min_characters", 1)
-    if dataset is None:
+    if replay is None:
         return [], {}
-    split = load_split(dataset, "replay", config.data)
-    texts = [t for t in convert(split, _stripped, config.data.max_bad_rows) if len(t) >= shortest]
+    split = load_split(replay.dataset, "replay", source)
+    texts = convert(split, _stripped, source.max_bad_rows)
+    texts = [text for text in texts if len(text) >= replay.min_characters]
     if not texts:
         raise UserError(
-            f"method.dataset={dataset.name}: no 'text' of {shortest} characters or more to replay"
+            f"method.dataset={replay.dataset.name}: no 'text' of {replay.min_characters} characters or more "
+            "to replay"
         )
     return texts, {"replay": split.provenance | {"texts": len(texts)}}
 

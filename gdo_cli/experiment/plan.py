@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment.weights import prepare
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.device import hold_weights
@@ -114,7 +115,7 @@ def _prepared(method: Method, model: Any) -> tuple[Any, int]:
     choice = getattr(method, "layers", "all")
     # Which layers does not matter for what they cost: the last ones stand for any number.
     chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
-    return method.prepare(model.requires_grad_(False), chosen), n_base
+    return prepare(method, model.requires_grad_(False), chosen), n_base
 
 
 def why_not(config: RunConfig) -> str | None:

@@ -12,15 +12,17 @@ import torch
 
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_evaluation, base_facts
-from gdo_cli.evaluation.evaluator import Evaluation, Suite
-from gdo_cli.evaluation.run_data import Material, changed, read_material, warn_of_sample
+from gdo_cli.evaluation.evaluator import Evaluation
+from gdo_cli.evaluation.run_data import RunData, changed_splits
 from gdo_cli.experiment.checkpoints import Keeper, trained
 from gdo_cli.experiment.failures import enough_memory, marked
 from gdo_cli.experiment.guards import answer_logits, check_forward, check_preserved
 from gdo_cli.experiment.layers import Choice, choose_layers
 from gdo_cli.experiment.processes import held_by_first, join, loaded_in_turn
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.source import check_method
 from gdo_cli.experiment.tracking import Mirror
-from gdo_cli.experiment.weights import save_trained
+from gdo_cli.experiment.weights import prepare, save_trained
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compiling import compiled
 from gdo_cli.lm.device import (
@@ -64,25 +66,24 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         RunFailed: growth changed the function, or training diverged.
     """
     config = join(config)
-    folder = RunFolder(config)
+    folder = RunFolder(config.path)
     if not force and (finished := of_first(folder.load)) is not None:
         note(f"already done: {finished.path}")
-        for role in changed(config, finished.record.get("data", {})):
+        for role in changed_splits(config.task.dataset, config.data, finished.record.get("data", {})):
             warn(f"the {role} data have changed since the run was made; --force makes it again")
         of_first(folder.tidy)
         return finished
-    config.method.check(config)
-    warn_of_sample(config)
+    check_method(config)
     with held_by_first(folder), stoppable() as stop:
         if not force and (finished := of_first(folder.load)) is not None:
             return finished  # another process finished it while this one waited
         with loaded_in_turn():
-            material = read_material(config)
+            data = read_run_data(config)
             loaded = config.model.load()
         choice = choose_layers(config, loaded.model, run)
         if force:
             of_first(folder.clear)
-        started = _Run(config, folder, material, loaded, choice, stop)
+        started = _Run(config, folder, data, loaded, choice, stop)
         with marked(folder, started.where):
             return started.complete()
 
@@ -94,7 +95,7 @@ class _Run:
         self,
         config: RunConfig,
         folder: RunFolder,
-        material: Material,
+        data: RunData,
         loaded: Loaded,
         choice: Choice,
         stop: Stop,
@@ -110,10 +111,10 @@ class _Run:
         self.dtype = compute_dtype(config.train.precision, self.device)
         self.weights = loaded.provenance
         self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
-        self.suite = Suite(config, material, self.encoder)
+        self.evaluator = build_evaluator(config, data, self.encoder)
         self.base = loaded.model
         self.keeper = Keeper(folder, self.facts(), config.train.checkpoint_every)
-        self.total_steps = config.train.total_steps(len(self.suite.train)) if config.method.trains else 0
+        self.total_steps = config.train.total_steps(len(self.evaluator.train)) if config.method.trains else 0
         self.so_far: dict[str, Any] = {
             "step": 0,
             "tokens": 0,
@@ -157,7 +158,7 @@ class _Run:
         return f"{self.stage} after step {self.so_far['step']} of {self.total_steps}"
 
     def next_step(self) -> str:
-        longest = max(len(example) for example in self.suite.train) + 1
+        longest = max(len(example) for example in self.evaluator.train) + 1
         batch = f"{self.config.train.batch_size} examples of up to {longest} tokens"
         return f"step {self.so_far['step'] + 1} of {self.total_steps} ({batch})"
 
@@ -170,7 +171,7 @@ class _Run:
             if found["machine"] != self.machine():
                 warn("begun on another machine: the numbers may differ in their last digits")
         else:
-            of_first(self.folder.start)
+            of_first(lambda: self.folder.start({"name": self.config.name} | identity(self.config)))
         self.keeper.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
 
     def state(self) -> dict[str, Any]:
@@ -189,8 +190,8 @@ class _Run:
         }
 
     def penalty(self, lm: AnswerLM) -> Penalty | None:
-        method, suite = self.config.method, self.suite
-        return method.penalty(lm, suite.replay, self.config.seed) if method.trains else None
+        method, replay = self.config.method, self.evaluator.replay
+        return method.penalty(lm, replay, self.config.seed) if method.trains else None
 
     def steps(self, lm: AnswerLM, penalty: Penalty | None) -> Iterator[Step]:
         config, eos_id = self.config, self.encoder.eos_id
@@ -203,7 +204,7 @@ class _Run:
         ):
             yield from train(
                 lm,
-                self.suite.train,
+                self.evaluator.train,
                 config.train,
                 config.seed,
                 eos_id,
@@ -223,13 +224,13 @@ class _Run:
         hold_weights(self.base, self.dtype)
         self.base.to(self.device)
         base_lm = AnswerLM(self.base, self.dtype)
-        self.suite.remember_base(base_lm)
-        prompts = self.suite.check_prompts()
+        self.evaluator.remember_base(base_lm)
+        prompts = self.evaluator.check_prompts()
         before = answer_logits(base_lm, prompts)
         check_forward(base_lm, prompts)
         n_base = sum(p.numel() for p in text_parameters(self.base).values())
         try:
-            model = self.config.method.prepare(self.base, self.choice.layers)
+            model = prepare(self.config.method, self.base, self.choice.layers)
         except ValueError as error:
             raise UserError(f"method={self.config.name['method']}: {error}") from error
         hold_weights(model, self.dtype)
@@ -278,10 +279,10 @@ class _Run:
 
         def measure() -> Evaluation:
             between = 0 < step < self.total_steps
-            return self.suite.evaluate(lm, "validation", self.advance, between)
+            return self.evaluator.evaluate(lm, "validation", self.advance, between)
 
         untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
-        evaluation = base_evaluation(self.suite, self.base_facts(), measure) if untouched else measure()
+        evaluation = base_evaluation(self.evaluator, self.base_facts(), measure) if untouched else measure()
         self.last = evaluation
         if not math.isfinite(loss := evaluation.metrics.get("task/loss", 0.0)):
             raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
@@ -304,7 +305,7 @@ class _Run:
         """The task on test data; the probes are those of the last step, which are the same items."""
         self.stage = "evaluating on test data"
         with enough_memory(self.where, SMALLER_EVALUATION):
-            test = self.suite.evaluate_task(lm, "test", self.advance)
+            test = self.evaluator.evaluate_task(lm, "test", self.advance)
         probes = {key: value for key, value in self.last.metrics.items() if not key.startswith("task/")}
         self.reporter.evaluation("final", test.metrics)
         rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
@@ -321,7 +322,7 @@ class _Run:
             "settings": settings,
             "precision": str(self.dtype),
             "weights": self.weights["sha256"],
-            "data": self.suite.provenance,
+            "data": self.evaluator.provenance,
             "layers": self.choice.record["chosen"],
         }
 
@@ -339,7 +340,7 @@ class _Run:
             "layers": self.choice.record,
             "parameters": self.parameters,
             "updates": self.updates.norms(),
-            "data": self.suite.provenance,
+            "data": self.evaluator.provenance,
             "weights": self.weights,
             "precision": str(self.dtype).removeprefix("torch."),
             "wall_seconds": round(spent["seconds"], 1),

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gdo_cli.experiment.source import recorded_method
 from gdo_cli.lm.device import hold_weights
 from gdo_cli.methods.base import Method
+from gdo_cli.methods.interpolation import OfRun
+from gdo_cli.runs.find import find_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import files_sha256
 
@@ -66,7 +69,7 @@ def load_trained(
     chosen = run.record["layers"]["chosen"]
     hold_weights(base.requires_grad_(False), getattr(torch, run.record["precision"]))
     torch.manual_seed(run.seed)  # what started at random starts at the same numbers
-    model = method.prepare(base, None if chosen == "all" else chosen)
+    model = prepare(method, base, None if chosen == "all" else chosen)
     if not method.trains:
         return model
     folder = kept_weights(run)
@@ -79,6 +82,14 @@ def load_trained(
         for parameter, before in zip(trains, start, strict=False):
             parameter.copy_(before.lerp(parameter, alpha))
     return model
+
+
+def prepare(method: Method, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+    """Return the model as the method changes it; one that is made of a run's weights is handed that run's."""
+    if not isinstance(method, OfRun):
+        return method.prepare(model, layers)
+    source = find_run(method.run, method.results_dir)
+    return method.combine(lambda alpha: load_trained(model, recorded_method(source), source, alpha))
 
 
 def _restore(model: Any, folder: Path, checksum: str | None) -> None:

@@ -17,7 +17,7 @@ def finished(
     runs, missing = [], []
     points = load_grid([f"experiment={experiment}", f"results_dir={results}", *overrides], config_dir)
     for _, config in points:
-        found = RunFolder(config).load()
+        found = RunFolder(config.path).load()
         if found is not None:
             runs.append(found)
         else:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-    from gdo_cli.config.run_config import RunConfig
     from gdo_cli.lm.answer_lm import AnswerLM
     from gdo_cli.lm.tokens import Encoded
+    from gdo_cli.tasks.base import Task
+    from gdo_cli.training.config import TrainConfig
     from gdo_cli.training.penalties import Penalty
 
 
@@ -52,8 +53,8 @@ class Method:
         """Whether the preserved function must be equal bit for bit, not only up to rounding."""
         return True
 
-    def check(self, run: RunConfig) -> None:
-        """Refuse, before anything is loaded, a run that this method cannot be part of.
+    def check(self, task: Task, train: TrainConfig) -> None:
+        """Refuse, before anything is loaded, a task or a training that this method does not go with.
 
         Raises:
             UserError: with the reason.

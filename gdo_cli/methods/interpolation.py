@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from gdo_cli.methods.base import Method
 from gdo_cli.support.errors import UserError, require
-from gdo_cli.support.identity import NOT_IDENTITY, identity
+from gdo_cli.support.identity import NOT_IDENTITY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdo_cli.config.run_config import RunConfig
-    from gdo_cli.runs.record import RunResult
+    Restore = Callable[[float], PreTrainedModel]
 
 
 @dataclass(frozen=True)
@@ -31,35 +30,20 @@ class OfRun(Method):
     preserves: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
-    def source(self) -> RunResult:
-        """The run whose weights are taken."""
-        from gdo_cli.runs.find import find_run
+    def check_source(self, method: Method) -> None:
+        """Refuse a run that was made by a method whose weights cannot be taken this way.
 
-        return find_run(self.run, self.results_dir)
+        Raises:
+            UserError: with the reason.
+        """
 
-    def check(self, run: RunConfig) -> None:
-        source = self.source()
-        if not source.record["steps"]:
-            raise UserError(f"method.run={self.run}: {source.title} trained nothing; name a run that did")
-        if source.weights is None:
-            raise UserError(
-                f"method.run={self.run}: its weights were not kept; run it again: gdo train --force "
-                f"{shlex.join(source.record['overrides'])}"
-            )
-        if source.name["model"] != run.name["model"]:
-            raise UserError(
-                f"method.run={self.run}: a run of model={source.name['model']}, not of {run.name['model']}"
-            )
-        if source.record["config"]["model"] != identity(run.model):
-            raise UserError(f"method.run={self.run}: its model={run.name['model']} had other settings")
+    def combine(self, restore: Restore) -> PreTrainedModel:
+        """Return the model that is made of the run's weights.
 
-    def tuned(self, model: PreTrainedModel, alpha: float = 1.0) -> PreTrainedModel:
-        """The run's model, or one on the straight way to it."""
-        from gdo_cli.experiment.reopen import recorded_method
-        from gdo_cli.experiment.weights import load_trained
-
-        source = self.source()
-        return load_trained(model, recorded_method(source), source, alpha)
+        Args:
+            restore: gives the run's model on the base, or one on the straight way to it (0 to 1 and beyond).
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -79,8 +63,8 @@ class WiSEFT(OfRun):
     def __post_init__(self) -> None:
         require(self.alpha >= 0, f"method.alpha={self.alpha}: 0 for the base, 1 for the run, or between")
 
-    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        return self.tuned(model, self.alpha).requires_grad_(False)
+    def combine(self, restore: Restore) -> PreTrainedModel:
+        return restore(self.alpha).requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -93,20 +77,17 @@ class Averaged(OfRun):
     identity_name: ClassVar[str] = "gdo_cli.methods.interpolation.Averaged"
     label: ClassVar[str] = "Averaged"
 
-    def check(self, run: RunConfig) -> None:
-        from gdo_cli.experiment.reopen import recorded_method
+    def check_source(self, method: Method) -> None:
         from gdo_cli.methods.grow import GFreeze, OutputMix
 
-        super().check(run)
-        source = self.source()
-        if not isinstance(recorded_method(source), GFreeze | OutputMix):
+        if not isinstance(method, GFreeze | OutputMix):
             raise UserError(
-                f"method.run={self.run}: of {source.name['method']} there is no average to take; name a run "
-                "of g_freeze or output_mix"
+                f"method.run={self.run}: of {method.label} there is no average to take; name a run of "
+                "g_freeze or output_mix"
             )
 
-    def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+    def combine(self, restore: Restore) -> PreTrainedModel:
         from gdo_cli.growth.folding import average
 
-        plain: PreTrainedModel = average(self.tuned(model))
+        plain: PreTrainedModel = average(restore(1.0))
         return plain.requires_grad_(False)

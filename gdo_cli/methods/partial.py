@@ -12,7 +12,8 @@ from gdo_cli.support.identity import IF_SET
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdo_cli.config.run_config import RunConfig
+    from gdo_cli.tasks.base import Task
+    from gdo_cli.training.config import TrainConfig
 
 _LABELS = {"mlp": "MLP only", "up": "Gate and up only", "attention": "Attention only"}
 
@@ -66,11 +67,11 @@ class Frozen(Method):
     def label(self) -> str:  # type: ignore[override]
         return f"Untouched, {self.shots}-shot" if self.shots else "Untouched"
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, task: Task, train: TrainConfig) -> None:
         require(self.shots >= 0, f"method.shots={self.shots}: must not be negative")
-        if self.shots and run.task.multiline:
+        if self.shots and task.multiline:
             raise UserError(
-                f"method.shots={self.shots}: task={run.name['task']} has answers of several "
+                f"method.shots={self.shots}: the answers of {type(task).__name__} have several "
                 "lines, whose end few examples do not teach; use method.shots=0"
             )
 

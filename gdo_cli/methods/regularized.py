@@ -13,9 +13,10 @@ from gdo_cli.methods.sft import SFT
 from gdo_cli.support.errors import UserError, require, require_one_of
 
 if TYPE_CHECKING:
-    from gdo_cli.config.run_config import RunConfig
     from gdo_cli.lm.answer_lm import AnswerLM
     from gdo_cli.lm.tokens import Encoded
+    from gdo_cli.tasks.base import Task
+    from gdo_cli.training.config import TrainConfig
     from gdo_cli.training.penalties import Penalty
 
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 class Penalized(SFT):
     """Full fine-tuning with something added to each batch's loss."""
 
-    def check(self, run: RunConfig) -> None:
-        if run.train.token_budget is not None:  # parts of different sizes would count alike
+    def check(self, task: Task, train: TrainConfig) -> None:
+        if train.token_budget is not None:  # parts of different sizes would count alike
             raise UserError(
-                f"train.token_budget={run.train.token_budget}: not with method={run.name['method']}, whose "
+                f"train.token_budget={train.token_budget}: not with {self.label}, whose "
                 "penalty is one of whole batches; use train.batch_size and train.gradient_accumulation_steps"
             )
 
@@ -46,9 +47,9 @@ class L2SP(Penalized):
     def __post_init__(self) -> None:
         require(self.alpha > 0, f"method.alpha={self.alpha}: must be positive; without a penalty it is sft")
 
-    def check(self, run: RunConfig) -> None:
-        super().check(run)
-        if run.train.shard:
+    def check(self, task: Task, train: TrainConfig) -> None:
+        super().check(task, train)
+        if train.shard:
             raise UserError("train.shard=true: not with method=l2_sp, whose penalty is on whole weights")
 
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:

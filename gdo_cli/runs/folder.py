@@ -16,11 +16,9 @@ from typing import Any
 
 import yaml
 
-from gdo_cli.config.run_config import RunConfig
 from gdo_cli.runs.record import RunResult, read_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
-from gdo_cli.support.identity import identity
 
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -33,13 +31,13 @@ class Busy(UserError):
 class RunFolder:
     """The folder of one run: made, locked, filled and sealed."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        name = config.name
-        method = f"{name['method']}-{config.id}"
-        root = Path(config.results_dir) / "runs" / name["model"] / name["task"]
-        self.path = root / method / f"seed{config.seed}"
-        self.title = f"{name['task']}/{method}/seed{config.seed}"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def title(self) -> str:
+        """E.g. ``scitail/g_freeze-1a2b3c4d/seed0``."""
+        return "/".join(self.path.parts[-3:])
 
     def load(self) -> RunResult | None:
         """The result, if the run is complete."""
@@ -72,10 +70,14 @@ class RunFolder:
                 continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def start(self) -> None:
+    def start(self, config: dict[str, Any]) -> None:
+        """Begin with an empty folder that says what was asked for.
+
+        Args:
+            config: the run's names and settings, as plain data.
+        """
         self.clear()
-        content = {"name": self.config.name} | identity(self.config)
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, "utf-8")
 
     def log(self, line: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.experiment.reading import read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.device import compute_dtype, hold_weights
 from gdo_cli.lm.scoring import is_exact, score
@@ -132,7 +132,7 @@ def _material(overrides: list[str]) -> tuple[RunConfig, list[list[Query]], Answe
     """The queries of WinoGrande's items (exact match, first, second option) and the base model."""
     common = ["experiment=protocol", "task=scitail", "probe=winogrande", "method=frozen"]
     config = load_run([*common, *overrides])
-    rows, shots = read_material(config).probes["winogrande"]
+    rows, shots = read_run_data(config).probes["winogrande"]
     loaded = config.model.load()
     loaded.model.requires_grad_(False)
     dtype = compute_dtype(config.train.precision, torch.device("cpu"))

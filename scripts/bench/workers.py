@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import scorers
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.evaluation.evaluator import Suite
-from gdo_cli.evaluation.run_data import Material, read_material
+from gdo_cli.evaluation.run_data import RunData
+from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compiling import compiled
 from gdo_cli.lm.decoder import mlp_projections
@@ -41,12 +41,12 @@ CPU = torch.device("cpu")
 Steps = Iterator[dict[str, Any]]
 
 
-def configured(overrides: list[str]) -> tuple[RunConfig, Material, Loaded]:
+def configured(overrides: list[str]) -> tuple[RunConfig, RunData, Loaded]:
     config = load_run([*COMMON, "evaluation.final_items=4", "probe=[]", *overrides])
-    return config, read_material(config), config.model.load()
+    return config, read_run_data(config), config.model.load()
 
 
-def batches_of(config: RunConfig, material: Material) -> list[Example]:
+def batches_of(config: RunConfig, material: RunData) -> list[Example]:
     """The examples in the order in which gdo's own loop shows them, for peers to show likewise."""
     count = len(material.train)
     order = random.Random(f"{config.seed}/0").sample(range(count), count)
@@ -59,7 +59,7 @@ def gdo(overrides: list[str]) -> Steps:
     overrides = [o for o in overrides if not o.startswith("bench.")]
     config, material, loaded = configured(overrides)
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
-    suite = Suite(config, material, encoder)
+    suite = build_evaluator(config, material, encoder)
     dtype = compute_dtype(config.train.precision, CPU)
     loaded.model.requires_grad_(False)
     hold_weights(loaded.model, dtype)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gdo_cli.commands.analyze.representations import drift_by_layer, hidden_states
+from gdo_cli.commands.analyze.skeleton import analyse_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.dataset import Row
 from gdo_cli.evaluation.divergence import Reference
-from gdo_cli.evaluation.evaluator import Suite
-from gdo_cli.evaluation.run_data import read_material, subset
-from gdo_cli.experiment.pair import Pair, analysed
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.evaluation.evaluator import Evaluator
+from gdo_cli.evaluation.run_data import subset
+from gdo_cli.experiment.reopen import Opened, rebuild
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.winogrande import WinoGrande
@@ -74,31 +74,30 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         UserError: no weights or no data.
     """
     asked = asdict(options) | {"shots": list(options.shots)}
-    if done := analysed(run, KIND, asked, force):
-        return done
-    began = time.perf_counter()
     names = dict.fromkeys([*run.record["config"]["probe"], "winogrande", TEXT])
-    config = rebuild(run, config_dir, [f"probe=[{','.join(names)}]"])
-    pair = Pair(run, _with_formats(config, options))
-    suite = Suite(pair.config, read_material(pair.config), pair.encoder)
-    texts = _texts(suite, options)
-    with Reporter(f"{KIND} {run.label}", 2) as reporter:
-        base = pair.base()
-        kept = {kind: _states(pair, base, reporter, "base", kind, texts[kind]) for kind in ("probes", "task")}
-        references = {kind: Reference(base, texts[kind][:KL_TEXTS]) for kind in ("task", "text")}
-        answers = {"base": _winogrande(suite, base, reporter)}
-        del base  # with its copy of the head
-        tuned = pair.tuned()
-        hidden = {
-            kind: drift_by_layer(states, _states(pair, tuned, reporter, "run", kind, texts[kind]))
-            for kind, states in kept.items()
-        }
-        kl = _divergences(references, tuned)
-        answers["run"] = _winogrande(suite, tuned, reporter)
-    found = {"options": asked, "hidden": hidden, "kl": kl, "winogrande": answers}
-    record = pair.record(suite.provenance) | found | {"seconds": round(time.perf_counter() - began, 1)}
-    run.save_analysis(KIND, record)
-    return record
+
+    def configure() -> RunConfig:
+        return _with_formats(rebuild(run, config_dir, [f"probe=[{','.join(names)}]"]), options)
+
+    return analyse_run(run, KIND, asked, configure, partial(_measure, options), force)
+
+
+def _measure(options: Options, opened: Opened, reporter: Reporter) -> dict[str, Any]:
+    evaluator = opened.evaluator()
+    texts = _texts(evaluator, options)
+    base = opened.base()
+    kept = {kind: _states(opened, base, reporter, "base", kind, texts[kind]) for kind in ("probes", "task")}
+    references = {kind: Reference(base, texts[kind][:KL_TEXTS]) for kind in ("task", "text")}
+    answers = {"base": _winogrande(evaluator, base, reporter)}
+    del base  # with its copy of the head
+    tuned = opened.tuned()
+    hidden = {
+        kind: drift_by_layer(states, _states(opened, tuned, reporter, "run", kind, texts[kind]))
+        for kind, states in kept.items()
+    }
+    kl = _divergences(references, tuned)
+    answers["run"] = _winogrande(evaluator, tuned, reporter)
+    return {"hidden": hidden, "kl": kl, "winogrande": answers}
 
 
 def _with_formats(config: RunConfig, options: Options) -> RunConfig:
@@ -113,28 +112,30 @@ def _part(shots: int) -> str:
     return f"winogrande with {shots} shots"
 
 
-def _texts(suite: Suite, options: Options) -> dict[str, list[list[int]]]:
+def _texts(evaluator: Evaluator, options: Options) -> dict[str, list[list[int]]]:
     """Tokens by kind of text. A probe item's text is that of its last query: the question with an option,
     the completed sentence, the passage; never the solved examples that others begin with."""
     probes = [
         [item.queries[-1] for item in items]
-        for name, items in suite.probes.items()
-        if not isinstance(suite.config.probe[name], GivenFormat) and name != TEXT
+        for name, items in evaluator.probes.items()
+        if not isinstance(evaluator.probe_of[name], GivenFormat) and name != TEXT
     ]
     each = -(-options.prompts // len(probes))
     mixed = [query for queries in probes for query in subset(queries, each)]
     kinds = {
         "probes": [q.context + q.continuation for q in mixed],
-        "task": [q.context for _, q in suite.splits["validation"]],
-        "text": [q.context + q.continuation for item in suite.probes[TEXT] for q in item.queries],
+        "task": [q.context for _, q in evaluator.splits["validation"]],
+        "text": [q.context + q.continuation for item in evaluator.probes[TEXT] for q in item.queries],
     }
     # One token has no place but the first, which says nothing.
     return {kind: subset([t for t in texts if len(t) > 1], options.prompts) for kind, texts in kinds.items()}
 
 
-def _states(pair: Pair, lm: AnswerLM, reporter: Reporter, who: str, kind: str, texts: list[list[int]]) -> Any:
+def _states(
+    opened: Opened, lm: AnswerLM, reporter: Reporter, who: str, kind: str, texts: list[list[int]]
+) -> Any:
     part = f"hidden states of the {who}, {kind}"
-    return hidden_states(lm, pair.layers, texts, reporter.part_of(part, len(texts)))
+    return hidden_states(lm, opened.layers, texts, reporter.part_of(part, len(texts)))
 
 
 def _divergences(references: dict[str, Reference], tuned: AnswerLM) -> dict[str, dict[str, float]]:
@@ -147,11 +148,11 @@ def _divergences(references: dict[str, Reference], tuned: AnswerLM) -> dict[str,
     }
 
 
-def _winogrande(suite: Suite, lm: AnswerLM, reporter: Reporter) -> dict[str, dict[str, float]]:
+def _winogrande(evaluator: Evaluator, lm: AnswerLM, reporter: Reporter) -> dict[str, dict[str, float]]:
     """``exact_match`` and ``choice``, with standard errors, by the number of shots."""
     found = {}
-    for name, probe in suite.config.probe.items():
+    for name, probe in evaluator.probe_of.items():
         if isinstance(probe, GivenFormat):
-            metrics = suite.evaluate_probe(lm, name, reporter.advance).metrics
+            metrics = evaluator.evaluate_probe(lm, name, reporter.advance).metrics
             found[str(probe.shots)] = {key.rpartition("/")[2]: value for key, value in metrics.items()}
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from safetensors.numpy import load, save
 from gdo_cli.commands.analyze.comparison import chance, compare, top_heads
 from gdo_cli.commands.analyze.function_vectors import Array, Measured, in_residual_stream, measure
 from gdo_cli.commands.analyze.heads import Heads
-from gdo_cli.commands.analyze.prompts import Sample, Task
+from gdo_cli.commands.analyze.prompts import Sample, TaskPrompts, all_questions
+from gdo_cli.commands.analyze.skeleton import analyse_run
+from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_arrays
-from gdo_cli.experiment.pair import Pair, analysed
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.experiment.reopen import Opened, rebuild
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError, require_one_of
@@ -61,27 +62,31 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     Raises:
         UserError: no weights, no data, more heads than the model has, or prompts that are too long.
     """
-    if done := analysed(run, KIND, asdict(options), force, VECTORS):
-        return done
-    began = time.perf_counter()
-    config = rebuild(run, config_dir)
-    pair = Pair(run, replace(config, train=replace(config.train, precision=options.precision)))
-    task = Task(pair.config, pair.encoder)
+
+    def configure() -> RunConfig:
+        config = all_questions(rebuild(run, config_dir))
+        return replace(config, train=replace(config.train, precision=options.precision))
+
+    return analyse_run(run, KIND, asdict(options), configure, partial(_measure, options), force, [VECTORS])
+
+
+def _measure(options: Options, opened: Opened, reporter: Reporter) -> dict[str, Any]:
+    task = TaskPrompts(opened.data, opened.encoder, opened.config.train.max_length)
     samples = task.samples(2, options.shots, options.prompts, options.effect_prompts, options.seed)
-    lm = pair.base()
+    lm = opened.base()
     heads = _heads(lm, options)
     _check_length(lm, samples)
-    with Reporter(f"{KIND} {run.label}", 3) as reporter:
-        base, again = (
-            _measure_base(pair, lm, heads, sample, reporter.part_of(f"base, {which} prompts", len(sample)))
-            for which, sample in zip(("the same", "other"), samples, strict=True)
-        )
-        vectors = {"base": _vector(heads, base, options.heads)}
-        del lm  # with its copy of the head
-        tuned = measure(pair.tuned(), heads, samples[0], reporter.part_of("the run", len(samples[0])))
-        vectors["run"] = _vector(heads, tuned, options.heads)
-    found = {
-        "options": asdict(options),
+    base, again = (
+        _measure_base(opened, lm, heads, sample, reporter.part_of(f"base, {which} prompts", len(sample)))
+        for which, sample in zip(("the same", "other"), samples, strict=True)
+    )
+    vectors = {"base": _vector(heads, base, options.heads)}
+    del lm  # with its copy of the head
+    tuned = measure(opened.tuned(), heads, samples[0], reporter.part_of("the run", len(samples[0])))
+    vectors["run"] = _vector(heads, tuned, options.heads)
+    assert opened.run is not None
+    write_atomically(opened.run.analysis_folder() / VECTORS, save(vectors))
+    return {
         "n_heads": len(heads),
         "run": compare(base, tuned, options.heads, paired=True, seed=options.seed),
         "ceiling": compare(base, again, options.heads, paired=False, seed=options.seed),
@@ -91,13 +96,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
             for name, measured in (("base", base), ("base_other_prompts", again), ("run", tuned))
         },
         "prompt_tokens": round(float(np.mean([len(q.context) for q in samples[0].clean])), 1),
-        "seconds": round(time.perf_counter() - began, 1),
     }
-    record = pair.record(task.provenance) | found
-    (run.path / "analysis").mkdir(exist_ok=True)
-    write_atomically(run.path / "analysis" / VECTORS, save(vectors))
-    run.save_analysis(KIND, record)
-    return record
 
 
 def read_vectors(run: RunResult) -> dict[str, Array]:
@@ -134,10 +133,10 @@ def _check_length(lm: AnswerLM, samples: list[Sample]) -> None:
 
 
 def _measure_base(
-    pair: Pair, lm: AnswerLM, heads: Heads, sample: Sample, advance: Callable[[int], None]
+    opened: Opened, lm: AnswerLM, heads: Heads, sample: Sample, advance: Callable[[int], None]
 ) -> Measured:
     """The base model's part, which all runs on a task share."""
-    key = {"kind": KIND, "prompts": sample.content(), **pair.facts}
+    key = {"kind": KIND, "prompts": sample.content(), **opened.facts}
     return Measured(**base_arrays(key, MEASURING, lambda: vars(measure(lm, heads, sample, advance))))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.evaluation.run_data import read_material
+from gdo_cli.evaluation.run_data import RunData
 from gdo_cli.lm.tokens import Encoded, Encoder, Query
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example
@@ -33,22 +33,21 @@ class Sample:
         return [[(q.context, q.continuation) for q in part] for part in (self.clean, self.shuffled)]
 
 
-class Task:
+def all_questions(config: RunConfig) -> RunConfig:
+    """Return the configuration that reads every row of the run's task, and no probe."""
+    everything = replace(config.evaluation, items=None, final_items=0)
+    return replace(config, probe={}, evaluation=everything)
+
+
+class TaskPrompts:
     """The examples of a run's task that prompts are made of: solved ones from the training split,
     questions from the validation split, all of them."""
 
-    def __init__(self, config: RunConfig, encoder: Encoder) -> None:
-        """
-        Raises:
-            UserError: the data cannot be read.
-        """
-        everything = replace(config.evaluation, items=None, final_items=0)
-        material = read_material(replace(config, probe={}, evaluation=everything))
+    def __init__(self, data: RunData, encoder: Encoder, max_length: int) -> None:
         self.encoder = encoder
-        self.longest = config.train.max_length - 1
-        self.solved = self._within_length(material.train)
-        self.questions = self._within_length(material.validation)
-        self.provenance = material.provenance
+        self.longest = max_length - 1  # the end of sequence comes on top
+        self.solved = self._within_length(data.train)
+        self.questions = self._within_length(data.validation)
 
     def _within_length(self, examples: list[Example]) -> list[Example]:
         encoded = self.encoder.many([Query(e.prompt, e.answer) for e in examples])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from gdo_cli.commands.analyze.function_vectors import Array
 from gdo_cli.commands.analyze.fv import read_vectors
-from gdo_cli.commands.analyze.prompts import Task
-from gdo_cli.experiment.pair import Pair, analysed
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.commands.analyze.prompts import TaskPrompts, all_questions
+from gdo_cli.commands.analyze.skeleton import analyse_run
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment.reopen import Opened, rebuild
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.runs.record import RunResult
@@ -57,33 +58,36 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
     """
     require(isfinite(options.scale), f"--scale {options.scale}: must be a finite number")
     asked = asdict(options) | {"layers": list(options.layers)}
-    if done := analysed(run, KIND, asked, force):
-        return done
-    began = time.perf_counter()
     vectors = read_vectors(run)
-    pair = Pair(run, rebuild(run, config_dir))
-    depth = len(pair.layers)
+
+    def configure() -> RunConfig:
+        return all_questions(rebuild(run, config_dir))
+
+    return analyse_run(run, KIND, asked, configure, partial(_measure, options, vectors), force)
+
+
+def _measure(
+    options: Options, vectors: dict[str, Array], opened: Opened, reporter: Reporter
+) -> dict[str, Any]:
+    depth = len(opened.layers)
     if wrong := [layer for layer in options.layers if not 0 <= layer < depth]:
         raise UserError(f"--layer {wrong[0]}: the model has layers 0 to {depth - 1}")
-    task = Task(pair.config, pair.encoder)
-    (sample,) = task.samples(1, 0, options.prompts, 0, options.seed)
-    ends = pair.encoder.ends(pair.config.task.multiline)
+    (sample,) = TaskPrompts(opened.data, opened.encoder, opened.config.train.max_length).samples(
+        1, 0, options.prompts, 0, options.seed
+    )
+    ends = opened.encoder.ends(opened.config.task.multiline)
     effects: list[dict[str, Any]] = []
-    with Reporter(f"{KIND} {run.label}", 2) as reporter:
-        for who, make, own in (("base", pair.base, ("base",)), ("run", pair.tuned, ("run", "base"))):
-            lm = make()
-            added = {f"{name}'s vector": vectors[name] for name in own}
-            added["random vector"] = _random_like(vectors[who], options.seed)
-            for place in _places(options, added):
-                told = reporter.part_of(f"{who}, {place.name}", len(sample))
-                measured = zero_shot(lm, sample.clean, ends, place.on(pair.layers, options.scale), told)
-                effects.append({"model": who, "layer": place.layer, "added": place.name} | measured)
-            del lm
+    for who, make, own in (("base", opened.base, ("base",)), ("run", opened.tuned, ("run", "base"))):
+        lm = make()
+        added = {f"{name}'s vector": vectors[name] for name in own}
+        added["random vector"] = _random_like(vectors[who], options.seed)
+        for place in _places(options, added):
+            told = reporter.part_of(f"{who}, {place.name}", len(sample))
+            measured = zero_shot(lm, sample.clean, ends, place.on(opened.layers, options.scale), told)
+            effects.append({"model": who, "layer": place.layer, "added": place.name} | measured)
+        del lm
     lengths = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
-    found = {"options": asked, "effects": effects, "vector_lengths": lengths}
-    record = pair.record(task.provenance) | found | {"seconds": round(time.perf_counter() - began, 1)}
-    run.save_analysis(KIND, record)
-    return record
+    return {"effects": effects, "vector_lengths": lengths}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from gdo_cli.data.rows import require_source
 from gdo_cli.experiment.layers import needs_pilot, pilot_config
 from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.run import run
+from gdo_cli.experiment.source import check_method
 from gdo_cli.models.source import ModelSource
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.record import RunResult
@@ -119,9 +120,9 @@ def _checked(sweep: Sweep) -> Sweep:
     for words, config in sweep.points:
         pair = (config.model, str(config.method))
         try:
-            if RunFolder(config).load() is None:
+            if RunFolder(config.path).load() is None:
                 require_source(config.data)
-                config.method.check(config)
+                check_method(config)
                 if pair not in refused:
                     refused[pair] = why_not(config)
                 require(refused[pair] is None, str(refused[pair]))
@@ -151,7 +152,7 @@ class _Work:
         points = [*self.pilots, *self.open]
         planned = {tuple(words): config for words, config in points}
         labels = {tuple(words): sweep.label(words) for words, _ in points}
-        pilots = {tuple(words): f"pilot {RunFolder(config).title}" for words, config in self.pilots}
+        pilots = {tuple(words): f"pilot {RunFolder(config.path).title}" for words, config in self.pilots}
         self.labels = labels | pilots
         self.job = Job(planned, str(Path.cwd()), self.labels, _alone(sweep))
         self.failed: dict[Path, tuple[str, str]] = {}
@@ -160,7 +161,7 @@ class _Work:
         n, n_open = len(self.sweep.points), len(self.open)
         console.print(f"{n} points, {n - n_open} of them done already", highlight=False)
         if self.pilots:
-            shown = ", ".join(RunFolder(config).title for _, config in self.pilots)
+            shown = ", ".join(RunFolder(config.path).title for _, config in self.pilots)
             note(f"before them, to rank layers by, pilot runs of SFT: {shown}")
 
     def print_points(self) -> None:
@@ -196,22 +197,22 @@ class _Work:
         self.run_stage([*self.pilots, *(point for point in self.open if not needs_pilot(point[1]))])
         then = [point for point in self.open if needs_pilot(point[1])]
         for words, config in then:
-            if failed := self.failed.get(RunFolder(pilot_config(config)).path):
-                self.failed[RunFolder(config).path] = self.labels[tuple(words)], f"its pilot: {failed[1]}"
-        self.run_stage([point for point in then if RunFolder(point[1]).path not in self.failed])
+            if failed := self.failed.get(pilot_config(config).path):
+                self.failed[config.path] = self.labels[tuple(words)], f"its pilot: {failed[1]}"
+        self.run_stage([point for point in then if point[1].path not in self.failed])
         self.report()
         return not self.failed
 
     def run_stage(self, points: list[Point]) -> None:
         """Run points that need not wait for each other, and wait for those that others work on."""
-        waiting = list({RunFolder(config).path: (words, config) for words, config in points}.values())
+        waiting = list({config.path: (words, config) for words, config in points}.values())
         while waiting:
             results_dir = Path(waiting[0][1].results_dir)
             outcomes = launch(self.sweep.engine, [words for words, _ in waiting], self.job, results_dir)
             told = {tuple(outcome.words): outcome for outcome in outcomes}
             for words, config in waiting:
                 if error := told[tuple(words)].error:
-                    self.failed[RunFolder(config).path] = self.labels[tuple(words)], error
+                    self.failed[config.path] = self.labels[tuple(words)], error
             waiting = _when_free([point for point in waiting if told[tuple(point[0])].busy])
 
     def report(self) -> None:
@@ -229,14 +230,14 @@ def _alone(sweep: Sweep) -> bool:
 
 
 def _done(point: Point) -> bool:
-    return RunFolder(point[1]).load() is not None
+    return RunFolder(point[1].path).load() is not None
 
 
 def _pilots(points: list[Point]) -> list[Point]:
     """Pilot runs that the points need, and that are neither done nor among them."""
-    among = {RunFolder(config).path for _, config in points}
+    among = {config.path for _, config in points}
     pilots = [pilot_config(config) for _, config in points if needs_pilot(config)]
-    missing = {RunFolder(pilot).path: (pilot.overrides, pilot) for pilot in pilots}
+    missing = {pilot.path: (pilot.overrides, pilot) for pilot in pilots}
     return [point for path, point in missing.items() if path not in among and not _done(point)]
 
 
@@ -254,7 +255,7 @@ def _when_free(points: list[Point]) -> list[Point]:
 
 def _held(config: RunConfig) -> bool:
     try:
-        with RunFolder(config).lock():
+        with RunFolder(config.path).lock():
             return False
     except Busy:
         return True

@@ -1,0 +1,52 @@
+"""Whether a run's method goes with the rest of it, and with the run whose weights it takes."""
+
+from __future__ import annotations
+
+import shlex
+
+from gdo_cli.config.recorded import build_method
+from gdo_cli.config.run_config import RunConfig
+from gdo_cli.methods.base import Method
+from gdo_cli.methods.interpolation import OfRun
+from gdo_cli.runs.find import find_run
+from gdo_cli.runs.record import RunResult
+from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import identity
+
+
+def check_method(config: RunConfig) -> None:
+    """Refuse a run that its method cannot be part of, before anything is loaded.
+
+    Raises:
+        UserError: with the reason.
+    """
+    method = config.method
+    method.check(config.task, config.train)
+    if isinstance(method, OfRun):
+        source = find_run(method.run, method.results_dir)
+        _check_source(method, source, config)
+        method.check_source(recorded_method(source))
+
+
+def recorded_method(run: RunResult) -> Method:
+    """Return the run's method with the settings that it ran with, whatever has become of its YAML file.
+
+    Raises:
+        UserError: there is no such method any more.
+    """
+    return build_method(identity(run.record["config"]["method"]))  # OmegaConf takes plain dictionaries alone
+
+
+def _check_source(method: OfRun, source: RunResult, config: RunConfig) -> None:
+    name = config.name["model"]
+    if not source.record["steps"]:
+        raise UserError(f"method.run={method.run}: {source.title} trained nothing; name a run that did")
+    if source.weights is None:
+        raise UserError(
+            f"method.run={method.run}: its weights were not kept; run it again: gdo train --force "
+            f"{shlex.join(source.record['overrides'])}"
+        )
+    if source.name["model"] != name:
+        raise UserError(f"method.run={method.run}: a run of model={source.name['model']}, not of {name}")
+    if source.record["config"]["model"] != identity(config.model):
+        raise UserError(f"method.run={method.run}: its model={name} had other settings")
