@@ -17,7 +17,7 @@ from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment import checkpoints
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.checkpoints import Checkpoint, Keeper, Unusable
+from gdo_cli.experiment.checkpoints import Checkpoint, CheckpointManager, Unusable
 from gdo_cli.lm.device import describe_machine
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
 from gdo_cli.runs.record import RunResult
@@ -99,7 +99,7 @@ MOMENTS = {
     "first_evaluation": (experiment._Run, "evaluate", 1),
     "second_evaluation": (experiment._Run, "evaluate", 2),
     "last_evaluation": (experiment._Run, "evaluate", 3),
-    "before_a_checkpoint": (Keeper, "save", 4),
+    "before_a_checkpoint": (CheckpointManager, "save", 4),
     "in_a_checkpoint": (checkpoints, "save_file", 4),
     "renaming": (Path, "replace", 3),
     "predictions": (RunFolder, "save_predictions", 2),
@@ -265,9 +265,9 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(cut.path)
     facts = Checkpoint.read(folder.path / CHECKPOINT).state["facts"]
-    assert Keeper(folder, facts, None).find() is not None
+    assert CheckpointManager(folder, facts, None).find() is not None
     damage(folder.path / CHECKPOINT)
-    assert Keeper(folder, facts, None).find() is None
+    assert CheckpointManager(folder, facts, None).find() is None
     said = capsys.readouterr().err
     assert f"{CHECKPOINT} is of no use" in said
     assert reason in said
@@ -357,19 +357,19 @@ def test_by_default_checkpoints_cost_a_small_share_of_the_time(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    keeper = Keeper(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"]).path), {}, None)
-    keeper.optimizer = torch.optim.SGD([torch.zeros(1)])
+    manager = CheckpointManager(RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"]).path), {}, None)
+    manager.optimizer = torch.optim.SGD([torch.zeros(1)])
     saved: list[float] = []
 
     def save(_: int) -> bool:
         saved.append(now[0])
         now[0] += 10
-        keeper.written, keeper.cost = now[0], 10.0
+        manager.written, manager.cost = now[0], 10.0
         return True
 
-    monkeypatch.setattr(keeper, "save", save)
+    monkeypatch.setattr(manager, "save", save)
     for step in range(200):
         now[0] += 7
-        keeper.after(step)
+        manager.after(step)
     assert saved[0] == 63
     assert 0.04 < 10 * len(saved) / now[0] <= 0.05

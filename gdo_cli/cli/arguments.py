@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gdo_cli.support.errors import RunFailed, UserError, in_turn
+from gdo_cli.support.errors import RunFailed, UserError, rank_zero_first
 from gdo_cli.support.signals import Stopped
 
 Overrides = Annotated[
@@ -33,7 +33,7 @@ def messages() -> Iterator[None]:
     """A user's mistake is one message and exit code 2, and so is a file that the system refuses; a failed
     run, one message and 1; a signal, its own."""
     try:
-        with in_turn():
+        with rank_zero_first():
             yield
     except UserError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)

@@ -15,7 +15,7 @@ from gdo_cli.experiment.reopen import rebuild, reopen
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.errors import RunFailed, UserError, brief, require_one_of
+from gdo_cli.support.errors import RunFailed, UserError, first_line, require_one_of
 from gdo_cli.support.markdown import rate
 from gdo_cli.support.timeout import ANSWER_S, within
 
@@ -130,7 +130,7 @@ def _reloaded_logits(folder: Path, tokens: list[Tensor]) -> list[Tensor]:
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # whatever it is, such a checkpoint is of no use
-        raise RunFailed(f"the exported checkpoint does not load ({brief(error)})") from error
+        raise RunFailed(f"the exported checkpoint does not load ({first_line(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):
             raise RunFailed(f"the exported checkpoint has {kind.replace('_', ' ')}: {report[kind]}")
@@ -166,7 +166,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(
-            f"--push {repository}: not uploaded ({type(error).__name__}: {brief(error)}); {folder} is "
+            f"--push {repository}: not uploaded ({type(error).__name__}: {first_line(error)}); {folder} is "
             "complete, run 'hf auth login' and try again"
         ) from error
 

@@ -21,7 +21,7 @@ from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.methods.base import Method, layer_indices
 from gdo_cli.models.source import ModelSource
 from gdo_cli.probes.base import Probe
-from gdo_cli.support.errors import UserError, brief, suggest
+from gdo_cli.support.errors import UserError, first_line, suggest
 from gdo_cli.support.identity import identity_name
 from gdo_cli.tasks.base import Task
 from gdo_cli.training.config import TrainConfig
@@ -157,7 +157,7 @@ def build_part(node: Any, where: str, schema: type) -> Any:
     except ValidationError as error:
         raise UserError(f"{prefix}{_wrong_type(error, content)}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {brief(error)}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
 
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -165,7 +165,7 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:
     """``lr=abc: must be a number``, from what OmegaConf says of a value."""
-    key, reason = str(error.full_key), brief(error)
+    key, reason = str(error.full_key), first_line(error)
     for name, meaning in _TYPES.items():
         if reason.endswith(f"could not be converted to {name}"):
             reason = f"must be {meaning}"
@@ -185,7 +185,7 @@ def class_named(node: Any, where: str, base: type) -> type:
     except (ImportError, AttributeError, ValueError) as error:
         found = _known_as(target, base)
         if found is None:
-            raise UserError(f"{where}._target_={target}: cannot be imported ({brief(error)})") from error
+            raise UserError(f"{where}._target_={target}: cannot be imported ({first_line(error)})") from error
     if not (isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}._target_={target}: not a dataclass derived from {base.__name__}")
     return found

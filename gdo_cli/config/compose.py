@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options
-from gdo_cli.support.errors import UserError, brief, suggest
+from gdo_cli.support.errors import UserError, first_line, suggest
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -188,7 +188,7 @@ def hydra_messages() -> Iterator[None]:
     except RecursionError as error:
         raise UserError("a YAML file cannot be read: its defaults lead back to itself") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(brief(error)) from error
+        raise UserError(first_line(error)) from error
 
 
 def _explain(error: Exception, overrides: list[str], config_dir: Path | None) -> str:
@@ -205,7 +205,11 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
         parent, _, last = key.rpartition(".")
         return f"{key}: no such key; {suggest(last, _keys(parent, overrides, config_dir))}"
     culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
-    return f"{culprit}: {brief(error)}" if culprit and culprit not in brief(error) else brief(error)
+    return (
+        f"{culprit}: {first_line(error)}"
+        if culprit and culprit not in first_line(error)
+        else first_line(error)
+    )
 
 
 def _no_plugin(group: str, option: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gdo_cli.data.dataset import Dataset, HubDataset, Row
 from gdo_cli.data.split import Split, parse_spec
-from gdo_cli.support.errors import UserError, brief
+from gdo_cli.support.errors import UserError, first_line
 from gdo_cli.support.timeout import ANSWER_S, STALL_S, within
 
 # ------------------------------------------------------------------------------------------- hub
@@ -69,8 +69,8 @@ def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
 def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
     """What to do where the hub gives no rows: nothing stands in for them unasked."""
     return (
-        f"data=hub: cannot load {what} ({type(error).__name__}: {brief(error)}). Three ways out: data.dir="
-        f"FOLDER (or GDO_DATA_DIR) with {dataset.name}/{'.jsonl, '.join(_files_of(dataset))}.jsonl in it; "
+        f"data=hub: cannot load {what} ({type(error).__name__}: {first_line(error)}). Three ways out: "
+        f"data.dir=FOLDER (or GDO_DATA_DIR) with {dataset.name}/{'.jsonl, '.join(_files_of(dataset))}.jsonl in it; "
         f"data=sample, the bundled sample, for trying things out; or download {what} where there is a "
         "network"
     )

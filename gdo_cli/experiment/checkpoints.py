@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
 from gdo_cli.support.console import warn
-from gdo_cli.training.distributed import is_first, largest, like, of_first, whole
+from gdo_cli.training.distributed import full_tensor, is_rank_zero, max_over_ranks, on_rank_zero, shard_like
 
 # Unless told otherwise a checkpoint is written once a minute, or less often where that would cost more
 # than this share of the time (3 GB for all of a 270M: ten seconds).
@@ -90,7 +90,7 @@ def _crc32(tensors: dict[str, Tensor], state: str) -> int:
     return crc
 
 
-class Keeper:
+class CheckpointManager:
     """Writes the checkpoints of one run, and puts the last one back.
 
     Args:
@@ -113,7 +113,7 @@ class Keeper:
 
     def find(self) -> dict[str, Any] | None:
         """What the last checkpoint says of the run, if there is one to go on from."""
-        run = of_first(self._find)
+        run = on_rank_zero(self._find)
         if run is not None and self.found is None:  # the first process has checked it
             self.found = Checkpoint.read(self.file)
         return run
@@ -163,7 +163,7 @@ class Keeper:
                 index, _, key = place.partition(".")
                 parameter = optimizer.param_groups[0]["params"][int(index)]
                 # cloned, for the file is only mapped
-                moments.setdefault(int(index), {})[key] = like(tensor.clone(), parameter)
+                moments.setdefault(int(index), {})[key] = shard_like(tensor.clone(), parameter)
         optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         scheduler.load_state_dict(state["scheduler"])
         _set_random_states(tensors, state["random"])
@@ -178,7 +178,7 @@ class Keeper:
         """Write a checkpoint after a step if it is time; True if it stands."""
         if self.every == 0 or self.optimizer is None:
             return False
-        if stopping or (step % self.every == 0 if self.every else largest(self.due())):
+        if stopping or (step % self.every == 0 if self.every else max_over_ranks(self.due())):
             return self.save(step)
         return False
 
@@ -187,7 +187,7 @@ class Keeper:
         began = time.monotonic()
         tensors = self._tensors()  # every process may have a piece of them
         try:
-            return of_first(lambda: self._write(step, tensors))
+            return on_rank_zero(lambda: self._write(step, tensors))
         finally:
             self.written = time.monotonic()
             self.cost = self.written - began
@@ -210,8 +210,8 @@ class Keeper:
         tensors |= {f"optimizer.{i}.{key}": t for i, s in moments.items() for key, t in s.items()}
         kept = {}
         for name, tensor in tensors.items():
-            complete = whole(tensor.detach())
-            if is_first():
+            complete = full_tensor(tensor.detach())
+            if is_rank_zero():
                 kept[name] = complete.cpu().contiguous()
         return kept
 

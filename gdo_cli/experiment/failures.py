@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
-from gdo_cli.support.errors import RunFailed, UserError, brief
+from gdo_cli.support.errors import RunFailed, UserError, first_line
 from gdo_cli.support.signals import Stopped
-from gdo_cli.training.distributed import size
+from gdo_cli.training.distributed import world_size
 
 _ALLOCATORS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 
@@ -39,7 +39,7 @@ def enough_memory(where: Callable[[], str], mend: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise RunFailed(f"{where()}: out of memory ({brief(error)}); {mend}") from error
+        raise RunFailed(f"{where()}: out of memory ({first_line(error)}); {mend}") from error
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def marked(folder: RunFolder, where: Callable[[], str]) -> Iterator[None]:
         stopped.said = f" {where()}; {_next_time(folder)}"
         raise
     except Exception as error:
-        if size() > 1 and folder.failure() is not None:
+        if world_size() > 1 and folder.failure() is not None:
             raise SystemExit(1) from error  # another process has failed, and this one for want of it
         _tell(error, folder, where)
 
@@ -66,12 +66,12 @@ def marked(folder: RunFolder, where: Callable[[], str]) -> Iterator[None]:
 def _tell(error: Exception, folder: RunFolder, where: Callable[[], str]) -> NoReturn:
     if isinstance(error, (OSError, SafetensorError)):
         file = getattr(error, "filename", None) or folder.path
-        reason = getattr(error, "strerror", None) or brief(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         told = RunFailed(f"{where()}: {file}: {reason}; with that mended, {_next_time(folder)}")
         folder.fail(str(told))
         raise told from error
     ours = isinstance(error, RunFailed)
-    folder.fail(str(error) if ours else f"{where()}: {type(error).__name__}: {brief(error)}")
+    folder.fail(str(error) if ours else f"{where()}: {type(error).__name__}: {first_line(error)}")
     raise error
 
 

@@ -16,13 +16,13 @@ from gdo_cli.config.run_config import RunConfig, WandbConfig
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.support.console import console, errors
 from gdo_cli.support.errors import UserError
-from gdo_cli.training.distributed import is_first, of_first, size
+from gdo_cli.training.distributed import is_rank_zero, on_rank_zero, world_size
 
 # The others wait while the first evaluates; a process that is lost is noticed by the launcher.
 PATIENCE = timedelta(days=2)
 
 
-def join(config: RunConfig) -> RunConfig:
+def init_distributed(config: RunConfig) -> RunConfig:
     """Meet the processes that a launcher has started beside this one; returns the run as this one sees it.
 
     Raises:
@@ -38,25 +38,25 @@ def join(config: RunConfig) -> RunConfig:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    if is_first():
+    if is_rank_zero():
         return config
     console.quiet = errors.quiet = True
     return replace(config, wandb=WandbConfig())
 
 
 @contextmanager
-def held_by_first(folder: RunFolder) -> Iterator[None]:
+def lock_on_rank_zero(folder: RunFolder) -> Iterator[None]:
     """Hold a run's folder by the first process, for all; a mark of failure is then of this attempt."""
     with ExitStack() as stack:
-        of_first(lambda: stack.enter_context(folder.lock()))
-        if size() > 1:
-            of_first(folder.begin_again)
+        on_rank_zero(lambda: stack.enter_context(folder.lock()))
+        if world_size() > 1:
+            on_rank_zero(folder.prepare_resume)
         yield
 
 
-def loaded_in_turn() -> AbstractContextManager[Any]:
+def local_rank_zero_first() -> AbstractContextManager[Any]:
     """Within, the first process of each machine is ahead: it may download or convert what the others read."""
-    if size() == 1:
+    if world_size() == 1:
         return nullcontext()
     from accelerate import PartialState
 

@@ -14,11 +14,11 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_evaluation, base_facts
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.run_data import RunData, changed_splits
-from gdo_cli.experiment.checkpoints import Keeper, trained
+from gdo_cli.experiment.checkpoints import CheckpointManager, trained
 from gdo_cli.experiment.failures import enough_memory, marked
 from gdo_cli.experiment.guards import answer_logits, check_forward, check_preserved
 from gdo_cli.experiment.layers import Choice, choose_layers
-from gdo_cli.experiment.processes import held_by_first, join, loaded_in_turn
+from gdo_cli.experiment.processes import init_distributed, local_rank_zero_first, lock_on_rank_zero
 from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.experiment.source import check_method
 from gdo_cli.experiment.tracking import Mirror
@@ -40,12 +40,12 @@ from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import note, warn
-from gdo_cli.support.errors import RunFailed, UserError, brief
+from gdo_cli.support.errors import RunFailed, UserError, first_line
 from gdo_cli.support.identity import identity
 from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_sha256, code_state, versions
 from gdo_cli.support.signals import Stop, Stopped, stoppable
-from gdo_cli.training.distributed import is_first, largest, of_first, put_together, size
+from gdo_cli.training.distributed import is_rank_zero, max_over_ranks, on_rank_zero, unsharded, world_size
 from gdo_cli.training.loop import Step, train
 from gdo_cli.training.penalties import Penalty
 from gdo_cli.training.updates import UpdateTracker
@@ -65,24 +65,24 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         UserError: data or weights that cannot be had, or an impossible choice of method or layers.
         RunFailed: growth changed the function, or training diverged.
     """
-    config = join(config)
+    config = init_distributed(config)
     folder = RunFolder(config.path)
-    if not force and (finished := of_first(folder.load)) is not None:
+    if not force and (finished := on_rank_zero(folder.load)) is not None:
         note(f"already done: {finished.path}")
         for role in changed_splits(config.task.dataset, config.data, finished.record.get("data", {})):
             warn(f"the {role} data have changed since the run was made; --force makes it again")
-        of_first(folder.tidy)
+        on_rank_zero(folder.tidy)
         return finished
     check_method(config)
-    with held_by_first(folder), stoppable() as stop:
-        if not force and (finished := of_first(folder.load)) is not None:
+    with lock_on_rank_zero(folder), stoppable() as stop:
+        if not force and (finished := on_rank_zero(folder.load)) is not None:
             return finished  # another process finished it while this one waited
-        with loaded_in_turn():
+        with local_rank_zero_first():
             data = read_run_data(config)
             loaded = config.model.load()
         choice = choose_layers(config, loaded.model, run)
         if force:
-            of_first(folder.clear)
+            on_rank_zero(folder.clear)
         started = _Run(config, folder, data, loaded, choice, stop)
         with marked(folder, started.where):
             return started.complete()
@@ -113,7 +113,7 @@ class _Run:
         self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
         self.evaluator = build_evaluator(config, data, self.encoder)
         self.base = loaded.model
-        self.keeper = Keeper(folder, self.facts(), config.train.checkpoint_every)
+        self.checkpoints = CheckpointManager(folder, self.facts(), config.train.checkpoint_every)
         self.total_steps = config.train.total_steps(len(self.evaluator.train)) if config.method.trains else 0
         self.so_far: dict[str, Any] = {
             "step": 0,
@@ -134,17 +134,17 @@ class _Run:
         ):
             self.mirror, self.reporter = mirror, reporter
             penalty = self.penalty(lm)
-            with self.stop.patiently():
+            with self.stop.deferred():
                 self.begin(lm)
                 self.evaluate_if_due(lm)
                 for step in self.steps(lm, penalty):
                     self.log(step)
-                    self.stop.asked = largest(self.stop.asked or 0) or None
-                    self.keeper.after(step.step, self.stop.asked is not None)
+                    self.stop.asked = max_over_ranks(self.stop.asked or 0) or None
+                    self.checkpoints.after(step.step, self.stop.asked is not None)
                     self.stop.check()
                     self.evaluate_if_due(lm)
-                with put_together(lm):
-                    return of_first(lambda: self.finish(lm))
+                with unsharded(lm):
+                    return on_rank_zero(lambda: self.finish(lm))
 
     def finish(self, lm: AnswerLM) -> RunResult:
         final = self.final(lm)
@@ -164,22 +164,22 @@ class _Run:
 
     def begin(self, lm: AnswerLM) -> None:
         """Start a new folder, or take up what a checkpoint holds."""
-        if found := self.keeper.find():
-            of_first(self.folder.begin_again)
+        if found := self.checkpoints.find():
+            on_rank_zero(self.folder.prepare_resume)
             self.so_far = found["so_far"]
             note(f"going on from step {self.so_far['step']} of {self.total_steps}")
             if found["machine"] != self.machine():
                 warn("begun on another machine: the numbers may differ in their last digits")
         else:
-            of_first(lambda: self.folder.start({"name": self.config.name} | identity(self.config)))
-        self.keeper.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
+            on_rank_zero(lambda: self.folder.start({"name": self.config.name} | identity(self.config)))
+        self.checkpoints.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
         return {"so_far": self.spent(), "machine": self.machine()}
 
     def machine(self) -> dict[str, Any]:
-        return describe_machine(self.device) | {"processes": size()}
+        return describe_machine(self.device) | {"processes": world_size()}
 
     def spent(self) -> dict[str, Any]:
         """Steps, tokens, time and memory of the run, all of its parts together."""
@@ -209,14 +209,14 @@ class _Run:
                 config.seed,
                 eos_id,
                 penalty,
-                self.keeper.attach,
+                self.checkpoints.attach,
                 self.updates.add_gradients,
             )
 
     def compile(self) -> str:
         """Weights that come and go (FSDP2) would be compiled again each time."""
         train = self.config.train
-        return "never" if train.shard and size() > 1 else train.compile
+        return "never" if train.shard and world_size() > 1 else train.compile
 
     def prepared(self) -> AnswerLM:
         """The base measured, then changed by the method, then checked to compute the same."""
@@ -243,7 +243,7 @@ class _Run:
             except RuntimeError as error:  # e.g. attention that does not read its heads off the widths
                 kind = type(self.base).__name__
                 raise UserError(
-                    f"method={self.config.name['method']}: {kind} cannot run so changed ({brief(error)})"
+                    f"method={self.config.name['method']}: {kind} cannot run so changed ({first_line(error)})"
                 ) from error
             check_preserved(before, after, self.config.method.exact(), self.dtype)
         return lm
@@ -252,7 +252,7 @@ class _Run:
         self.so_far["step"] = step.step
         self.so_far["tokens"] += step.tokens
         self.so_far["train_seconds"] += step.seconds
-        if not is_first():
+        if not is_rank_zero():
             return
         self.reporter.step(step.step, step.loss, step.tokens / step.seconds)
         line = {"kind": "train", "step": step.step, "loss": step.loss, "lr": step.lr}
@@ -267,10 +267,10 @@ class _Run:
             return
         self.stage = "evaluating"
         try:
-            with enough_memory(self.where, SMALLER_EVALUATION), put_together(lm):
-                of_first(lambda: self.evaluate(lm, step))
+            with enough_memory(self.where, SMALLER_EVALUATION), unsharded(lm):
+                on_rank_zero(lambda: self.evaluate(lm, step))
         except Stopped:
-            self.keeper.after(step, stopping=True)
+            self.checkpoints.after(step, stopping=True)
             raise
         self.stage = "training"
 

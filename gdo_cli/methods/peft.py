@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.methods.base import Method, add_adapter
-from gdo_cli.support.errors import UserError, brief, require_one_of
+from gdo_cli.support.errors import UserError, first_line, require_one_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -64,7 +64,7 @@ class PEFTAdapter(Method):
                 warnings.filterwarnings("ignore", "Model has `tie_word_embeddings", UserWarning)  # refused
                 return _with_plain_vocabulary(model, adapter)
         except (ImportError, TypeError, ValueError) as error:
-            raise UserError(f"method={self.name}: its options do not work: {brief(error)}") from error
+            raise UserError(f"method={self.name}: its options do not work: {first_line(error)}") from error
 
 
 def _with_plain_vocabulary(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:

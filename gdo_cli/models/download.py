@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from gdo_cli.support.console import warn
-from gdo_cli.support.errors import UserError, brief
+from gdo_cli.support.errors import UserError, first_line
 from gdo_cli.support.timeout import ANSWER_S, STALL_S, within
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -49,7 +49,7 @@ def fetch(repository: str, revision: str) -> tuple[Path, str]:
 
 
 def _reason(error: Exception) -> str:
-    return f"the hub cannot be reached or makes no sense ({type(error).__name__}: {brief(error)})"
+    return f"the hub cannot be reached or makes no sense ({type(error).__name__}: {first_line(error)})"
 
 
 def _download(repository: str, revision: str) -> tuple[Path, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdo_cli.support.errors import UserError, brief
+from gdo_cli.support.errors import UserError, first_line
 from gdo_cli.support.files import files_sha256
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load_folder(
             )
         tokenizer = tokenizer_of(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {brief(error)}") from error
+        raise UserError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     _check_whole(folder, report)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gdo_cli.models.loading import Loaded, load_folder
 from gdo_cli.models.source import ModelSource
-from gdo_cli.support.errors import UserError, brief, require
+from gdo_cli.support.errors import UserError, first_line, require
 from gdo_cli.support.files import cache_dir, files_sha256
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class PyPIModel(ModelSource):
         try:
             parts: list[Path] = import_module(self.package).chunk_paths()
         except ImportError as error:
-            raise self._incomplete(brief(error)) from error
+            raise self._incomplete(first_line(error)) from error
         return parts
 
     def _incomplete(self, reason: str) -> UserError:

@@ -119,7 +119,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return "for a reason that cannot be read"
 
-    def begin_again(self) -> None:
+    def prepare_resume(self) -> None:
         """Take the mark of failure off a run that goes on, and drop files that were cut off as they grew."""
         (self.path / FAILURE).unlink(missing_ok=True)
         self._drop_halves()

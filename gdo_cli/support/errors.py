@@ -30,7 +30,7 @@ def suggest(word: str, allowed: Iterable[str], lister: str = "") -> str:
     return f"{hint}{lister} lists all {len(words)}" if lister else f"{hint}choose from: {', '.join(words)}"
 
 
-def brief(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, with the next where it ends in a colon; its kind where it says
     nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -52,19 +52,19 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def speaks() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the one of several processes on the same work that a person hears."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """Hold back what ends a process beside the first one: that one is likely to say it too, and the
     launcher then ends the others before they do."""
     try:
         yield
     except BaseException:
-        if not speaks():
+        if not is_rank_zero():
             time.sleep(SECONDS_BEFORE_OTHERS)
         raise
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from gdo_cli.support.errors import speaks
+from gdo_cli.support.errors import is_rank_zero
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -47,7 +47,7 @@ class Stop:
             raise Stopped(self.asked)
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Within, a signal is only noted, until :meth:`check`."""
         before, self.patient = self.patient, True
         try:
@@ -64,7 +64,7 @@ class Stop:
         if not self.patient:
             raise Stopped(number)
         name = NAMES[signal.Signals(number)]
-        if not speaks():
+        if not is_rank_zero():
             return
         os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
 

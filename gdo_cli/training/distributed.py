@@ -21,13 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
-from gdo_cli.support.errors import RunFailed, UserError, brief
+from gdo_cli.support.errors import RunFailed, UserError, first_line
 from gdo_cli.support.signals import Stopped
 
 T = TypeVar("T")
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -37,24 +37,24 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
 
 
-def of_first(make: Callable[[], T]) -> T:
+def on_rank_zero(make: Callable[[], T]) -> T:
     """What the first process makes, which alone does it, or the error that it ends in."""
-    if size() == 1:
+    if world_size() == 1:
         return make()
     said: list[Any] = [None, None]
     own: BaseException | None = None
-    if is_first():
+    if is_rank_zero():
         try:
             said[0] = make()
         except (UserError, RunFailed, Stopped) as error:
             own = said[1] = error
         except BaseException as error:  # of a kind that another process may not know
-            own, said[1] = error, RunFailed(brief(error))
+            own, said[1] = error, RunFailed(first_line(error))
     dist.broadcast_object_list(said, src=0)
     if own is not None:
         raise own
@@ -63,18 +63,18 @@ def of_first(make: Callable[[], T]) -> T:
     return said[0]
 
 
-def largest(value: int) -> int:
+def max_over_ranks(value: int) -> int:
     """The largest of the processes' values."""
-    return int(_reduced([value], torch.int64, dist.ReduceOp.MAX)[0])
+    return int(_all_reduce([value], torch.int64, dist.ReduceOp.MAX)[0])
 
 
-def total(*values: float) -> list[float]:
+def sum_over_ranks(*values: float) -> list[float]:
     """The sums of the processes' values."""
-    return _reduced(list(values), torch.float64, dist.ReduceOp.SUM)
+    return _all_reduce(list(values), torch.float64, dist.ReduceOp.SUM)
 
 
-def _reduced(values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
-    if size() == 1:
+def _all_reduce(values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
+    if world_size() == 1:
         return values
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor(values, dtype=dtype, device=device)
@@ -85,13 +85,13 @@ def _reduced(values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------- weights
 
 
-def spread(module: nn.Module, lm: AnswerLM, shard: bool) -> nn.Module:
+def wrap_for_training(module: nn.Module, lm: AnswerLM, shard: bool) -> nn.Module:
     """What to call in training in place of a module that computes a loss with the model.
 
     Gradients are the mean over the processes. Pieces (``shard``) are put together a decoder layer at a
     time; the rest of the model stays together from forward to backward.
     """
-    if size() == 1:
+    if world_size() == 1:
         return module
     if not shard:
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
@@ -99,13 +99,13 @@ def spread(module: nn.Module, lm: AnswerLM, shard: bool) -> nn.Module:
     return module
 
 
-def reducing(module: nn.Module, now: bool) -> AbstractContextManager[Any]:
+def gradient_sync(module: nn.Module, now: bool) -> AbstractContextManager[Any]:
     """Within, copies keep the gradients of a backward pass to themselves, unless it is now that they meet."""
     return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 @contextmanager
-def put_together(lm: AnswerLM) -> Iterator[None]:
+def unsharded(lm: AnswerLM) -> Iterator[None]:
     """Within, every process has all of the weights, as plain tensors."""
     hooks = [(piece._forward_pre_hooks, piece._forward_hooks) for piece in lm.pieces]
     for piece in lm.pieces:
@@ -118,12 +118,12 @@ def put_together(lm: AnswerLM) -> Iterator[None]:
         piece.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be in pieces; to be called by every process."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor, cut as the parameter is."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor

@@ -20,7 +20,14 @@ from gdo_cli.lm.tokens import Encoded
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.training.batches import Batch, batches, step_batches
 from gdo_cli.training.config import TrainConfig
-from gdo_cli.training.distributed import rank, reducing, size, spread, total, whole
+from gdo_cli.training.distributed import (
+    full_tensor,
+    gradient_sync,
+    rank,
+    sum_over_ranks,
+    world_size,
+    wrap_for_training,
+)
 from gdo_cli.training.penalties import Penalty
 
 
@@ -60,7 +67,7 @@ def train(
     Raises:
         RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
     """
-    learner = spread(_Learner(lm, penalty), lm, config.shard)
+    learner = wrap_for_training(_Learner(lm, penalty), lm, config.shard)
     parameters = [p for p in lm.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters,
@@ -81,7 +88,7 @@ def train(
     with _checkpointed(lm, config.gradient_checkpointing):
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
-            shares = step_batches(stream, config, eos_id, size(), undivided=penalty is not None)
+            shares = step_batches(stream, config, eos_id, world_size(), undivided=penalty is not None)
             loss, added = _backward(
                 learner, shares, penalty, (number - 1) * config.gradient_accumulation_steps
             )
@@ -113,7 +120,7 @@ def _checked(
             f"step {number}: the loss is {loss + added} on {_described(shares)}; lower "
             f"train.lr={config.lr}, or set train.max_grad_norm"
         )
-    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if not torch.isfinite(norm):
         raise RunFailed(
             f"step {number}: the gradient is not finite on {_described(shares)} (loss {loss:.3g}); "
@@ -183,13 +190,13 @@ def _backward(
         # All go through the model equally often: who has no batch left computes one for nothing.
         idle = number >= len(mine)
         batch = shares[0][0] if idle else mine[number]
-        if penalty and size() > 1:
-            penalty.skip(seen + number * size() + rank())
-        with reducing(learner, number == rounds - 1):
+        if penalty and world_size() > 1:
+            penalty.skip(seen + number * world_size() + rank())
+        with gradient_sync(learner, number == rounds - 1):
             loss, value = learner(batch)
             loss, value = loss / n_targets, value / n_batches
             loss_sum += 0.0 if idle else loss.item()
             added += 0.0 if idle else value.item()
-            ((loss + value) * (0 if idle else size())).backward()  # their mean is taken
-    loss_sum, added = total(loss_sum, added)
+            ((loss + value) * (0 if idle else world_size())).backward()  # their mean is taken
+    loss_sum, added = sum_over_ranks(loss_sum, added)
     return loss_sum, added

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gdo_cli.lm.decoder import layer_index
 from gdo_cli.lm.parameters import module_kind
-from gdo_cli.training.distributed import whole
+from gdo_cli.training.distributed import full_tensor
 
 
 class UpdateTracker:
@@ -77,7 +77,7 @@ class UpdateTracker:
         for name, total in self.gradients.items():
             gradient = matrices[name].grad
             if gradient is not None:
-                total.add_(whole(gradient))
+                total.add_(full_tensor(gradient))
 
     @staticmethod
     def _place(name: str) -> dict[str, Any]:
