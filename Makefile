@@ -55,9 +55,10 @@ test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 test-gpu: $(VENV)/.dev  ## Tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu
 
-lint: $(VENV)/.dev  ## Style
+lint: $(VENV)/.dev  ## Style, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev  ## Types, strictly
 	$(BIN)/mypy

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
+from gdo_cli.commands import export as exporting
 from gdo_cli.commands.export import _FORM, Exported, cost, export, in_fp32, model_card
 from gdo_cli.config.build import load_run
 from gdo_cli.experiment.reopen import rebuild
@@ -257,7 +258,7 @@ def test_a_checkpoint_that_computes_something_else_is_not_left_behind(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = trained(results, "method=g_train")
-    monkeypatch.setattr("gdo_cli.commands.export._difference", lambda before, after: 1.0)
+    monkeypatch.setattr(exporting, "_difference", lambda before, after: 1.0)
     with pytest.raises(RunFailed, match="differs"):
         export(finished, tmp_path / "out", None, "fp32", None)
     assert not list(tmp_path.iterdir())

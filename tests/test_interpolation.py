@@ -18,7 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
-from gdo_cli.commands.evaluate import evaluation_config, measure
+from gdo_cli.commands.evaluate import evaluation_config
 from gdo_cli.commands.export import cost, export
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
@@ -26,7 +26,7 @@ from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.reading import build_evaluator, read_run_data
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.experiment.reopen import Opened, measure, rebuild
 from gdo_cli.experiment.weights import load_trained, prepare
 from gdo_cli.lm.tokens import Encoder
 from gdo_cli.methods.interpolation import Averaged, WiSEFT
@@ -209,7 +209,7 @@ def test_nothing_is_trained_and_nothing_kept(halfway: RunResult) -> None:
 def test_it_is_measured_again_as_its_run_measured_it(halfway: RunResult) -> None:
     torch.manual_seed(5)
     config = evaluation_config(halfway, [], ["winogrande"], 2, True, None)
-    found = measure(config, halfway)
+    found = measure(Opened(config, halfway))
     task = {name: value for name, value in halfway.final.items() if name.startswith("task/")}
     assert {name: found[name] for name in task} == task
 
@@ -341,7 +341,11 @@ def test_a_run_with_shots_is_measured_again_with_them(place: Place) -> None:
     shown, untouched = place.run(*SHOWN), place.run("method=frozen")
     assert shown.evaluations[0]["task/loss"] != untouched.evaluations[0]["task/loss"]
     config = evaluation_config(shown, [], ["winogrande"], 2, True, None)
-    assert measure(config, shown)["task/loss"] == shown.final["task/loss"] != untouched.final["task/loss"]
+    assert (
+        measure(Opened(config, shown))["task/loss"]
+        == shown.final["task/loss"]
+        != untouched.final["task/loss"]
+    )
 
 
 @pytest.mark.parametrize(

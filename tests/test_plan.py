@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gdo_cli.cli.app import app
 from gdo_cli.commands.plan import plan_all
 from gdo_cli.config.build import load_run
+from gdo_cli.experiment import plan as planning
 from gdo_cli.experiment.plan import Plan, architecture, plan
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.support.errors import UserError
@@ -95,7 +96,7 @@ def test_an_unknown_shape_names_the_known_ones() -> None:
 
 
 def test_the_command_prints_all_methods_without_network_or_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdo_cli.experiment.plan.matrix_rate", lambda: 1e12)
+    monkeypatch.setattr(planning, "matrix_rate", lambda: 1e12)
     shown = CliRunner().invoke(app, ["plan", "model=gemma3_4b", "method=g_freeze", "--length", "8"])
     assert shown.exit_code == 0, shown.output
     assert "68.9" in shown.output

@@ -35,7 +35,7 @@ from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.divergence import Reference
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.experiment.reading import build_evaluator, read_run_data
-from gdo_cli.lm import answer_lm, scoring
+from gdo_cli.lm import answer_lm, lm_head, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
 from gdo_cli.lm.generation import generate
@@ -165,7 +165,7 @@ def test_what_is_common_goes_through_the_decoder_once(gemma3: PreTrainedModel) -
 def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
     gemma3: PreTrainedModel, columns: int, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdo_cli.lm.lm_head.PIECE", columns)
+    monkeypatch.setattr(lm_head, "PIECE", columns)
     gemma3.config.final_logit_softcapping = cap
     hidden = scale * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     targets = random_ids(40)
@@ -203,8 +203,8 @@ def test_scores_are_the_same_when_the_head_runs_in_pieces(
 ) -> None:
     queries = random_queries(30)
     whole = score(answering(gemma3), queries, 1000)
-    monkeypatch.setattr("gdo_cli.lm.scoring.HEAD_ROWS", 7)
-    monkeypatch.setattr("gdo_cli.lm.lm_head.PIECE", columns)
+    monkeypatch.setattr(scoring, "HEAD_ROWS", 7)
+    monkeypatch.setattr(lm_head, "PIECE", columns)
     pieces = score(answering(gemma3), queries, 1000)
     for one, other in zip(whole, pieces, strict=True):
         assert one.argmax == other.argmax

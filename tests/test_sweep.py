@@ -22,6 +22,7 @@ from gdo_cli.commands.sweep.run import run_sweep
 from gdo_cli.config.grid import Point, load_grid, load_sweep
 from gdo_cli.config.options import PLUGGED
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.methods.grow import GFreeze
 from gdo_cli.runs.find import find_runs
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
@@ -126,7 +127,7 @@ def test_a_method_that_cannot_change_the_model_is_found_before_anything_is_loade
     def prepare(*_: object) -> None:
         raise ValueError("no MLP in it")
 
-    monkeypatch.setattr("gdo_cli.methods.grow.GFreeze.prepare", prepare)
+    monkeypatch.setattr(GFreeze, "prepare", prepare)
     result = gdo(*words(tmp_path))
     assert (result.exit_code, ran) == (2, [])
     assert "method=g_freeze: no MLP in it" in result.stderr

@@ -10,6 +10,7 @@ from conftest import bits, random_queries, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gdo_cli.lm import answer_lm
 from gdo_cli.lm import lm_head as vocabulary
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.device import hold_weights
@@ -57,10 +58,10 @@ def test_gradients_kept_in_place_are_those_of_autograd(
     slow: pytest.MonkeyPatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gdo_cli.lm.answer_lm.LOSS_ROWS", rows)
+    monkeypatch.setattr(answer_lm, "LOSS_ROWS", rows)
     expected = gradients(full(family, dtype), passes)
     slow.undo()
-    monkeypatch.setattr("gdo_cli.lm.answer_lm.LOSS_ROWS", rows)
+    monkeypatch.setattr(answer_lm, "LOSS_ROWS", rows)
     found = gradients(full(family, dtype), passes)
     assert found.keys() == expected.keys()
     largest = max(gradient.norm().item() for gradient in expected.values())

@@ -117,12 +117,13 @@ def evaluate(
         from gdo_cli.runs.find import find_target
 
         run, overrides = find_target(target or [], results)  # before what is slow to import
-        from gdo_cli.commands.evaluate import evaluation_config, measure
+        from gdo_cli.commands.evaluate import evaluation_config
+        from gdo_cli.experiment.reopen import Opened, measure
 
         config = evaluation_config(run, overrides, probe, items, task, config_dir)
         from gdo_cli.cli.tables import print_metrics
 
-        print_metrics(measure(config, run, overrides))
+        print_metrics(measure(Opened(config, run, overrides)))
 
 
 @app.command()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.reopen import Opened, rebuild
+from gdo_cli.experiment.reopen import rebuild
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import require_one_of
-from gdo_cli.support.progress import Reporter
 
 
 def evaluation_config(
@@ -37,17 +35,3 @@ def evaluation_config(
     if not task:
         config = replace(config, evaluation=replace(config.evaluation, final_items=0))
     return config
-
-
-def measure(config: RunConfig, run: RunResult | None, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Metrics of the trained weights of a run, or of the untouched model.
-
-    Args:
-        overrides: what was asked for beside the run's own configuration.
-    """
-    opened = Opened(config, run, overrides)
-    opened.data  # noqa: B018 - before the weights, which take longer
-    evaluator = opened.evaluator()
-    lm = opened.tuned() if run else opened.base()
-    with Reporter("evaluate", 1) as reporter:
-        return evaluator.evaluate(lm, "test", reporter.advance).metrics

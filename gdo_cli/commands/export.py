@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdo_cli.experiment.reopen import rebuild, reopen
+from gdo_cli.experiment.reopen import Opened, measure, rebuild, reopen
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
@@ -144,11 +144,9 @@ def _difference(before: list[Tensor], after: list[Tensor]) -> float:
 
 def cost(run: RunResult, folder: Path, config_dir: Path | None) -> dict[str, float]:
     """The run's own task and probes, measured on the exported checkpoint."""
-    from gdo_cli.commands.evaluate import measure
-
     config = rebuild(run, config_dir)
     model = HubModel(config.model.lr, config.model.warmup_steps, path=str(folder.resolve()))
-    return measure(replace(config, model=model), None)
+    return measure(Opened(replace(config, model=model)))
 
 
 def push_to_hub(folder: Path, repository: str) -> str:

@@ -68,9 +68,10 @@ def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
 
 def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
     """What to do where the hub gives no rows: nothing stands in for them unasked."""
+    files = ", ".join(f"{name}.jsonl" for name in _files_of(dataset))
     return (
         f"data=hub: cannot load {what} ({type(error).__name__}: {first_line(error)}). Three ways out: "
-        f"data.dir=FOLDER (or GDO_DATA_DIR) with {dataset.name}/{'.jsonl, '.join(_files_of(dataset))}.jsonl in it; "
+        f"data.dir=FOLDER (or GDO_DATA_DIR) with {dataset.name}/{files} in it; "
         f"data=sample, the bundled sample, for trying things out; or download {what} where there is a "
         "network"
     )

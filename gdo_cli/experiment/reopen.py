@@ -23,6 +23,7 @@ from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity
+from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_state, versions
 
 
@@ -133,6 +134,19 @@ class Opened:
             "versions": versions(),
             "code": code_state(),
         }
+
+
+def measure(opened: Opened) -> dict[str, float]:
+    """Return the metrics of a run's trained weights, or of the untouched model, on test items.
+
+    Raises:
+        UserError: rows that are not those of the run, or weights that cannot be had.
+    """
+    opened.data  # noqa: B018 - before the weights, which take longer
+    evaluator = opened.evaluator()
+    lm = opened.tuned() if opened.run else opened.base()
+    with Reporter("evaluate", 1) as reporter:
+        return evaluator.evaluate(lm, "test", reporter.advance).metrics
 
 
 def reopen(run: RunResult, config_dir: Path | None = None, overrides: Sequence[str] = ()) -> Opened:
