@@ -6,13 +6,15 @@ PIP_ARGS ?=
 RESULTS ?= results
 # Tests at a time: as many as there are cores.
 JOBS ?= auto
+# What `make test-next` upgrades: what gdo uses beyond its public interface (ARCHITECTURE.md lists where).
+NEXT ?= torch transformers peft hydra-core sacrebleu
 DEMO := build/demo
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-faults reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
+.PHONY: help demo test test-slow test-next test-faults reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,13 @@ test-launchers: $(VENV)/.dev  ## Tests of Hydra's launchers and sweeper (install
 
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights
+
+test-next:  ## The suite on the newest releases of NEXT, in an environment of its own
+	$(PYTHON) -m venv $(VENV)-next
+	$(VENV)-next/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(VENV)-next/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(PIP_ARGS) $(NEXT)
+	$(VENV)-next/bin/python -m pip list --disable-pip-version-check | grep -iE "^(torch|transformers|peft|hydra-core|sacrebleu) "
+	$(VENV)-next/bin/python -m pytest -q -n $(JOBS)
 
 test-gpu: $(VENV)/.dev  ## Tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu
@@ -101,5 +110,5 @@ figures: $(VENV)/.dev  ## Draw every figure that the committed results allow
 	$(BIN)/gdo plot --results $(RESULTS)
 
 clean:  ## Remove the environment, caches and the demo's output; results stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-next build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,8 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedModel, Qwen3Next
 from gdo_cli.experiment.guards import check_forward
 from gdo_cli.lm import answer_lm, packing, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.packing import can_pack, only_attends
+from gdo_cli.lm.compat import only_attends
+from gdo_cli.lm.packing import can_pack
 from gdo_cli.lm.scoring import score
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.support.errors import RunFailed

@@ -1,4 +1,4 @@
-"""Claims about ``gdo report``: which runs speak for a claim, by which rule, and what the page says."""
+"""Claims about ``make report``: which runs speak for a claim, by which rule, and what the page says."""
 
 from __future__ import annotations
 

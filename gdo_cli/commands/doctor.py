@@ -89,7 +89,11 @@ def _data(hub: bool) -> list[Finding]:
     elif folder:
         findings.append((MISSING, "data=local", f"GDO_DATA_DIR={folder} is no folder; correct or unset it"))
     else:
-        findings.append((NOTE, "data=local", "set GDO_DATA_DIR to a folder of JSON Lines data sets"))
+        # Nothing stands in for real rows unasked: without a folder, only the hub has them.
+        mend = "set GDO_DATA_DIR to a folder of JSON Lines data sets"
+        findings.append(
+            (NOTE if hub else MISSING, "data=local", f"{mend}{'' if hub else ', or give data=sample'}")
+        )
     findings.append((OK if hub else NOTE, "data=hub", "answers" if hub else "does not answer (no network?)"))
     sample = sorted(p.name for p in SAMPLE_DIR.iterdir() if p.is_dir())
     findings.append((OK, "data=sample", f"bundled: {', '.join(sample)}; to try things, not for results"))

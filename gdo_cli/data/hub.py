@@ -30,7 +30,11 @@ def load_from_hub(dataset: Dataset, spec: str) -> Split:
 def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
     """The rows that an earlier download left, and their commit; asks nothing. None if they are not there."""
     from datasets import disable_progress_bars
-    from datasets.packaged_modules.cache.cache import Cache
+
+    try:
+        from datasets.packaged_modules.cache.cache import Cache
+    except ImportError:  # no documented part of the library; without it the hub is asked every time
+        return None
     from datasets.utils.logging import set_verbosity_error
 
     disable_progress_bars()

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -133,6 +132,10 @@ def why_not(config: RunConfig) -> str | None:
 
 def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
     """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
+    try:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+    except ImportError as error:  # no documented part of torch
+        raise UserError(f"torch {torch.__version__} cannot run a step without numbers: no plan") from error
     with FakeTensorMode():
         _pretend(model)
         model.get_input_embeddings().padding_idx = None  # leaving it out has a size that data decide

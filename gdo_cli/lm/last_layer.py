@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gdo_cli.lm.compat import is_recomputing
 from gdo_cli.lm.projections import ROW_NAMES
 
 
@@ -21,7 +22,7 @@ def last_mlp_at(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
     of the usual kind, or whose activations are made again after the context, computes all.
     """
     mlp = _last_mlp(model)
-    if mlp is None or model.is_activation_checkpointing:
+    if mlp is None or is_recomputing(model):
         yield
         return
     read_N = places_N.unique()

@@ -7,8 +7,8 @@ attention runs on each sequence by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import PreTrainedModel
+
+from gdo_cli.lm.compat import attention_exchanged, can_exchange_attention, only_attends, register_attention
 
 _NAME = "gdo_packed"
 # Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
@@ -33,20 +34,9 @@ def can_pack(model: PreTrainedModel) -> bool:
     decoder = model.get_decoder()
     return (
         next(model.parameters()).device.type == "cpu"
-        and bool(getattr(decoder, "_supports_attention_backend", False))
-        and decoder.config._attn_implementation == "sdpa"
+        and can_exchange_attention(decoder)
         and only_attends(decoder.config)
     )
-
-
-def only_attends(config: PreTrainedConfig) -> bool:
-    """Whether all that a token leaves to those after it is one key and one value a layer.
-
-    A recurrent layer or a convolution leaves a state: it would go on from one packed sequence to the next,
-    and a cache of it cannot be handed to several continuations.
-    """
-    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def run_packed(
@@ -61,7 +51,7 @@ def run_packed(
     packed = _Packed([len(segment) for segment in segments], parents, device)
     ids = [token for segment in segments for token in segment]
     places = [s.before + t for s in packed.segments for t in range(s.length)]
-    with _attending(decoder.config, _NAME):
+    with attention_exchanged(decoder.config, _NAME):
         hidden: Tensor = decoder(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([places], device=device),
@@ -81,17 +71,7 @@ def attention_of_forward(model: PreTrainedModel) -> tuple[AbstractContextManager
     """For a checkpointed layer: what to run it in, and what to run it in again for backward, when the
     model's own attention is back in its place (``context_fn`` of ``torch.utils.checkpoint``)."""
     config = model.get_decoder().config
-    return nullcontext(), _attending(config, config._attn_implementation)
-
-
-@contextmanager
-def _attending(config: Any, implementation: str) -> Iterator[None]:
-    before = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return nullcontext(), attention_exchanged(config)
 
 
 @dataclass(frozen=True)
@@ -232,4 +212,4 @@ def _fused(
     return out.transpose(1, 2).view_as(query)
 
 
-AttentionInterface.register(_NAME, _attention)
+register_attention(_NAME, _attention)

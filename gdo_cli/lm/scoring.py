@@ -15,8 +15,9 @@ from transformers import Cache, DynamicCache
 
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length, pad
+from gdo_cli.lm.compat import only_attends
 from gdo_cli.lm.last_layer import last_mlp_at
-from gdo_cli.lm.packing import can_pack, only_attends, run_packed
+from gdo_cli.lm.packing import can_pack, run_packed
 from gdo_cli.lm.prefixes import packs, shared_prefixes
 from gdo_cli.lm.tokens import Encoded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from gdo_cli.lm.answer_lm import AnswerLM
+from gdo_cli.lm.compat import recomputing
 from gdo_cli.lm.packing import attention_of_forward
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.support.errors import RunFailed
@@ -85,7 +86,8 @@ def train(
     if penalty:
         penalty.skip(seen)
     lm.train()
-    with _checkpointed(lm, config.gradient_checkpointing):
+    again = partial(attention_of_forward, lm.model)
+    with recomputing(lm.model, again) if config.gradient_checkpointing else nullcontext():
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             shares = step_batches(stream, config, eos_id, world_size(), undivided=penalty is not None)
@@ -136,20 +138,6 @@ def _lengths(shares: list[list[Batch]]) -> list[int]:
 def _described(shares: list[list[Batch]]) -> str:
     lengths = _lengths(shares)
     return f"a batch of {len(lengths)} examples, the longest of {max(lengths)} tokens"
-
-
-@contextmanager
-def _checkpointed(lm: AnswerLM, wanted: bool) -> Iterator[None]:
-    """Compute the activations of each layer again for backward, instead of keeping them."""
-    if not wanted:
-        yield
-        return
-    again = partial(attention_of_forward, lm.model)
-    lm.model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": again})
-    try:
-        yield
-    finally:
-        lm.model.activation_checkpointing_disable()
 
 
 class _Learner(nn.Module):
