@@ -70,6 +70,6 @@ def recomputing(model: PreTrainedModel, context_fn: Callable[[], Any]) -> Iterat
 
 def is_recomputing(model: PreTrainedModel) -> bool:
     """Return whether :func:`recomputing` holds."""
-    return bool(
-        getattr(model, "is_activation_checkpointing", getattr(model, "is_gradient_checkpointing", False))
-    )
+    if hasattr(model, "is_activation_checkpointing"):  # asking by the old name is a warning where this is
+        return bool(model.is_activation_checkpointing)
+    return bool(getattr(model, "is_gradient_checkpointing", False))
