@@ -16,31 +16,29 @@ from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.run_data import RunData, changed_splits
 from gdo_cli.experiment.checkpoints import CheckpointManager, trained
 from gdo_cli.experiment.failures import enough_memory, marked
-from gdo_cli.experiment.guards import answer_logits, check_forward, check_preserved
 from gdo_cli.experiment.layers import Choice, choose_layers
+from gdo_cli.experiment.preparation import prepare_model
 from gdo_cli.experiment.processes import init_distributed, local_rank_zero_first, lock_on_rank_zero
 from gdo_cli.experiment.reading import build_evaluator, read_run_data
 from gdo_cli.experiment.source import check_method
 from gdo_cli.experiment.tracking import Mirror
-from gdo_cli.experiment.weights import prepare, save_trained
+from gdo_cli.experiment.weights import save_trained
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compiling import compiled
 from gdo_cli.lm.device import (
     compute_dtype,
     describe_machine,
-    hold_weights,
     peak_memory,
     pick_device,
     reset_peak_memory,
 )
-from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.lm.tokens import Encoder, end_ids
-from gdo_cli.methods.parameters import count_parameters, describe_parameters
+from gdo_cli.methods.parameters import describe_parameters
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import note, warn
-from gdo_cli.support.errors import RunFailed, UserError, first_line
+from gdo_cli.support.errors import RunFailed
 from gdo_cli.support.identity import identity
 from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_sha256, code_state, versions
@@ -48,7 +46,6 @@ from gdo_cli.support.signals import Stop, Stopped, stoppable
 from gdo_cli.training.distributed import is_rank_zero, max_over_ranks, on_rank_zero, unsharded, world_size
 from gdo_cli.training.loop import Step, train
 from gdo_cli.training.penalties import Penalty
-from gdo_cli.training.updates import UpdateTracker
 
 SMALLER_BATCH = (
     "lower train.batch_size, and raise train.gradient_accumulation_steps by the same factor, or lower "
@@ -219,34 +216,12 @@ class _Run:
         return "never" if train.shard and world_size() > 1 else train.compile
 
     def prepared(self) -> AnswerLM:
-        """The base measured, then changed by the method, then checked to compute the same."""
-        self.base.requires_grad_(False)
-        hold_weights(self.base, self.dtype)
-        self.base.to(self.device)
-        base_lm = AnswerLM(self.base, self.dtype)
-        self.evaluator.remember_base(base_lm)
-        prompts = self.evaluator.check_prompts()
-        before = answer_logits(base_lm, prompts)
-        check_forward(base_lm, prompts)
-        n_base = sum(p.numel() for p in text_parameters(self.base).values())
-        try:
-            model = prepare(self.config.method, self.base, self.choice.layers)
-        except ValueError as error:
-            raise UserError(f"method={self.config.name['method']}: {error}") from error
-        hold_weights(model, self.dtype)
-        self.updates = UpdateTracker(model.to(self.device), self.config.evaluation.ranks)
-        self.parameters = count_parameters(model, n_base)
-        lm = AnswerLM(model, self.dtype)
-        if self.config.method.preserves:
-            try:
-                after = answer_logits(lm, prompts)
-            except RuntimeError as error:  # e.g. attention that does not read its heads off the widths
-                kind = type(self.base).__name__
-                raise UserError(
-                    f"method={self.config.name['method']}: {kind} cannot run so changed ({first_line(error)})"
-                ) from error
-            check_preserved(before, after, self.config.method.exact(), self.dtype)
-        return lm
+        """Return the model that trains, checked to compute what the base does."""
+        ready = prepare_model(
+            self.config, self.base, self.choice.layers, self.evaluator, self.device, self.dtype
+        )
+        self.updates, self.parameters = ready.updates, ready.parameters
+        return ready.lm
 
     def log(self, step: Step) -> None:
         self.so_far["step"] = step.step
