@@ -21,7 +21,7 @@ from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 
 FAILURE = "failed.json"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 
 
 class Busy(UserError):
