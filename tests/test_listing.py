@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
 from gdo_cli.commands.ls import interval, listed
+from gdo_cli.runs.folder import RunFolder
 from gdo_cli.support.errors import UserError
 
 Make = Callable[..., Path]
@@ -121,8 +121,7 @@ def test_a_failed_run_is_shown_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_run_that_a_process_holds_is_running(make: Make, tmp_path: Path) -> None:
     folder = make("sft", failed="the last time")
-    with (folder / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with RunFolder(folder).lock():
         assert [run.status for run in listed(tmp_path, ["status=*"])[0]] == ["running"]
     assert [run.status for run in listed(tmp_path, ["status=*"])[0]] == ["failed"]
 

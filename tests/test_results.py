@@ -318,6 +318,26 @@ def test_the_lock_is_free_after_a_crash(folder: RunFolder) -> None:
         pass
 
 
+def test_the_lock_of_a_process_that_was_killed_is_free(folder: RunFolder) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from gdo_cli.runs.folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert folder.is_held()
+        other.kill()
+    assert not folder.is_held()
+    with folder.lock():
+        pass
+
+
+def test_asking_for_the_lock_makes_no_folder(tmp_path: Path) -> None:
+    assert not RunFolder(tmp_path / "none").is_held()
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = RunFolder(configure(tmp_path / "file").path)

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import random
+import resource
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_RUN, RunFactory
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment import checkpoints
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.checkpoints import Checkpoint, CheckpointManager, Unusable
+from gdo_cli.experiment.checkpoints import (
+    Checkpoint,
+    CheckpointManager,
+    Unusable,
+    _random_states,
+    _set_random_states,
+)
 from gdo_cli.lm.device import describe_machine
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
 from gdo_cli.runs.record import RunResult
@@ -100,7 +109,7 @@ MOMENTS = {
     "second_evaluation": (experiment._Run, "evaluate", 2),
     "last_evaluation": (experiment._Run, "evaluate", 3),
     "before_a_checkpoint": (CheckpointManager, "save", 4),
-    "in_a_checkpoint": (checkpoints, "save_file", 4),
+    "in_a_checkpoint": (torch, "save", 4),
     "renaming": (Path, "replace", 3),
     "predictions": (RunFolder, "save_predictions", 2),
     "test_data": (experiment._Run, "final", 1),
@@ -234,9 +243,12 @@ def lose_the_metrics(file: Path) -> None:
 
 def another_torch(file: Path) -> None:
     found = Checkpoint.read(file)
-    found.state["facts"]["versions"]["torch"] = "1.0"
-    kept = {name: tensor.clone() for name, tensor in found.tensors.items()}
-    Checkpoint(kept, found.state).write(file)
+    found.facts["versions"]["torch"] = "1.0"
+    found.write(file)
+
+
+def another_torch_file(file: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, file)
 
 
 DAMAGE = {
@@ -246,6 +258,7 @@ DAMAGE = {
     flip_a_bit_of_the_header: "checksum is wrong",
     offer_a_pickle: "cannot be read",
     offer_a_torch_file: "cannot be read",
+    another_torch_file: "cannot be read",
     cut_the_metrics: "metrics.jsonl is not what it was",
     alter_the_metrics: "metrics.jsonl is not what it was",
     lose_the_metrics: "metrics.jsonl is not what it was",
@@ -264,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(cut.path)
-    facts = Checkpoint.read(folder.path / CHECKPOINT).state["facts"]
+    facts = Checkpoint.read(folder.path / CHECKPOINT).facts
     assert CheckpointManager(folder, facts, None).find() is not None
     damage(folder.path / CHECKPOINT)
     assert CheckpointManager(folder, facts, None).find() is None
@@ -309,6 +322,15 @@ def test_a_checkpoint_of_another_machine_is_used_with_a_warning(
 # ------------------------------------------------------------------------------------------- the file
 
 
+def checkpoint(tensors: dict[str, torch.Tensor], **run: Any) -> Checkpoint:
+    return Checkpoint(3, {}, run, {}, tensors, {"state": {}}, {}, {})
+
+
+def bits(tensor: torch.Tensor) -> list[int]:
+    content: list[int] = tensor.reshape(-1).view(torch.uint8).tolist()
+    return content
+
+
 def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path) -> None:
     tensors = {
         "nan": torch.tensor([float("nan"), float("-inf"), -0.0, 1e-45]),
@@ -316,26 +338,62 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path) -> None:
         "half": torch.randn(3, 5).bfloat16(),
         "none": torch.empty(0),
     }
-    written = Checkpoint(tensors, {"rate": 0.1 + 0.2, "words": ["é"]})
-    written.write(tmp_path / "a")
+    checkpoint(tensors, rate=0.1 + 0.2, words=["é"]).write(tmp_path / "a")
     found = Checkpoint.read(tmp_path / "a")
-    assert found.state == written.state
+    assert found.run == {"rate": 0.1 + 0.2, "words": ["é"]}
     for name, tensor in tensors.items():
         assert found.tensors[name].dtype == tensor.dtype
-        assert found.tensors[name].reshape(-1).view(torch.uint8).tolist() == (
-            tensor.reshape(-1).view(torch.uint8).tolist()
-        )
+        assert bits(found.tensors[name]) == bits(tensor)
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
+    replace(checkpoint({}), random=_random_states()).write(tmp_path / "a")
+    drawn = [(random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist()) for _ in range(2)]
+    _set_random_states(Checkpoint.read(tmp_path / "a").random)
+    assert drawn == [
+        (random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist()) for _ in range(2)
+    ]
 
 
 @pytest.mark.parametrize("place", range(0, 1000, 37))
-def test_a_bit_that_is_flipped_anywhere_is_noticed(tmp_path: Path, place: int) -> None:
+def test_a_bit_that_is_flipped_anywhere_is_noticed_or_changes_nothing(tmp_path: Path, place: int) -> None:
     file = tmp_path / "a"
-    Checkpoint({"a": torch.arange(100.0)}, {"b": list(range(50))}).write(file)
+    tensor, words = torch.arange(100.0), list(range(50))
+    checkpoint({"a": tensor}, words=words).write(file)
     content = bytearray(file.read_bytes())
     content[place * len(content) // 1000] ^= 4
     file.write_bytes(content)
-    with pytest.raises(Unusable):
-        Checkpoint.read(file)
+    try:
+        found = Checkpoint.read(file)
+    except Unusable:
+        return
+    assert (bits(found.tensors["a"]), found.run) == (bits(tensor), {"words": words})  # it was in the padding
+
+
+def test_every_bit_of_a_tensor_is_under_the_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    tensor = torch.arange(100.0)
+    checkpoint({"a": tensor}).write(file)
+    content = file.read_bytes()
+    begin = content.index(bytes(bits(tensor)))
+    for place in range(begin, begin + tensor.nbytes, 13):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(Unusable, match="checksum is wrong"):
+            Checkpoint.read(file)
+
+
+def test_a_file_that_does_not_fit_says_so_and_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    checkpoint({}, words="old").write(file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+        with pytest.raises(OSError, match="too large"):
+            checkpoint({"a": torch.zeros(1 << 18)}).write(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+    assert Checkpoint.read(file).run == {"words": "old"}
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
@@ -347,7 +405,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(torch, "save", full)
     assert contents(experiment.run(tiny_run(*STEPS))) == whole
     assert "step 6: no checkpoint could be written" in capsys.readouterr().err
 

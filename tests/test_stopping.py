@@ -68,7 +68,7 @@ def stopped(config: RunConfig, owner: Any, name: str, call: int, number: int = s
 
 
 def step_of_checkpoint(config: RunConfig) -> int:
-    return int(Checkpoint.read(config.path / CHECKPOINT).state["step"])
+    return int(Checkpoint.read(config.path / CHECKPOINT).step)
 
 
 @BOTH

@@ -17,7 +17,6 @@ from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import RunFailed, UserError, first_line, require_one_of
 from gdo_cli.support.markdown import rate
-from gdo_cli.support.timeout import ANSWER_S, within
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Largest difference of logits after reloading, times the largest logit: rounding of the weights
@@ -160,7 +159,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
 
     try:
         api = HfApi()
-        within(ANSWER_S, lambda: api.create_repo(repository, exist_ok=True, private=True))
+        api.create_repo(repository, exist_ok=True, private=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(

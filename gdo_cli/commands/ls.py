@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from gdo_cli.runs.folder import FAILURE
+from gdo_cli.runs.folder import FAILURE, RunFolder
 from gdo_cli.runs.record import RETENTION, RunResult, read_run
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate, table
@@ -137,7 +136,7 @@ def read_folder(folder: Path) -> Listed | None:
             return Listed(folder, run.name, run.record["config"], "done", result=run)
         except UserError as error:
             return _begun(folder, "failed", str(error))
-    if _held(folder):
+    if RunFolder(folder).is_held():
         return _begun(folder, "running", "")
     try:
         return _begun(folder, "failed", str(json.loads((folder / FAILURE).read_text("utf-8"))["error"]))
@@ -158,17 +157,6 @@ def _begun(folder: Path, status: str, why: str) -> Listed | None:
         return Listed(
             folder, {"model": model, "task": task, "method": method.rpartition("-")[0]}, {}, status, why
         )
-
-
-def _held(folder: Path) -> bool:
-    try:
-        with (folder / ".lock").open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
 
 
 # ------------------------------------------------------------------------------------------------ rows

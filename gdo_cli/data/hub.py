@@ -10,7 +10,6 @@ from typing import Any
 from gdo_cli.data.dataset import Dataset, HubDataset, Row
 from gdo_cli.data.split import Split, parse_spec
 from gdo_cli.support.errors import UserError, first_line
-from gdo_cli.support.timeout import ANSWER_S, STALL_S, within
 
 # ------------------------------------------------------------------------------------------- hub
 
@@ -56,15 +55,14 @@ def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
 
 def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
     from datasets import load_dataset
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     hub = dataset.hub
     try:
         # The commit behind the branch is what is loaded and recorded.
-        commit = within(
-            ANSWER_S, lambda: HfApi().dataset_info(hub.path, revision=hub.revision, timeout=ANSWER_S).sha
-        )
-        loaded = within(STALL_S, lambda: load_dataset(hub.path, hub.name, split=spec, revision=commit))
+        limit = constants.HF_HUB_ETAG_TIMEOUT
+        commit = HfApi().dataset_info(hub.path, revision=hub.revision, timeout=limit).sha
+        loaded = load_dataset(hub.path, hub.name, split=spec, revision=commit)
     except Exception as error:
         raise UserError(_no_hub(dataset, hub.path, error)) from error
     return [dict(row) for row in loaded], commit
@@ -93,10 +91,8 @@ def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
     for name, take in parse_spec(spec):
         test_set = f"{path}/{name}"
         try:
-            source_file, (target_file,) = within(
-                STALL_S,
-                lambda name=test_set: (get_source_file(name, "en-fr"), get_reference_files(name, "en-fr")),  # type: ignore[misc]
-            )
+            source_file = get_source_file(test_set, "en-fr")
+            (target_file,) = get_reference_files(test_set, "en-fr")
             source, target = _lines(source_file), _lines(target_file)
         except (Exception, SystemExit) as error:
             raise UserError(_no_hub(dataset, f"{test_set} through sacrebleu", error)) from error

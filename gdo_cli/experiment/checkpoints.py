@@ -1,8 +1,7 @@
 """What a run goes on from after it was cut off, so that it ends in the same bits as if it had not been.
 
-One file in the run's folder, ``checkpoint.safetensors``: what trains, the optimizer's moments and the states
-of random number generators as tensors, the rest as JSON in the header with a checksum over all of it.
-Nothing in it can run code. A new one is written beside the old one and renamed over it.
+One file in the run's folder, ``checkpoint.pt``, by ``torch.save``. It is read as data alone: nothing in it
+can run code. A new one is written beside the old one and renamed over it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import random
 import shutil
 import time
-import zlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
 from gdo_cli.support.console import warn
+from gdo_cli.support.errors import first_line
 from gdo_cli.training.distributed import full_tensor, is_rank_zero, max_over_ranks, on_rank_zero, shard_like
 
 # Unless told otherwise a checkpoint is written once a minute, or less often where that would cost more
@@ -39,55 +37,57 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and the rest: what JSON can hold."""
+    """Tensors and plain types, by what they are of.
 
+    Attributes:
+        facts: what decides the numbers beside the configuration.
+        run: what the run says of itself.
+        metrics: length and checksum of metrics.jsonl.
+        tensors: what trains, by name.
+    """
+
+    step: int
+    facts: dict[str, Any]
+    run: dict[str, Any]
+    metrics: dict[str, int]
     tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    random: dict[str, Any]
 
     def write(self, file: Path) -> None:
-        """The whole file or the old one.
+        """Write the whole file, or leave the old one.
 
         Raises:
             OSError: no room, or no permission; nothing is left behind.
         """
         beside = file.with_name(f".{file.name}.tmp")
-        state = json.dumps(self.state)
-        header = {"state": state, "crc32": str(_crc32(self.tensors, state))}
         try:
-            save_file(self.tensors, beside, header)
-            with beside.open("rb") as stream:
+            with beside.open("wb") as stream:
+                torch.save(vars(self), stream)
+                stream.flush()
                 os.fsync(stream.fileno())
             beside.replace(file)
-        except SafetensorError as error:  # it has no kinds: a full disk is told in words
-            raise OSError(str(error)) from error
+        except RuntimeError as error:  # torch's writer stumbles over what the disk has said before
+            raise OSError(first_line(error.__context__ or error)) from error
         finally:
             beside.unlink(missing_ok=True)
 
-    @staticmethod
-    def read(file: Path) -> Checkpoint:
-        """The checkpoint, memory-mapped.
+    @classmethod
+    def read(cls, file: Path) -> Checkpoint:
+        """Return the checkpoint, memory-mapped.
 
         Raises:
             Unusable: cut short, altered, or something else altogether.
         """
         try:
-            with safe_open(file, "pt") as content:
-                header = content.metadata() or {}
-                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            if int(header["crc32"]) != _crc32(tensors, header["state"]):
-                raise Unusable("its checksum is wrong")
-            return Checkpoint(tensors, json.loads(header["state"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise Unusable(f"it cannot be read: {error}") from error
-
-
-def _crc32(tensors: dict[str, Tensor], state: str) -> int:
-    crc = zlib.crc32(state.encode())
-    for name, tensor in sorted(tensors.items()):
-        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        raw: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-        crc = zlib.crc32(raw, crc)
-    return crc
+            with zipfile.ZipFile(file) as archive:  # torch writes checksums, and reads past them
+                altered = archive.testzip()
+            if altered is None:
+                return cls(**torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+        except Exception as error:  # a file of anything breaks anywhere
+            raise Unusable(f"it cannot be read: {first_line(error)}") from error
+        raise Unusable(f"its checksum is wrong: {altered}")
 
 
 class CheckpointManager:
@@ -123,14 +123,14 @@ class CheckpointManager:
             return None
         try:
             found = Checkpoint.read(self.file)
-            if other := [key for key, value in self.facts.items() if found.state["facts"].get(key) != value]:
+            if other := [key for key, value in self.facts.items() if found.facts.get(key) != value]:
                 raise Unusable(f"made with other {', '.join(other)}")
-            self.folder.cut_metrics(found.state["metrics"])
+            self.folder.cut_metrics(found.metrics)
         except (Unusable, ValueError) as error:
             warn(f"{self.file} is of no use ({error}): the run starts again")
             return None
         self.found = found
-        return dict(found.state["run"])
+        return found.run
 
     def follow(
         self,
@@ -147,7 +147,7 @@ class CheckpointManager:
         if self.found is not None:
             with torch.no_grad():
                 for name, tensor in named().items():
-                    tensor.copy_(self.found.tensors[f"run.{name}"])
+                    tensor.copy_(self.found.tensors[name])
 
     def attach(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Take the run's optimizer and put it where the checkpoint left it; returns the steps done."""
@@ -155,20 +155,17 @@ class CheckpointManager:
         self.written = time.monotonic()
         if self.found is None:
             return 0
-        state, tensors = self.found.state, self.found.tensors
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, place = name.partition(".")
-            if kind == "optimizer":
-                index, _, key = place.partition(".")
-                parameter = optimizer.param_groups[0]["params"][int(index)]
-                # cloned, for the file is only mapped
-                moments.setdefault(int(index), {})[key] = shard_like(tensor.clone(), parameter)
-        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
-        scheduler.load_state_dict(state["scheduler"])
-        _set_random_states(tensors, state["random"])
-        self.found = None
-        return int(state["step"])
+        found, self.found = self.found, None
+        parameters = optimizer.param_groups[0]["params"]
+        moments = {
+            # Cloned, for the file is only mapped, and would fill the disk beside its successor.
+            index: {key: shard_like(tensor.clone(), parameters[index]) for key, tensor in of_one.items()}
+            for index, of_one in found.optimizer["state"].items()
+        }
+        optimizer.load_state_dict(found.optimizer | {"state": moments})
+        scheduler.load_state_dict(found.scheduler)
+        _set_random_states(found.random)
+        return found.step
 
     def due(self) -> bool:
         """Whether the next checkpoint's time has come, where it is not told in steps."""
@@ -185,81 +182,72 @@ class CheckpointManager:
     def save(self, step: int) -> bool:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
         began = time.monotonic()
-        tensors = self._tensors()  # every process may have a piece of them
+        tensors, optimizer = self._tensors()  # every process may have a piece of them
         try:
-            return on_rank_zero(lambda: self._write(step, tensors))
+            return on_rank_zero(lambda: self._write(step, tensors, optimizer))
         finally:
             self.written = time.monotonic()
             self.cost = self.written - began
 
-    def _write(self, step: int, tensors: dict[str, Tensor]) -> bool:
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the run's tensors and the optimizer's state, whole on rank zero, which writes them."""
+        assert self.optimizer is not None
+        tensors = {name: _whole(tensor) for name, tensor in self.named().items()}
+        optimizer = self.optimizer.state_dict()
+        moments = {
+            index: {key: _whole(tensor) for key, tensor in of_one.items()}
+            for index, of_one in optimizer["state"].items()
+        }
+        return tensors, optimizer | {"state": moments}
+
+    def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> bool:
         try:
-            checkpoint = self._collect(step, tensors)
-            self._need_room(checkpoint)
-            checkpoint.write(self.file)
+            self._need_room(
+                [*tensors.values(), *(t for s in optimizer["state"].values() for t in s.values())]
+            )
+            metrics = self.folder.measure_metrics()
+            scheduler = self.scheduler.state_dict()
+            Checkpoint(
+                step, self.facts, self.own(), metrics, tensors, optimizer, scheduler, _random_states()
+            ).write(self.file)
         except OSError as error:
             warn(f"step {step}: no checkpoint could be written ({error}); the run goes on without")
             return False
         return True
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, whole; by the first process, which writes it."""
-        assert self.optimizer is not None
-        tensors = {f"run.{name}": tensor for name, tensor in self.named().items()}
-        moments = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{i}.{key}": t for i, s in moments.items() for key, t in s.items()}
-        kept = {}
-        for name, tensor in tensors.items():
-            complete = full_tensor(tensor.detach())
-            if is_rank_zero():
-                kept[name] = complete.cpu().contiguous()
-        return kept
-
-    def _collect(self, step: int, tensors: dict[str, Tensor]) -> Checkpoint:
-        assert self.optimizer is not None
-        optimizer = self.optimizer.state_dict()
-        random_tensors, random_rest = _random_states()
-        state = {
-            "step": step,
-            "facts": self.facts,
-            "run": self.own(),
-            "metrics": self.folder.measure_metrics(),
-            "param_groups": optimizer["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
-            "random": random_rest,
-        }
-        return Checkpoint(tensors | random_tensors, state)
-
-    def _need_room(self, checkpoint: Checkpoint) -> None:
-        size = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())
+    def _need_room(self, tensors: list[Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in tensors)
         free = shutil.disk_usage(self.file.parent).free
         if free < 1.01 * size:
             raise OSError(f"{size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB free")
 
 
-def _random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of every generator that a step may draw from: as tensors, and what JSON holds."""
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    if torch.backends.mps.is_available():
-        tensors["random.mps"] = torch.mps.get_rng_state()
+def _whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor on rank zero, nothing on the others; to be called by every process."""
+    complete = full_tensor(tensor.detach())
+    return complete.cpu() if is_rank_zero() else torch.empty(0)
+
+
+def _random_states() -> dict[str, Any]:
+    """Return the states of every generator that a step may draw from, as tensors and plain types."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    return tensors, {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+    }
 
 
-def _set_random_states(tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["random.cpu"].clone())
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(
-            [tensors[f"random.cuda.{i}"].clone() for i in range(torch.cuda.device_count())]
-        )
-    if torch.backends.mps.is_available():
-        torch.mps.set_rng_state(tensors["random.mps"].clone())
-    version, keys, gauss = rest["python"]
-    random.setstate((version, tuple(keys), gauss))
-    kind, words, *more = rest["numpy"]
-    np.random.set_state((kind, np.array(words, dtype=np.uint32), *more))
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+    if torch.backends.mps.is_available() and states["mps"] is not None:
+        torch.mps.set_rng_state(states["mps"])
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

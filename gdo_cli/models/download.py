@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 
 from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError, first_line
-from gdo_cli.support.timeout import ANSWER_S, STALL_S, within
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -53,37 +51,18 @@ def _reason(error: Exception) -> str:
 
 
 def _download(repository: str, revision: str) -> tuple[Path, str]:
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.utils.tqdm import tqdm
+    """Return the folder and its commit, as the hub has them now; the limits are the library's own.
 
-    info = within(ANSWER_S, lambda: HfApi().model_info(repository, revision=revision, timeout=ANSWER_S))
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    files = [name for name in names if any(fnmatch(name, pattern) for pattern in PATTERNS)]
-    if not files:
+    The library uses its cache without a word where the hub is out of reach. So the hub is asked first.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    folder = Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
+    if folder.name != info.sha:  # the hub went away meanwhile, or has something new
+        raise ValueError(f"{str(info.sha)[:12]} became {folder.name[:12]} meanwhile")
+    if not folder.is_dir():
         raise ValueError("it names no files")
-    received = [0.0]
-
-    class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            received[0] += n or 0
-            return super().update(n)
-
-        def update_transfer(self, n: float | None = 1) -> None:
-            received[0] += n or 0
-
-    # One by one, the weights last: where they are, the rest is too. The library's own way of many at
-    # once leaves threads behind that an exit waits for.
-    for file in sorted(files, key=lambda name: (name.endswith(".safetensors"), name)):
-
-        def get(file: str = file) -> str:
-            return hf_hub_download(repository, file, revision=revision, tqdm_class=Bar)
-
-        path = Path(within(STALL_S, get, lambda: received[0]))
-        folder = path.parents[file.count("/")]
-        if folder.name != info.sha:
-            raise ValueError(
-                f"it changed from {str(info.sha)[:12]} to {folder.name[:12]} meanwhile; try again"
-            )
     return folder, folder.name
 
 

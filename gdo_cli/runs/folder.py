@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import os
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 
 from gdo_cli.runs.record import RunResult, read_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 
 FAILURE = "failed.json"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 
 
 class Busy(UserError):
@@ -51,17 +51,33 @@ class RunFolder:
             Busy: another process works on the run.
             UserError: the folder cannot be written.
         """
+        lock = self._lock()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("w")
+            lock.acquire()
+        except Timeout as error:  # an OSError, too
+            raise Busy(f"{self.path}: another process is working on this run") from error
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy(f"{self.path}: another process is working on this run") from error
+        try:
             yield
+        finally:
+            lock.release()
+
+    def is_held(self) -> bool:
+        """Return whether a process works on the run; one that has died holds nothing."""
+        if not (self.path / ".lock").is_file():  # asking must not make the folder
+            return False
+        try:
+            with self._lock():
+                return False
+        except Timeout:
+            return True
+        except OSError:  # someone else's, to be read only
+            return False
+
+    def _lock(self) -> BaseFileLock:
+        return FileLock(self.path / ".lock", timeout=0)
 
     def clear(self) -> None:
         """Drop what an earlier, unfinished or forced run left behind."""

@@ -8,34 +8,31 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from gdo_cli.models.tiny import TinyModel
-from gdo_cli.support import timeout as asking
 from reliability.process import gdo
 from reliability.registry import fault
-from reliability.servers import KINDS, REPOSITORY, hub, point_hub_at, server
+from reliability.servers import HUB_KINDS, KINDS, REPOSITORY, hub, point_hub_at, server
 from reliability.work import RUN, Outcome, last_line, log_of, quoted, resumed
 
-HUB = ", ".join(f"{kind} ({does})" for kind, does in KINDS.items())
+HUB = ", ".join(f"{kind} ({does})" for kind, does in HUB_KINDS.items())
 LIES = {  # where a hub that has the model is not to be believed, and what must be said of it
     "short": "the hub cannot be reached or makes no sense",
-    "stalled": "the hub cannot be reached or makes no sense",
-    "moved": "the hub cannot be reached or makes no sense",
     "altered": "not what the hub announced",
 }
 
 
-@fault("hub down, slow or lying: data", f"data=hub with a server in its place: {HUB}", len(KINDS))
+@fault("hub down, silent or lying: data", f"data=hub with a server in its place: {HUB}", len(HUB_KINDS))
 def no_data(folder: Path, times: int) -> Outcome:
     found = Answers("data=hub: cannot load")
-    for kind in list(KINDS)[:times]:
+    for kind in list(HUB_KINDS)[:times]:
         with server(kind) as address:
             found.ask(folder, kind, address, "data=hub")
     return found.outcome()
 
 
-@fault("hub down, slow or lying: weights", "the same with model=gemma3_1b", len(KINDS))
+@fault("hub down, silent or lying: weights", "the same with model=gemma3_1b", len(HUB_KINDS))
 def no_weights(folder: Path, times: int) -> Outcome:
     found = Answers("model.path=google/gemma-3-1b-pt: the hub cannot be reached")
-    for kind in list(KINDS)[:times]:
+    for kind in list(HUB_KINDS)[:times]:
         with server(kind) as address:
             found.ask(folder, kind, address, "model=gemma3_1b")
     return found.outcome()
@@ -43,7 +40,7 @@ def no_weights(folder: Path, times: int) -> Outcome:
 
 @fault(
     "hub lying about files",
-    "its files are cut short, stall (limit lowered from 600 to 20 s), are of another commit or altered",
+    "its files are cut short or altered",
     len(LIES),
 )
 def wrong_weights(folder: Path, times: int) -> Outcome:
@@ -71,13 +68,15 @@ class Answers:
     def ask(self, folder: Path, kind: str, address: str, *words: str) -> None:
         results = folder / f"hub-{kind}"
 
-        def before() -> None:
-            point_hub_at(address, folder / f"cache-{kind}")
-            asking.STALL_S = 20.0
-
         words = ("train", *RUN, *words, f"results_dir={quoted(results)}")
         env = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
-        end = gdo(*words, log=log_of(results), env=env, limit=240, before=before)
+        end = gdo(
+            *words,
+            log=log_of(results),
+            env=env,
+            limit=240,
+            before=lambda: point_hub_at(address, folder / f"cache-{kind}"),
+        )
         self.kinds.append(kind)
         self.longest = max(self.longest, end.seconds)
         if end.code != 2 or self.message not in end.said or "Traceback" in end.said:

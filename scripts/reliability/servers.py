@@ -20,6 +20,8 @@ KINDS = {
     "nonsense": "answers with other JSON",
     "page": "answers with a web page",
 }
+# The hub's libraries have a limit for silence, none for an answer: one that drips is waited for.
+HUB_KINDS = {kind: does for kind, does in KINDS.items() if kind != "slow"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "org/model"
 
@@ -69,10 +71,10 @@ def hub(folder: Path, lie: str = "") -> Iterator[str]:
     """A hub that has one model, the files of a folder, under REPOSITORY.
 
     Args:
-        lie: in what it lies: ``short`` files end before their announced size, ``stalled`` ones come a byte
-            a second, ``altered`` weights are of the right size with a wrong byte, ``moved`` is another commit
-            for every file than for the model.
+        lie: in what it lies: ``short`` files end before their announced size, ``altered`` weights are of the
+            right size with a wrong byte, and ``moved`` is another commit at the first question than later.
     """
+    asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,16 +85,24 @@ def hub(folder: Path, lie: str = "") -> Iterator[str]:
         def do_GET(self) -> None:
             name = self.path.rpartition("/")[2]
             if self.path.startswith("/api/models/"):
-                files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-                content = json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": files}).encode()
-                self.answer({"Content-Type": "application/json"}, content)
+                self.answer({"Content-Type": "application/json"}, json.dumps(self.told()).encode())
             elif (folder / name).is_file():
                 content = (folder / name).read_bytes()
-                commit = COMMIT[::-1] if lie == "moved" else COMMIT
                 etag = hashlib.sha256(content).hexdigest()
-                self.answer({"ETag": f'"{etag}"', "X-Repo-Commit": commit}, content)
+                self.answer({"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, content)
             else:
                 self.send_error(404)
+
+        def told(self) -> dict[str, object] | list[dict[str, object]]:
+            """The model's commit, or what files it has then."""
+            files = sorted(folder.iterdir())
+            if "/tree/" in self.path:
+                return [
+                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files
+                ]
+            asked.append(self.path)
+            commit = COMMIT[::-1] if lie == "moved" and len(asked) == 1 else COMMIT
+            return {"id": REPOSITORY, "sha": commit, "siblings": [{"rfilename": f.name} for f in files]}
 
         def answer(self, headers: dict[str, str], content: bytes) -> None:
             self.send_response(200)
@@ -108,11 +118,6 @@ def hub(folder: Path, lie: str = "") -> Iterator[str]:
             if "ETag" in headers and lie == "short":
                 content = content[:-10]
             with contextlib.suppress(OSError):
-                if "ETag" in headers and lie == "stalled":
-                    for byte in content[:60]:
-                        self.wfile.write(bytes([byte]))
-                        self.wfile.flush()
-                        time.sleep(1)
                 self.wfile.write(content)
             self.close_connection = True
 

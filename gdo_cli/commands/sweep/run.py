@@ -249,16 +249,8 @@ def _when_free(points: list[Point]) -> list[Point]:
     while points and held == len(points):
         time.sleep(WAIT_S)
         points = [point for point in points if not _done(point)]
-        held = sum(_held(config) for _, config in points)
+        held = sum(RunFolder(config.path).is_held() for _, config in points)
     return points
-
-
-def _held(config: RunConfig) -> bool:
-    try:
-        with RunFolder(config.path).lock():
-            return False
-    except Busy:
-        return True
 
 
 def _patiently(config: RunConfig) -> RunResult:
