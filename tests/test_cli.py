@@ -143,7 +143,7 @@ MISTAKES: list[tuple[str, ...]] = [
     ("data.source=web", "data.source=web", "auto, hub, local, sample"),
     ("wandb.mode=onlin", "wandb.mode=onlin", "did you mean 'online'?", "disabled, offline, online"),
     ("task=qasc task.answer=word", "task.answer=word", "letter, text"),
-    ("task=jsonl task.path=a task.score=rouge", "task.score=rouge", "bleu, exact_match"),
+    ("task=jsonl task.path=a task.score=rouge", "task.score=rouge", "bleu, chrf, exact_match, f1"),
     # an option that does not exist
     ("task=scitial", "task=scitial", "did you mean 'scitail'?", "mathqa", "qasc"),
     ("task=zzz", "task=zzz: no such option", "scitail"),

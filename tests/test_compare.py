@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from gdo_cli.cli.app import app
 from gdo_cli.commands.compare import Cell, compare
 from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.metrics import BLEU
 from gdo_cli.stats.seeds import seeds_and_items
+from gdo_cli.stats.uncertainty import Paired
 from gdo_cli.support.console import console
 
 Make = Callable[..., str]
@@ -103,7 +105,7 @@ def test_each_measure_is_tested_item_by_item_against_the_first_run(make: Make, t
         assert paired is not None
         assert paired.difference == pytest.approx(0.5)
         assert paired.p == pytest.approx(2 * (1 + 6) / 2**6)
-        assert cell(found, measure, 2).paired == statistics.Paired(0.0, 1.0, "McNemar, exact")
+        assert cell(found, measure, 2).paired == Paired(0.0, 1.0, "McNemar, exact")
         assert cell(found, measure, 1).interval == statistics.accuracy(SECOND)
 
 
@@ -112,7 +114,7 @@ def test_translations_are_compared_as_corpora(make: Make, tmp_path: Path) -> Non
     bad = [f"un chien {i} dort là" for i in range(8)]
     found = compare([make("a", bleu=good), make("b", bleu=bad)], tmp_path)
     assert cell(found, "task/bleu", 0).interval.value == pytest.approx(100)
-    assert cell(found, "task/bleu", 1).paired == statistics.paired_bleu(good, bad, good)
+    assert cell(found, "task/bleu", 1).paired == BLEU.paired(good, bad, [1.0] * 8, good)
 
 
 def test_losses_are_means_weighted_by_tokens(make: Make, tmp_path: Path) -> None:

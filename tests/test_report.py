@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sacrebleu
 from scipy import stats
 from study.__main__ import app as study
 from study.checks import (
@@ -49,9 +48,8 @@ from gdo_cli.figures.spec import read_spec
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats import intervals as statistics
-from gdo_cli.stats.intervals import Interval
 from gdo_cli.stats.seeds import seeds_and_items
+from gdo_cli.stats.uncertainty import Interval
 from gdo_cli.support.identity import identity
 from gdo_cli.support.markdown import table
 
@@ -375,18 +373,6 @@ def test_vectors_differ_if_their_intervals_do_not_meet(
 
 
 # ------------------------------------------------------------------------------------- statistics
-
-
-def test_a_difference_of_bleu_is_sacrebleus_with_an_interval_around_it() -> None:
-    answers = [f"le chien numéro {i} dort dans la petite maison" for i in range(30)]
-    worse = [a if i % 2 else a.replace("petite", "grande") for i, a in enumerate(answers)]
-    found = statistics.bleu_difference(worse, answers, answers)
-    metric = sacrebleu.BLEU()
-    expected = [metric.corpus_score(texts, [answers]).score for texts in (answers, worse)]
-    assert found.value == pytest.approx(expected[0] - expected[1])
-    assert 0 < found.low < found.value < found.high
-    same = statistics.bleu_difference(worse, worse, answers)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_pairs_of_the_same_training_give_the_spread_of_a_run() -> None:

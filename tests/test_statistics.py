@@ -12,9 +12,10 @@ import sacrebleu
 from scipy import stats
 
 from gdo_cli.stats import intervals as statistics
-from gdo_cli.stats.intervals import Interval
+from gdo_cli.stats.metrics import BLEU, CHRF, SacreMetric
 from gdo_cli.stats.outcomes import Outcome, mean
 from gdo_cli.stats.seeds import seed_difference, seed_mean, seed_spread, seeds_and_items
+from gdo_cli.stats.uncertainty import Interval
 
 
 def binary(n_right: int, n: int) -> list[float]:
@@ -66,7 +67,7 @@ def test_a_weighted_mean_has_an_interval_of_about_two_standard_errors() -> None:
 
 
 def test_equal_values_have_no_spread() -> None:
-    assert statistics.average([2.0, 2.0], [1.0, 3.0]) == statistics.Interval(2.0, 2.0, 2.0)
+    assert statistics.average([2.0, 2.0], [1.0, 3.0]) == Interval(2.0, 2.0, 2.0)
 
 
 def test_the_permutation_test_counts_the_signs_that_give_as_large_a_difference() -> None:
@@ -86,25 +87,44 @@ GOOD = [text.replace("rouge", "verte") if i % 3 else text for i, text in enumera
 BAD = [" ".join(reversed(text.split())) for text in ANSWERS]
 
 
-def corpus_bleu(texts: list[str], answers: list[str]) -> float:
-    return float(sacrebleu.corpus_bleu(texts, [answers]).score)
+ONES = [1.0] * len(ANSWERS)
 
 
-def test_a_corpus_is_resampled_by_sentences() -> None:
-    found = statistics.bleu(GOOD, ANSWERS)
-    assert found.value == corpus_bleu(GOOD, ANSWERS)
+def of_corpus(metric: SacreMetric, texts: list[str], answers: list[str]) -> float:
+    score = {BLEU: sacrebleu.corpus_bleu, CHRF: sacrebleu.corpus_chrf}[metric]
+    return float(score(texts, [answers]).score)
+
+
+@pytest.mark.parametrize("metric", [BLEU, CHRF])
+def test_a_corpus_is_resampled_by_sentences(metric: SacreMetric) -> None:
+    found = metric.interval(GOOD, ONES, ANSWERS)
+    assert found.value == of_corpus(metric, GOOD, ANSWERS)
     draws = np.random.default_rng(12345).choice(8, size=(1000, 8))  # sacrebleu's own seed
-    scores = sorted(corpus_bleu([GOOD[i] for i in d], [ANSWERS[i] for i in d]) for d in draws)
+    scores = sorted(of_corpus(metric, [GOOD[i] for i in d], [ANSWERS[i] for i in d]) for d in draws)
     assert found.high - found.low == pytest.approx(scores[-26] - scores[25], abs=0.01)
     assert found.low < found.value < found.high
 
 
-def test_a_corpus_equals_itself_and_differs_from_its_reverse() -> None:
-    same = statistics.paired_bleu(GOOD, GOOD, ANSWERS)
+@pytest.mark.parametrize("metric", [BLEU, CHRF])
+def test_a_corpus_equals_itself_and_differs_from_its_reverse(metric: SacreMetric) -> None:
+    same = metric.paired(GOOD, GOOD, ONES, ANSWERS)
     assert (same.difference, same.p) == (0.0, 1.0)
-    worse = statistics.paired_bleu(GOOD, BAD, ANSWERS)
-    assert worse.difference == pytest.approx(corpus_bleu(BAD, ANSWERS) - corpus_bleu(GOOD, ANSWERS))
+    worse = metric.paired(GOOD, BAD, ONES, ANSWERS)
+    expected = of_corpus(metric, BAD, ANSWERS) - of_corpus(metric, GOOD, ANSWERS)
+    assert worse.difference == pytest.approx(expected)
     assert worse.p < 0.01
+
+
+@pytest.mark.parametrize("metric", [BLEU, CHRF])
+def test_a_difference_of_corpora_has_an_interval_around_it(metric: SacreMetric) -> None:
+    answers = [f"le chien numéro {i} dort dans la petite maison" for i in range(30)]
+    worse = [a if i % 2 else a.replace("petite", "grande") for i, a in enumerate(answers)]
+    ones = [1.0] * 30
+    found = metric.difference(worse, answers, ones, answers)
+    assert found.value == pytest.approx(100 - of_corpus(metric, worse, answers))
+    assert 0 < found.low < found.value < found.high
+    same = metric.difference(worse, worse, ones, answers)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 # ----------------------------------------------------------------------------------------------- seeds
@@ -114,7 +134,7 @@ def test_the_mean_over_three_seeds_has_students_interval() -> None:
     found = seed_mean([0.5, 0.6, 0.8])
     half = 4.302653 * math.sqrt(0.07 / 3 / 3)  # t(0.975; 2); Σ(x - 19/30)² = 0.14/3
     assert (found.value, found.low, found.high) == pytest.approx((19 / 30, 19 / 30 - half, 19 / 30 + half))
-    assert seed_mean([0.5, 0.5]) == statistics.Interval(0.5, 0.5, 0.5)
+    assert seed_mean([0.5, 0.5]) == Interval(0.5, 0.5, 0.5)
 
 
 def test_one_time_in_twenty_a_pair_of_runs_lies_further_apart_than_the_spread_says() -> None:

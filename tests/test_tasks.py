@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.stats.metrics import BLEU, EXACT_MATCH, METRICS
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example, Task
 from gdo_cli.tasks.jsonl import JSONL
@@ -106,9 +107,13 @@ def test_space_around_fields_does_not_matter(task: Task, row: Row) -> None:
 
 
 def test_translations_are_scored_by_bleu_and_the_rest_by_exact_match() -> None:
-    assert [task.metric for task in (SciTail(ANY), QASC(ANY), MathQA(ANY))] == ["exact_match"] * 3
-    assert Translation(ANY).metric == "bleu"
-    assert (jsonl().metric, jsonl(score="bleu").metric) == ("exact_match", "bleu")
+    assert [task.metric for task in (SciTail(ANY), QASC(ANY), MathQA(ANY))] == [EXACT_MATCH] * 3
+    assert Translation(ANY).metric == BLEU
+
+
+def test_ones_own_rows_are_scored_by_any_metric() -> None:
+    assert jsonl().metric == EXACT_MATCH
+    assert {name: jsonl(score=name).metric for name in METRICS} == METRICS
 
 
 # --------------------------------------------------------------------------------------- refused rows
@@ -331,7 +336,9 @@ def test_own_rows_need_a_file() -> None:
 
 
 def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(UserError, match=r"task\.score=rouge: unknown; choose from: bleu, exact_match"):
+    with pytest.raises(
+        UserError, match=r"task\.score=rouge: unknown; choose from: bleu, chrf, exact_match, f1"
+    ):
         jsonl(score="rouge")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from gdo_cli.cli.tables import with_error
+from gdo_cli.stats.uncertainty import Interval, plus_minus
 from gdo_cli.support.console import console
 
 KL_NAMES = {
@@ -26,10 +27,9 @@ def plain_table(*columns: str) -> Table:
 
 def with_interval(number: dict[str, float], form: str = ".2f") -> str:
     """``0.95 [0.93, 0.97]``, or the value alone where it has no interval."""
-    value = format(number["value"], form)
     if "low" not in number:
-        return value
-    return f"{value} [{number['low']:{form}}, {number['high']:{form}}]"
+        return format(number["value"], form)
+    return Interval(number["value"], number["low"], number["high"]).with_ends(form)
 
 
 def print_function_vectors(found: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def print_drift(found: dict[str, Any]) -> None:
     table = plain_table("KL to the base, nats", "value")
     for key, name in KL_NAMES.items():
         number = found["kl"][key]
-        table.add_row(name, f"{number['value']:.4f} ± {number['se']:.4f}")
+        table.add_row(name, plus_minus(number["value"], number["se"], ".4f"))
     console.print(table)
     console.print()
     shots = list(found["winogrande"]["base"])

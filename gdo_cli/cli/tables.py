@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from gdo_cli.commands.ls import Mean, Row, cell_text
+from gdo_cli.commands.ls import Row, cell_text
 from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.stats.metrics import measure_named
+from gdo_cli.stats.uncertainty import Interval, plus_minus
 from gdo_cli.support.console import console, key_values
 
 if TYPE_CHECKING:
@@ -17,9 +20,6 @@ if TYPE_CHECKING:
     from gdo_cli.commands.export import Exported
     from gdo_cli.commands.generate import Completion
     from gdo_cli.experiment.plan import Plan
-
-# Measures with more of it being worse are marked, so that nobody reads a loss as a score.
-LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")
 
 
 def print_result(run: RunResult) -> None:
@@ -54,8 +54,7 @@ def with_error(metrics: dict[str, Any], key: str) -> str:
     """``0.812 ± 0.021``, the standard error behind the sign."""
     if key not in metrics:
         return "–"
-    value, error = metrics[key], metrics.get(f"{key}_se")
-    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+    return plus_minus(metrics[key], metrics.get(f"{key}_se"))
 
 
 # Headings short enough for eighty columns, which the source of the data has to leave.
@@ -75,7 +74,7 @@ def print_rows(rows: list[Row]) -> None:
     for row in rows:
         table.add_row(*(escape(cell_text(key, row[key])) for key in shown))
     console.print(table)
-    if any(isinstance(cell, Mean) and cell.half is not None for row in rows for cell in row.values()):
+    if any(isinstance(cell, Interval) and not math.isinf(cell.half) for row in rows for cell in row.values()):
         console.print("± half of a 95 % confidence interval over runs (Student's t)", style="dim")
 
 
@@ -166,7 +165,8 @@ def _heading(label: str, title: str) -> str:
 
 
 def _arrow(measure: str) -> str:
-    return " ↓" if measure.endswith(LOWER_IS_BETTER) else ""
+    """A mark where more of it is worse, so that nobody reads a loss as a score."""
+    return "" if measure_named(measure).higher_is_better else " ↓"
 
 
 def print_exported(exported: Exported) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdo_cli.runs.find import find_seeds
-from gdo_cli.runs.items import TASK, TASK_FIELDS, Items, change_over_seeds, items_of, over_seeds
+from gdo_cli.runs.items import TASK, Items, change_over_seeds, items_of, over_seeds
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.intervals import Interval, Paired
+from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.stats.seeds import seed_difference
+from gdo_cli.stats.uncertainty import Interval, Paired
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.markdown import table
 
@@ -103,7 +103,7 @@ def compare(references: list[str], results: str | Path) -> Comparison:
 def _measures(run: RunResult) -> list[str]:
     """What is known of each item of a run, the task's score first."""
     parts = dict.fromkeys(prediction["part"] for prediction in run.predictions)
-    task = [run.task_score] if TASK in parts and run.task_score in TASK_FIELDS else []
+    task = [run.task_score] if TASK in parts and run.task_score in task_scores() else []
     return task + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
 
 
@@ -160,15 +160,12 @@ def lines(cell: Cell | None, measure: str) -> list[str]:
     """A cell for people: value, interval, difference with its p-value."""
     if cell is None:
         return ["–"]
-    number: Callable[[float], str] = "{:.1f}".format if measure.endswith("bleu") else "{:.3f}".format
+    form = f".{measure_named(measure).digits}f"
     value = cell.interval
-    found = [
-        number(value.value) + (" ≠" if cell.note else ""),
-        f"[{number(value.low)}, {number(value.high)}]",
-    ]
+    found = [format(value.value, form) + (" ≠" if cell.note else ""), value.ends(form)]
     if cell.paired:
         p = cell.paired.p
-        difference = number(abs(cell.paired.difference))
+        difference = format(abs(cell.paired.difference), form)
         sign = "−" if cell.paired.difference < 0 else "+"
         found.append(f"{sign}{difference}, " + (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"))
     return found

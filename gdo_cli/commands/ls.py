@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +18,14 @@ import yaml
 
 from gdo_cli.runs.folder import FAILURE, RunFolder
 from gdo_cli.runs.record import RETENTION, RunResult, read_run
+from gdo_cli.stats.uncertainty import Interval, plus_minus
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate, table
 
 KEYS = ("model", "task", "method", "layers", "seed", "status")
 STATUSES = ("done", "running", "failed", "unfinished")
-Cell = Any  # str, int, float, None, or Mean
+Cell = Any  # str, int, float, None, or the Interval of a mean over runs
 Row = dict[str, Cell]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over runs; ``half`` is half its 95 % confidence interval (Student's t), None for one run."""
-
-    value: float
-    half: float | None
 
 
 @dataclass(frozen=True)
@@ -249,17 +243,16 @@ def _means(runs: Sequence[Listed], metrics: Sequence[str]) -> Row:
     }
 
 
-def interval(values: Sequence[float | None]) -> Mean | None:
-    """The mean with its 95 % confidence interval; None unless every run has the value."""
+def interval(values: Sequence[float | None]) -> Interval | None:
+    """The mean with its 95 % confidence interval (Student's t); None unless every run has the value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     if len(known) == 1:
-        return Mean(known[0], None)
+        return Interval.unbounded(known[0])
     from gdo_cli.stats.seeds import seed_mean
 
-    found = seed_mean(known)
-    return Mean(found.value, found.high - found.value)
+    return seed_mean(known)
 
 
 # ---------------------------------------------------------------------------------------------- output
@@ -271,8 +264,8 @@ def cell_text(key: str, cell: Cell) -> str:
         return "–"
     if key in ("trained %", "minutes"):
         return f"{cell:.1f}"
-    if isinstance(cell, Mean):
-        return f"{cell.value:.3f}" if cell.half is None else f"{cell.value:.3f} ± {cell.half:.3f}"
+    if isinstance(cell, Interval):
+        return plus_minus(cell.value, cell.half)
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
 
@@ -284,7 +277,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """Numbers as they are; a mean in three columns, itself and the ends of its interval."""
     stream = io.StringIO()
-    plain = [_flat(row, {k for r in rows for k, v in r.items() if isinstance(v, Mean)}) for row in rows]
+    plain = [_flat(row, {k for r in rows for k, v in r.items() if isinstance(v, Interval)}) for row in rows]
     writer = csv.DictWriter(stream, fieldnames=list(plain[0]) if plain else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(plain)
@@ -294,10 +287,10 @@ def as_csv(rows: Sequence[Row]) -> str:
 def _flat(row: Row, means: set[str]) -> Row:
     flat: Row = {}
     for key, cell in row.items():
-        flat[key] = cell.value if isinstance(cell, Mean) else cell
+        flat[key] = cell.value if isinstance(cell, Interval) else cell
         if key in means:
-            half = cell.half if isinstance(cell, Mean) else None
+            half = cell.half if isinstance(cell, Interval) else math.inf
             flat[f"{key} low"], flat[f"{key} high"] = (
-                (None, None) if half is None else (cell.value - half, cell.value + half)
+                (None, None) if math.isinf(half) else (cell.value - half, cell.value + half)
             )
     return flat

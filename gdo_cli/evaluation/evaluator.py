@@ -17,6 +17,7 @@ from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
 from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded, Query
 from gdo_cli.probes.base import Probe
+from gdo_cli.stats.metrics import Response
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example, Task
@@ -141,30 +142,31 @@ class Evaluator:
         answers = self._answers(lm, [q for _, q in pairs], ends, "task", advance)
         loss = mean([Outcome(-a.logprob / a.n_tokens, a.n_tokens) for a in answers])
         metrics = {"task/loss": loss.value, "task/loss_se": loss.se}
-        if self.task.metric == "bleu":
-            texts, scores = self._translate(lm, pairs, ends, advance)
-            metrics |= scores
-        else:
-            texts = [a.text for a in answers]
-            exact = mean([Outcome(float(a.exact)) for a in answers])
-            metrics |= {"task/exact_match": exact.value, "task/exact_match_se": exact.se}
+        metric = self.task.metric
+        texts = self._generated(lm, pairs, ends, advance) if metric.generates else [a.text for a in answers]
+        responses = [
+            Response(text.strip(), example.answer.strip(), answer.exact)
+            for (example, _), answer, text in zip(pairs, answers, texts, strict=True)
+        ]
+        found = metric.score(responses)
+        self.provenance |= found.provenance
+        metrics[metric.key] = found.value
+        if found.se is not None:
+            metrics[f"{metric.key}_se"] = found.se
         predictions = [
-            {"part": f"task/{role}", "item": i, "answer": e.answer.strip(), "predicted": t.strip()}
-            | ({"correct": a.exact} if self.task.metric == "exact_match" else {})
-            for i, ((e, _), a, t) in enumerate(zip(pairs, answers, texts, strict=True))
+            {"part": f"task/{role}", "item": i, "answer": r.answer, "predicted": r.predicted} | kept
+            for i, (r, kept) in enumerate(zip(responses, found.kept, strict=True))
         ]
         return Evaluation(metrics, predictions)
 
-    def _translate(
+    def _generated(
         self,
         lm: AnswerLM,
         pairs: list[tuple[Example, Encoded]],
         ends: frozenset[int],
         advance: Advance | None,
-    ) -> tuple[list[str], dict[str, float]]:
-        import sacrebleu
-
-        texts = generate(
+    ) -> list[str]:
+        return generate(
             lm,
             self.encoder,
             [q.context for _, q in pairs],
@@ -173,10 +175,6 @@ class Evaluator:
             token_budget=self.config.token_budget,
             advance=_told(advance, "generation", len(pairs)),
         )
-        metric = sacrebleu.BLEU()
-        result = metric.corpus_score([t.strip() for t in texts], [[e.answer.strip() for e, _ in pairs]])
-        self.provenance["bleu_signature"] = str(metric.get_signature())
-        return texts, {"task/bleu": float(result.score)}
 
     def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
         probe, items = self.probe_of[name], self.probes[name]
@@ -233,7 +231,7 @@ class Evaluator:
             asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
             asked.append([dict(item.row) for item in items])
         task = self.task
-        asked.append([task.metric, task.multiline, getattr(task, "max_new_tokens", None)])
+        asked.append([task.metric.name, task.multiline, getattr(task, "max_new_tokens", None)])
         asked.append(self.config.kl_prompts)
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 

@@ -11,6 +11,7 @@ from gdo_cli.figures import Drawing
 from gdo_cli.figures.style import GREY, RC, TASKS, line_style, new_figure, sources, under
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.uncertainty import Interval
 
 ANALYSIS = "fv"
 Number = dict[str, float]
@@ -167,4 +168,4 @@ def _cell(point: dict[str, Any], measure: str) -> str:
     form, suffix = ("g", f"/{point['of']}") if measure == "overlap" else (".2f", "")
     shown = f"{value:.3g}{suffix}" if measure == "overlap" else f"{value:{form}}"
     low, high = point[f"{measure}_low"], point[f"{measure}_high"]
-    return shown if low is None else f"{shown} [{low:{form}}, {high:{form}}]"
+    return shown if low is None else f"{shown} {Interval(value, low, high).ends(form)}"

@@ -27,6 +27,7 @@ from gdo_cli.figures.style import (
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.uncertainty import plus_minus
 from gdo_cli.support.markdown import rate
 
 
@@ -105,7 +106,7 @@ def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
             "–" if p["lr"] is None else rate(p["lr"]),
             _millions(p["added"]),
             f"{_millions(p['trainable'])} ({100 * p['trainable_share']:.1f} %)",
-            *(f"{p[m]:.3f} ± {p[f'{m}_se']:.3f}" for m in metrics),
+            *(plus_minus(p[m], p[f"{m}_se"]) for m in metrics),
             str(p["seeds"]),
         ]
         for p in points

@@ -32,6 +32,7 @@ from gdo_cli.figures.style import (
     under,
 )
 from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.uncertainty import plus_minus
 from gdo_cli.support.errors import require
 from gdo_cli.support.markdown import rate
 
@@ -156,7 +157,7 @@ def _table(points: list[dict[str, Any]], across: list[str], metrics: list[str]) 
     for point in points:
         row = rows.setdefault((point["line"], point[_column(across)]), {"seeds": str(point["seeds"])})
         row["validation"] = "–" if point["validation"] is None else f"{point['validation']:.3f}"
-        row[point["metric"]] = f"{point['value']:.3f} ± {point['se']:.3f}"
+        row[point["metric"]] = plus_minus(point["value"], point["se"])
     place_name = " / ".join(SETTINGS.get(key, key) for key in across)
     heading = ["method", place_name, "validation, last three", *map(name_of, metrics), "seeds"]
     written = rate if across == ["train.lr"] else "{:g}".format

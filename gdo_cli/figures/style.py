@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.guessing import guessing
 from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.stats.metrics import EXACT_MATCH, Metric, measure_named
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate
 
@@ -72,9 +73,8 @@ TASKS = {
     "mtnt": "French translation (MTNT)",
     "multi30k": "French translation (Multi30k)",
 }
-METRICS = {
-    "task/exact_match": "Exact match",
-    "task/bleu": "SacreBLEU",
+# Of measures that are no task's score: those bring their titles along.
+MEASURES = {
     "task/loss": "Task loss (nats/token)",
     "winogrande/exact_match": "WinoGrande, exact match",
     "winogrande/likelihood": "WinoGrande, likelihood",
@@ -138,7 +138,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def name_of(metric: str) -> str:
-    return METRICS.get(metric, metric)
+    found = measure_named(metric)
+    return found.title if isinstance(found, Metric) else MEASURES.get(metric, metric)
 
 
 def field(run: RunResult, key: str) -> Any:
@@ -262,7 +263,7 @@ def from_zero(ax: Axes) -> None:
 
 def draw_guessing(ax: Axes, runs: Sequence[RunResult], metric: str) -> None:
     """The level of who knows nothing, where the panel's metric has one."""
-    level = guessing(runs) if metric == "task/exact_match" else None
+    level = guessing(runs) if metric == EXACT_MATCH.key else None
     if level is not None:
         ax.axhline(level, color=GREY, linestyle="-.", linewidth=0.8, label="guessing")
 

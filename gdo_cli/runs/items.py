@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats import intervals as statistics
-from gdo_cli.stats.intervals import Interval, Paired
+from gdo_cli.stats.metrics import Measure, measure_named
 from gdo_cli.stats.seeds import Estimate, seed_mean, seeds_and_items
+from gdo_cli.stats.uncertainty import Interval, Paired
 
 TASK = "task/test"
-# What a prediction says of its item, by the task's score.
-TASK_FIELDS = {"task/exact_match": "correct", "task/bleu": "predicted"}
 
 
 # ------------------------------------------------------------------------------------------ over seeds
@@ -25,7 +23,7 @@ def over_seeds(runs: Sequence[RunResult], measure: str) -> Interval:
     Over the seeds alone where a score is of the whole corpus, or the runs were asked about different items.
     """
     items = [items_of(run, measure) for run in runs]
-    if items[0].is_corpus or any(other.identity != items[0].identity for other in items):
+    if items[0].measure.is_corpus or any(other.identity != items[0].identity for other in items):
         return seed_mean([run.final[measure] for run in runs])
     return seeds_and_items([found.values for found in items], items[0].weights).interval
 
@@ -35,7 +33,7 @@ def change_over_seeds(pairs: Sequence[tuple[Items, Items]]) -> Estimate | None:
 
     None for a score of a whole corpus.
     """
-    if pairs[0][0].is_corpus:
+    if pairs[0][0].measure.is_corpus:
         return None
     changes = [[b - a for a, b in zip(old.values, new.values, strict=True)] for old, new in pairs]
     return seeds_and_items(changes, pairs[0][0].weights)
@@ -52,43 +50,24 @@ class Items:
         identity: equal for two runs if and only if they were asked about the same items.
         values: the score of each item; its text for a score of the whole corpus.
         answers: the right texts, for the task.
+        measure: how they are judged.
     """
 
     identity: Any
     values: list[Any]
     weights: list[float]
     answers: list[str]
-
-    @property
-    def is_corpus(self) -> bool:
-        return bool(self.values) and isinstance(self.values[0], str)
-
-    @property
-    def _kind(self) -> str:
-        if self.is_corpus:
-            return "corpus"
-        return "binary" if set(self.values) <= {0, 1} else "number"
+    measure: Measure
 
     def interval(self) -> Interval:
-        if self._kind == "corpus":
-            return statistics.bleu(self.values, self.answers)
-        if self._kind == "binary":
-            return statistics.accuracy(self.values)
-        return statistics.average(self.values, self.weights)
+        return self.measure.interval(self.values, self.weights, self.answers)
 
     def difference(self, second: Items) -> Interval:
         """Second minus first on the same items, with its bootstrap interval."""
-        if self._kind == "corpus":
-            return statistics.bleu_difference(self.values, second.values, self.answers)
-        changes = [b - a for a, b in zip(self.values, second.values, strict=True)]
-        return statistics.average(changes, self.weights)
+        return self.measure.difference(self.values, second.values, self.weights, self.answers)
 
     def paired(self, second: Items) -> Paired:
-        if self._kind == "corpus":
-            return statistics.paired_bleu(self.values, second.values, self.answers)
-        if {self._kind, second._kind} == {"binary"}:
-            return statistics.mcnemar(self.values, second.values)
-        return statistics.permutation(self.values, second.values, self.weights)
+        return self.measure.paired(self.values, second.values, self.weights, self.answers)
 
 
 def items_of(run: RunResult, measure: str) -> Items:
@@ -104,7 +83,7 @@ def items_of(run: RunResult, measure: str) -> Items:
     else:  # the subset is drawn from the usable rows, which the probe's own settings decide
         asked = {k: v for k, v in config["probe"][part].items() if k not in ("shots", "dataset")}
     checksum = data["test" if is_task else f"probe/{part}"].get("sha256")
-    field = TASK_FIELDS[measure] if is_task else key
-    values = [row[field] for row in rows]
+    found = measure_named(measure)
+    values = [row[found.field] for row in rows]
     weights = [float(row.get(f"{key}_weight", 1)) for row in rows]
-    return Items((checksum, asked, len(rows)), values, weights, answers)
+    return Items((checksum, asked, len(rows)), values, weights, answers, found)

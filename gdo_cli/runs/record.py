@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.files import write_atomically
 
 WEIGHTS = ("adapter", "trained")
-TASK_SCORES = ("task/exact_match", "task/bleu")
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
@@ -64,7 +64,7 @@ class RunResult:
     @property
     def task_score(self) -> str:
         """The metric that scores the run's task."""
-        return next((m for m in TASK_SCORES if m in self.final), "task/loss")
+        return next((m for m in task_scores() if m in self.final), "task/loss")
 
     @property
     def title(self) -> str:
@@ -83,8 +83,8 @@ class RunResult:
 
     @property
     def validation_score(self) -> float:
-        """What settings are chosen by, the higher the better: the task's score on validation items (or minus
-        its loss), mean of the last three evaluations.
+        """What settings are chosen by, the higher the better: the task's score on validation items (minus it,
+        where less is better), mean of the last three evaluations.
 
         At a constant rate a single one goes up and down by more than rates differ. The untrained model's
         counts only where nothing was trained.
@@ -95,7 +95,7 @@ class RunResult:
         trained = [line for line in self.evaluations if line["step"]] or self.evaluations
         file = self.path / "metrics.jsonl"
         require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
-        sign = -1 if self.task_score.endswith("loss") else 1
+        sign = 1 if measure_named(self.task_score).higher_is_better else -1
         return sign * mean(float(line[self.task_score]) for line in trained[-LATE:])
 
     @cached_property

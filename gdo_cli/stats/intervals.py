@@ -1,40 +1,22 @@
-"""Intervals and paired tests over items, from SciPy and sacrebleu.
+"""Intervals and paired tests over items, from SciPy.
 
 Every interval covers 95 %. Nothing here is random: resampling is seeded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
+
+from gdo_cli.stats.uncertainty import Interval, Paired
 
 LEVEL = 0.95
 RESAMPLES = 9999
 _SEED = 0
 ROUNDING = 1e-12  # scores, or differences of them, that are this near are equal
-BOOTSTRAP = "bootstrap, paired"
 Values = Sequence[float]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Second minus first on the same items or seeds, the p-value of no difference, and the test's name."""
-
-    difference: float
-    p: float
-    test: str
 
 
 # ------------------------------------------------------------------------------- right or wrong, by item
@@ -99,47 +81,16 @@ def permutation(first: Values, second: Values, weights: Values) -> Paired:
     return Paired(float(differences.sum()), float(found.pvalue), "permutation, paired")
 
 
-# ------------------------------------------------------------------------------------ texts, as a corpus
+# --------------------------------------------------------------------------------------- of whole corpora
 
 
-def bleu(texts: Sequence[str], answers: Sequence[str]) -> Interval:
-    """SacreBLEU of a corpus, with sacrebleu's bootstrap interval (Koehn, 2004; 1000 resamples)."""
-    import sacrebleu
+def percentiles(statistic: Callable[[Sequence[int]], float], n: int, resamples: int) -> Interval:
+    """A statistic of n items, with the percentiles of what it is of items drawn from them.
 
-    found = sacrebleu.BLEU().corpus_score(list(texts), [list(answers)], n_bootstrap=1000)
-    return Interval(float(found.score), float(found._mean - found._ci), float(found._mean + found._ci))
-
-
-def paired_bleu(first: Sequence[str], second: Sequence[str], answers: Sequence[str]) -> Paired:
-    """sacrebleu's paired bootstrap (Koehn, 2004) of two systems on the same answers.
-
-    It gives a system against itself the smallest p-value there is; here that is no difference, p = 1.
+    Args:
+        statistic: takes the places of the items drawn.
     """
-    if list(first) == list(second):
-        return Paired(0.0, 1.0, BOOTSTRAP)
-    import sacrebleu
-    from sacrebleu.significance import PairedTest
-
-    systems = [("first", list(first)), ("second", list(second))]
-    test = PairedTest(systems, {"BLEU": sacrebleu.BLEU()}, [list(answers)], test_type="bs")
-    _, scores = test()
-    before, after = scores["BLEU"]
-    return Paired(float(after.score - before.score), float(after.p_value), BOOTSTRAP)
-
-
-def bleu_difference(first: Sequence[str], second: Sequence[str], answers: Sequence[str]) -> Interval:
-    """SacreBLEU of the second system minus the first's, with the percentiles of its paired bootstrap."""
-    import sacrebleu
-
-    metric = sacrebleu.BLEU()
-    counted = [metric._extract_corpus_statistics(list(texts), [list(answers)]) for texts in (first, second)]
-
-    def difference(items: Sequence[int]) -> float:
-        before, after = (metric._aggregate_and_compute([found[i] for i in items]).score for found in counted)
-        return float(after - before)
-
     draw = np.random.default_rng(_SEED)
-    n = len(answers)
-    resampled = [difference(draw.integers(n, size=n).tolist()) for _ in range(1000)]
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(difference(range(n)), float(low), float(high))
+    drawn = [statistic(draw.integers(n, size=n).tolist()) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(statistic(range(n)), float(low), float(high))

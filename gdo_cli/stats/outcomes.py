@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gdo_cli.stats.uncertainty import Mean
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -32,15 +34,6 @@ class Outcome:
 
     value: float
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A weighted mean, its standard error over items, and the number of items."""
-
-    value: float
-    se: float
-    n: int
 
 
 def mean(outcomes: Sequence[Outcome]) -> Mean:

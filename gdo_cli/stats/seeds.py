@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from gdo_cli.stats.intervals import LEVEL, ROUNDING, Interval, Paired, Values
+from gdo_cli.stats.intervals import LEVEL, ROUNDING, Values
+from gdo_cli.stats.uncertainty import Interval, Paired
 
 # --------------------------------------------------------------------------------------- over the seeds
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row
+from gdo_cli.stats.metrics import EXACT_MATCH, Metric
 
 ANSWERS = ("letter", "text")  # of the right option, where a task offers options
 
@@ -27,13 +28,13 @@ class Task:
     """Base of all tasks.
 
     Attributes:
-        metric: ``exact_match`` (paper: "exact string match between the model's output and the
-            ground truth") or ``bleu`` (SacreBLEU over the whole set).
+        metric: what answers are scored by; the paper's is "exact string match between the model's output
+            and the ground truth".
         multiline: whether answers may hold line breaks; if not, a line break ends them.
     """
 
     dataset: Dataset
-    metric: ClassVar[str] = "exact_match"
+    metric: ClassVar[Metric] = EXACT_MATCH
     multiline: ClassVar[bool] = False
 
     def example(self, row: Row) -> Example:

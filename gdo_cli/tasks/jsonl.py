@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
 from gdo_cli.data.fields import text
+from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.tasks.base import Example, Task
 
@@ -22,7 +23,7 @@ class JSONL(Task):
         completion: template of the answer, e.g. ``"{answer}"``; its leading space is added.
         messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
             used instead of the templates when set.
-        score: ``exact_match`` or ``bleu``.
+        score: a name in :data:`gdo_cli.stats.metrics.METRICS`.
         lines: ``one``: a line break ends an answer; ``many``: only the end of sequence does.
     """
 
@@ -32,12 +33,12 @@ class JSONL(Task):
     prompt: str = "{prompt}"
     completion: str = "{completion}"
     messages: str | None = None
-    score: str = "exact_match"
+    score: str = EXACT_MATCH.name
     lines: str = "one"
     max_new_tokens: int = 96
 
     def __post_init__(self) -> None:
-        require_one_of("task.score", self.score, ("exact_match", "bleu"))
+        require_one_of("task.score", self.score, METRICS)
         require_one_of("task.lines", self.lines, ("one", "many"))
         require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
@@ -45,8 +46,8 @@ class JSONL(Task):
             _check_template(f"task.{key}", getattr(self, key))
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
-        return self.score
+    def metric(self) -> Metric:  # type: ignore[override]
+        return METRICS[self.score]
 
     @property
     def multiline(self) -> bool:  # type: ignore[override]

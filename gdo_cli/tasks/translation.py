@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from gdo_cli.data.dataset import Row
 from gdo_cli.data.fields import text
+from gdo_cli.stats.metrics import BLEU, Metric
 from gdo_cli.support.errors import require
 from gdo_cli.tasks.base import Example, Task
 
@@ -20,7 +21,7 @@ class Translation(Task):
     """
 
     identity_name: ClassVar[str] = "gdo_cli.tasks.translation.Translation"
-    metric: ClassVar[str] = "bleu"
+    metric: ClassVar[Metric] = BLEU
     max_new_tokens: int = 96
 
     def __post_init__(self) -> None:

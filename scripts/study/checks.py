@@ -12,7 +12,8 @@ from gdo_cli.runs.guessing import commonest, right_answers
 from gdo_cli.runs.items import items_of, over_seeds
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.stats import intervals as statistics
-from gdo_cli.stats.intervals import Interval
+from gdo_cli.stats.metrics import BLEU, measure_named
+from gdo_cli.stats.uncertainty import Interval
 from gdo_cli.support.markdown import rate
 from study.evidence import SCORE, Evidence, Of, asked, difference, measure_of
 
@@ -119,8 +120,7 @@ class Compared:
         if found is None:
             yield self._side_by_side(first, second)
             return
-        bleu, digits = self._written(first[0])
-        margin = self.margin if self.margin is not None else BLEU_MARGIN if bleu else MARGIN
+        margin, digits = self._margin(first[0]), self._digits(first[0])
         verdict = ""
         if self.rule != "told":
             bound = 0 if self.rule == "better" else -margin
@@ -139,17 +139,19 @@ class Compared:
             found.over,
         )
 
-    def _written(self, run: RunResult) -> tuple[bool, int]:
-        """Whether the measure is BLEU, and its digits."""
-        bleu = measure_of(run, self.measure).endswith("bleu")
-        return bleu, 1 if bleu else 3
+    def _margin(self, run: RunResult) -> float:
+        own = BLEU_MARGIN if measure_of(run, self.measure) == BLEU.key else MARGIN
+        return own if self.margin is None else self.margin
+
+    def _digits(self, run: RunResult) -> int:
+        return measure_named(measure_of(run, self.measure)).digits
 
     def _side_by_side(self, first: list[RunResult], second: list[RunResult]) -> Row:
         """Scores on different items: shown, but not compared."""
 
         def side(runs: list[RunResult]) -> str:
             interval, over = _score(runs, measure_of(runs[0], self.measure))
-            return f"{_named(runs, interval.value, self._written(runs[0])[1])}, {over}"
+            return f"{_named(runs, interval.value, self._digits(runs[0]))}, {over}"
 
         verdict = "" if self.rule == "told" else UNMEASURED
         return Row(self.what, verdict, side(first), side(second), over="other items")
@@ -224,11 +226,7 @@ def _score(runs: list[RunResult], measure: str) -> tuple[Interval, str]:
 
 def shown(interval: Interval, digits: int, signed: bool = False) -> str:
     """E.g. ``−0.120 [−0.150, −0.090]``."""
-    sign = "+" if signed else ""
-    value, low, high = (
-        f"{v:{sign}.{digits}f}".replace("-", "−") for v in (interval.value, interval.low, interval.high)
-    )
-    return f"{value} [{low}, {high}]"
+    return interval.with_ends(f"{'+' if signed else ''}.{digits}f").replace("-", "−")
 
 
 def _named(runs: list[RunResult], value: float, digits: int) -> str:

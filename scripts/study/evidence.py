@@ -14,8 +14,8 @@ from gdo_cli.figures.style import field
 from gdo_cli.runs.find import all_seeds, by_id
 from gdo_cli.runs.items import change_over_seeds, items_of
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.intervals import Interval
 from gdo_cli.stats.seeds import SeedSpread, seed_mean, seed_spread
+from gdo_cli.stats.uncertainty import Interval
 
 SCORE = "score"  # stands for the task's own measure
 

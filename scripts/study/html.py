@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from gdo_cli.figures.style import METRICS, TASKS, line_style
+from gdo_cli.figures.style import MEASURES, TASKS, line_style, name_of
 from gdo_cli.runs.find import by_id, find_runs
 from gdo_cli.runs.names import differences
-from gdo_cli.runs.record import RETENTION, TASK_SCORES, RunResult
+from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.stats.metrics import BLEU, EXACT_MATCH, task_scores
 from gdo_cli.support.markdown import rate
 from study.page import anchor
 
 _FIGURE = re.compile(r"figures/([\w.-]+)\.png")
 _COLUMNS = ("lr", "layers", "model", "task", "steps")  # of the table of runs: what need not stand in a name
 _SHOWN = (
-    *TASK_SCORES,
+    EXACT_MATCH.key,
+    BLEU.key,
     RETENTION,
     "winogrande/likelihood",
     "arc_easy/likelihood",
@@ -43,9 +45,10 @@ def page(markdown: str, results: Path) -> str:
     for task in {run.name["task"] for run in runs}:
         own |= differences(run for run in runs if run.name["task"] == task)
     seeds = by_id(runs)
+    names = _names(runs)
     data = {
-        "runs": [_curves(run, own[run.id], several=len(seeds[run.id]) > 1) for run in runs],
-        "metrics": METRICS,
+        "runs": [_curves(run, own[run.id], names, several=len(seeds[run.id]) > 1) for run in runs],
+        "metrics": names,
         "tasks": TASKS,
     }
     # Without "<" nothing in a name can end the script in which the data stand, or open a comment there.
@@ -131,7 +134,13 @@ def _image(image: Token, results: Path) -> Token:
 # ------------------------------------------------------------------------------------------- runs
 
 
-def _curves(run: RunResult, own: dict[str, str], several: bool) -> dict[str, Any]:
+def _names(runs: list[RunResult]) -> dict[str, str]:
+    """What the measures are called that the runs were evaluated in."""
+    measured = {key for run in runs for line in run.evaluations for key in line}
+    return {key: name_of(key) for key in (*task_scores(), *MEASURES) if key in measured}
+
+
+def _curves(run: RunResult, own: dict[str, str], names: Container[str], several: bool) -> dict[str, Any]:
     """Every measure of a run against its steps."""
     look = line_style(run.name["method"], zlib.crc32(run.name["method"].encode()))
     at = [f"{run.label} {_rate(run)}" if run.record["steps"] else run.label]
@@ -144,8 +153,7 @@ def _curves(run: RunResult, own: dict[str, str], several: bool) -> dict[str, Any
         "color": look.color,
         "dash": "" if look.linestyle == "-" else "6 4",
         "evaluations": [
-            {k: _finite(v) for k, v in line.items() if k in METRICS or k == "step"}
-            for line in run.evaluations
+            {k: _finite(v) for k, v in line.items() if k in names or k == "step"} for line in run.evaluations
         ],
     }
 

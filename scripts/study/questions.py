@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gdo_cli.runs.record import RETENTION
+from gdo_cli.stats.metrics import measure_named
 from study.checks import Check, Compared, Spread
 from study.claims import TASKS, Claim, both, on
 from study.evidence import SCORE, Of
@@ -40,7 +41,7 @@ def _learnt_and_kept(what: str, first: Of, second: Of) -> Iterator[Check]:
 def _kept_beside(what: str, first: Of, second: Of) -> Iterator[Check]:
     """The same of the other probes; a loss, which is better when lower, has no verdict."""
     for measure, name in BESIDE.items():
-        rule = "told" if measure.endswith("loss") else "better"
+        rule = "better" if measure_named(measure).higher_is_better else "told"
         yield Compared(f"{name}, {what}", first, second, measure, rule)
 
 

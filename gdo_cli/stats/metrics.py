@@ -1,0 +1,258 @@
+"""What a task's answers are scored by. **To add a metric, this file is all there is to touch**: give it an
+entry in ``METRICS``; ``task.score``, runs, ``gdo ls``, ``gdo compare`` and the figures ask there.
+
+A score of each item is an :class:`ItemMetric` with a function; one of the whole corpus overrides ``score``,
+``interval``, ``difference`` and ``paired``, as :class:`SacreMetric` does. Names of metrics are keys in the
+records of runs, and never change.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gdo_cli.stats.outcomes import Outcome, mean
+from gdo_cli.stats.uncertainty import Interval, Paired
+
+# Neither SciPy nor sacrebleu is imported before it is needed: every command comes past this file.
+
+BOOTSTRAP = "bootstrap, paired"
+RESAMPLES = 1000  # sacrebleu's own number
+LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model made of an item of the task.
+
+    Attributes:
+        predicted: the model's text, generated if the metric asks for that, without space around it.
+        answer: the right text, without space around it.
+        exact: whether greedy decoding gives exactly the answer and then stops.
+    """
+
+    predicted: str
+    answer: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric makes of all responses.
+
+    Attributes:
+        se: standard error over items; None for a score of the whole corpus.
+        kept: what each item's prediction holds beside its texts.
+        provenance: how it was computed, for the record of the run.
+    """
+
+    value: float
+    se: float | None
+    kept: list[dict[str, Any]]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number of each item, the score of a task or of a probe: which way is better, how sure it is.
+
+    Attributes:
+        field: where an item's prediction holds what is judged.
+        digits: behind the point, where runs are compared.
+    """
+
+    name: str
+    field: str
+    higher_is_better: bool = True
+    digits: int = 3
+    is_corpus: ClassVar[bool] = False
+
+    def interval(self, values: Sequence[Any], weights: Sequence[float], answers: Sequence[str]) -> Interval:
+        """Return the score with its interval over items: Wilson's for right or wrong, else a bootstrap's.
+
+        Args:
+            values: of the items, what their predictions hold.
+            weights: of the items, e.g. tokens.
+            answers: the right texts, of the task's items only.
+        """
+        from gdo_cli.stats import intervals
+
+        return intervals.accuracy(values) if _binary(values) else intervals.average(values, weights)
+
+    def difference(
+        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
+    ) -> Interval:
+        """Return second minus first on the same items, with its bootstrap interval."""
+        from gdo_cli.stats import intervals
+
+        return intervals.average([b - a for a, b in zip(first, second, strict=True)], weights)
+
+    def paired(
+        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
+    ) -> Paired:
+        """Return the test of no difference: McNemar's for right or wrong, else a permutation's."""
+        from gdo_cli.stats import intervals
+
+        if _binary(first) and _binary(second):
+            return intervals.mcnemar(first, second)
+        return intervals.permutation(first, second, weights)
+
+
+def _binary(values: Sequence[Any]) -> bool:
+    return set(values) <= {0, 1}
+
+
+# --------------------------------------------------------------------------------------- kinds of metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Measure):
+    """A task's score.
+
+    Attributes:
+        title: its name in figures.
+        generates: whether it scores text that the model writes on its own. If not, ``predicted`` is what the
+            model would put in the answer's places, given the right tokens before; that costs no generation.
+    """
+
+    title: str
+    generates: bool = True
+
+    @property
+    def key(self) -> str:
+        """Its name among the measures of a run."""
+        return f"task/{self.name}"
+
+    def score(self, responses: Sequence[Response]) -> Score:
+        """Return the score of a model's responses, one or more."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemMetric(Metric):
+    """The mean of what each item gets.
+
+    Attributes:
+        of: True or False, or a number, of one response.
+    """
+
+    of: Callable[[Response], float]
+
+    def score(self, responses: Sequence[Response]) -> Score:
+        values = [self.of(response) for response in responses]
+        found = mean([Outcome(float(value)) for value in values])
+        kept = [{self.field: value if isinstance(value, bool) else round(value, 6)} for value in values]
+        return Score(found.value, found.se, kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SacreMetric(Metric):
+    """A metric of sacrebleu's over the whole corpus, by its bootstrap (Koehn, 2004).
+
+    Attributes:
+        scorer: the name of its class there.
+    """
+
+    field: str = "predicted"
+    digits: int = 1
+    scorer: str
+    is_corpus: ClassVar[bool] = True
+
+    def _scorer(self) -> Any:
+        import sacrebleu
+
+        return getattr(sacrebleu, self.scorer)()
+
+    def score(self, responses: Sequence[Response]) -> Score:
+        scorer = self._scorer()
+        found = scorer.corpus_score([r.predicted for r in responses], [[r.answer for r in responses]])
+        signature = {f"{self.name}_signature": str(scorer.get_signature())}
+        return Score(float(found.score), None, [{} for _ in responses], signature)
+
+    def interval(self, values: Sequence[Any], weights: Sequence[float], answers: Sequence[str]) -> Interval:
+        """Return the score with sacrebleu's bootstrap interval."""
+        found = self._scorer().corpus_score(list(values), [list(answers)], n_bootstrap=RESAMPLES)
+        return Interval(float(found.score), float(found._mean - found._ci), float(found._mean + found._ci))
+
+    def difference(
+        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
+    ) -> Interval:
+        """Return the second system's score minus the first's, with percentiles of its paired bootstrap."""
+        from gdo_cli.stats.intervals import percentiles
+
+        scorer = self._scorer()
+        counted = [scorer._extract_corpus_statistics(list(t), [list(answers)]) for t in (first, second)]
+
+        def difference(items: Sequence[int]) -> float:
+            before, after = (scorer._aggregate_and_compute([found[i] for i in items]) for found in counted)
+            return float(after.score - before.score)
+
+        return percentiles(difference, len(answers), RESAMPLES)
+
+    def paired(
+        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
+    ) -> Paired:
+        """Return sacrebleu's paired bootstrap of two systems on the same answers.
+
+        It gives a system against itself the smallest p-value there is; here that is no difference, p = 1.
+        """
+        if list(first) == list(second):
+            return Paired(0.0, 1.0, BOOTSTRAP)
+        from sacrebleu.significance import PairedTest
+
+        systems = [("first", list(first)), ("second", list(second))]
+        test = PairedTest(systems, {self.scorer: self._scorer()}, [list(answers)], test_type="bs")
+        _, scores = test()
+        # Named by the score, with its settings (chrF2), beside the names of the systems.
+        before, after = next(found for name, found in scores.items() if name != "System")
+        return Paired(float(after.score - before.score), float(after.p_value), BOOTSTRAP)
+
+
+# ------------------------------------------------------------------------------------------ the metrics
+
+
+def token_f1(predicted: str, answer: str) -> float:
+    """Return the F1 of the words that two texts share, as SQuAD 1.1's evaluation counts them.
+
+    Words are counted in lower case, without punctuation and articles. A text without any word gets 0,
+    against another such text too, as there.
+    """
+    ours, theirs = _words(predicted), _words(answer)
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(ours), shared / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _words(text: str) -> list[str]:
+    # Punctuation goes before articles: "a." is one, and "the-cat" becomes a word of its own.
+    bare = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+EXACT_MATCH = ItemMetric(
+    name="exact_match", title="Exact match", field="correct", generates=False, of=lambda r: r.exact
+)
+BLEU = SacreMetric(name="bleu", title="SacreBLEU", scorer="BLEU")
+TOKEN_F1 = ItemMetric(name="f1", title="Token F1", field="f1", of=lambda r: token_f1(r.predicted, r.answer))
+CHRF = SacreMetric(name="chrf", title="chrF", scorer="CHRF")
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (EXACT_MATCH, BLEU, TOKEN_F1, CHRF)}
+
+
+def task_scores() -> list[str]:
+    """Return the keys of all metrics among the measures of a run."""
+    return [metric.key for metric in METRICS.values()]
+
+
+def measure_named(key: str) -> Measure:
+    """Return what is known of a measure by its key (``task/bleu``, ``winogrande/likelihood``)."""
+    part, _, name = key.rpartition("/")
+    if part == "task" and name in METRICS:
+        return METRICS[name]
+    return Measure(name=name, field=name, higher_is_better=not key.endswith(LOWER_IS_BETTER))
