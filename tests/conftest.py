@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.lm.tokens import Encoded, Encoder
 from gdo_cli.models.loading import Loaded
+from gdo_cli.runs.run_record import RunRecord
 from gdo_cli.support.files import cache_dir
 
 VOCABULARY = 128
@@ -39,6 +40,12 @@ LINE_BREAKS = {3: "\n", 4: "\n\n", 5: "▁\n", 6: "ĊĊ", 7: "<0x0A>"}
 N_LAYERS = 3
 
 RunFactory = Callable[..., RunConfig]
+
+
+def recorded(content: Mapping[str, Any]) -> RunRecord:
+    """What a run recorded, as far as a test has it; the rest by default."""
+    least = {"id": "0" * 8, "seed": 0, "name": {}, "final": {}}
+    return RunRecord.from_dict(least | dict(content), whole=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import N_LAYERS, TINY_RUN, RunFactory, language_loss, perturb, random_ids, tiny_model
+from conftest import N_LAYERS, TINY_RUN, RunFactory, language_loss, perturb, random_ids, recorded, tiny_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -272,11 +272,11 @@ def test_the_layers_with_most_signal_are_chosen_without_a_pilot(tiny_run: RunFac
             for name in ("gate", "up", "down"):
                 model.get_parameter(f"model.layers.{layer}.mlp.{name}_proj.weight").mul_(size)
     choice = choose_layers(config, model, no_pilot)
-    assert choice.layers == choice.record["chosen"] == [1, 3]
-    assert choice.record["ranking"] == [1, 3, 0, 2]
-    assert choice.record["snr"] == pytest.approx(layer_signal(model), rel=1e-5)
-    assert (choice.record["asked"], choice.record["rule"]) == (2, "snr")
-    assert "pilot" not in choice.record
+    assert choice.layers == choice.record.chosen == [1, 3]
+    assert choice.record.ranking == [1, 3, 0, 2]
+    assert choice.record.snr == pytest.approx(layer_signal(model), rel=1e-5)
+    assert (choice.record.asked, choice.record.rule) == (2, "snr")
+    assert choice.record.pilot is None
 
 
 # ----------------------------------------------------------------------------------- layers, by rule
@@ -309,7 +309,10 @@ def stand_in(rows: list[dict[str, Any]]) -> Callable[[RunConfig], RunResult]:
 
     def run(config: RunConfig) -> RunResult:
         record = {"id": config.id, "seed": config.seed, "name": config.name}
-        return RunResult(Path("runs/pilot"), record | {"updates": rows, "wall_seconds": 12.5})
+        return RunResult(
+            Path("runs/pilot"),
+            recorded(record | {"updates": rows, "wall_seconds": 12.5}),
+        )
 
     return run
 
@@ -330,8 +333,8 @@ def test_a_number_of_layers_is_chosen_by_the_rule(
 ) -> None:
     run = stand_in(updates(1, 4, 2, 3)) if rule in ("pilot", "worst", "relative") else no_pilot
     choice = choose_layers(tiny_run("layers=2", f"layer_rule={rule}"), decoder(N_TINY), run)
-    assert choice.layers == choice.record["chosen"] == expected
-    assert (choice.record["asked"], choice.record["rule"]) == (2, rule)
+    assert choice.layers == choice.record.chosen == expected
+    assert (choice.record.asked, choice.record.rule) == (2, rule)
 
 
 @pytest.mark.parametrize("rule", ["first", "last", "spread", "random"])
@@ -374,7 +377,7 @@ def test_the_paper_ranks_by_the_norm_over_all_matrices_of_a_layer() -> None:
         {"layer": 1, "module": "up_proj", "norm": 4.9, "relative": 0.3},
         {"layer": 1, "module": "q_proj", "norm": 0.1, "relative": 0.1},
     ]
-    pilot = RunResult(Path("runs/pilot"), {"updates": rows})
+    pilot = RunResult(Path("runs/pilot"), recorded({"updates": rows}))
     assert ranking(pilot) == [0, 1]
     assert ranking(pilot, "relative") == [1, 0]
 
@@ -387,15 +390,15 @@ def test_how_far_a_layer_moved_is_summed_over_all_of_it_its_mlp_and_its_attentio
         {"layer": 0, "module": "fc2", "norm": 1.0, "relative": None},
         {"layer": 0, "module": "other", "norm": 2.0, "relative": None},
     ]
-    found = layer_updates(RunResult(Path("runs/any"), {"updates": rows}))
+    found = layer_updates(RunResult(Path("runs/any"), recorded({"updates": rows})))
     assert list(found) == [0, 1]
     assert found[0] == pytest.approx({"norm": 5**0.5, "relative": 0.0, "mlp": 1.0, "attention": 0.0})
     assert found[1] == pytest.approx({"norm": 7.0, "relative": 0.3, "mlp": 13**0.5, "attention": 6.0})
-    assert layer_updates(RunResult(Path("runs/any"), {"updates": None})) == {}
+    assert layer_updates(RunResult(Path("runs/any"), recorded({"updates": None}))) == {}
 
 
 def test_layers_that_moved_equally_come_in_their_order() -> None:
-    assert ranking(RunResult(Path("runs/pilot"), {"updates": updates(2, 2, 2)})) == [0, 1, 2]
+    assert ranking(RunResult(Path("runs/pilot"), recorded({"updates": updates(2, 2, 2)}))) == [0, 1, 2]
 
 
 def test_a_pilot_without_norms_is_named_with_the_mend(tiny_run: RunFactory) -> None:
@@ -409,7 +412,7 @@ def test_a_number_at_or_above_the_depth_means_all_with_a_notice(
 ) -> None:
     choice = choose_layers(tiny_run(f"layers={n}"), decoder(N_TINY), no_pilot)
     assert choice.layers is None
-    assert (choice.record["asked"], choice.record["chosen"]) == (n, "all")
+    assert (choice.record.asked, choice.record.chosen) == (n, "all")
     assert f"layers={n}: the model has 4 layers, so all of them" in capsys.readouterr().err
 
 
@@ -419,7 +422,7 @@ def test_all_layers_and_a_list_need_no_rule(
 ) -> None:
     choice = choose_layers(tiny_run(f"layers={asked}"), decoder(N_TINY), no_pilot)
     assert choice.layers == layers
-    assert choice.record["chosen"] == (layers or "all")
+    assert choice.record.chosen == (layers or "all")
 
 
 @pytest.mark.parametrize("asked", ["[4]", "[0,9]"])
@@ -456,10 +459,10 @@ def test_without_a_finished_pilot_it_is_run_first(piloted: tuple[Path, RunResult
     results, grown = piloted
     pilot = RunFolder(sft(results).path).load()
     assert pilot is not None
-    record = grown.record["layers"]
-    assert record["pilot"] == pilot.title
-    assert record["pilot_seconds"] == pilot.record["wall_seconds"] > 0
-    assert pilot.record["config"]["train"]["lr"] == 1e-3  # not the 1e-4 of the run
+    record = grown.record.layers
+    assert record.pilot == pilot.title
+    assert record.pilot_seconds == pilot.record.wall_seconds > 0
+    assert pilot.record.config["train"]["lr"] == 1e-3  # not the 1e-4 of the run
 
 
 def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunResult]) -> None:
@@ -476,15 +479,17 @@ def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunR
             layer = int(name.split(".layers.")[1].split(".")[0])
             moved[layer] += np.linalg.norm((tuned[name] - start.detach().float()).double().numpy()) ** 2
     order = np.argsort(-moved).tolist()
-    record = grown.record["layers"]
-    assert record["ranking"] == order
-    assert record["chosen"] == sorted(order[:2])
-    assert {row["layer"] for row in grown.record["updates"]} == set(order[:2])
+    record = grown.record.layers
+    assert record.ranking == order
+    assert record.chosen == sorted(order[:2])
+    assert {row["layer"] for row in grown.record.updates} == set(order[:2])
 
 
 def test_a_run_is_shown_with_its_layers_the_furthest_first(piloted: tuple[Path, RunResult]) -> None:
     results, grown = piloted
-    for reference, n in ((grown.record["layers"]["pilot"], N_TINY), (grown.title, 2)):
+    pilot = grown.record.layers.pilot
+    assert pilot is not None
+    for reference, n in ((pilot, N_TINY), (grown.title, 2)):
         shown = CliRunner().invoke(app, ["show", reference, "--results", str(results)])
         assert shown.exit_code == 0, shown.output
         _, _, table = shown.stdout.partition("How far the layers moved")
@@ -493,7 +498,7 @@ def test_a_run_is_shown_with_its_layers_the_furthest_first(piloted: tuple[Path, 
         rows = [[float(word) for word in line] for line in words[header + 1 :]]
         assert [row[0] for row in rows] == list(range(1, n + 1))
         assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
-        updates = find_run(reference, results).record["updates"]
+        updates = find_run(reference, results).record.updates
         for _, layer, norm, _, mlp, attention in rows:
             squares = {True: 0.0, False: 0.0}
             for row in updates:
@@ -519,10 +524,9 @@ def test_a_finished_pilot_is_not_run_again(
         raise AssertionError("the weights were loaded")
 
     monkeypatch.setattr(TinyModel, "load", load)
-    for rule, chosen in (
-        ("pilot", grown.record["layers"]["ranking"][:3]),
-        ("worst", grown.record["layers"]["ranking"][-3:]),
-    ):
+    order = grown.record.layers.ranking
+    assert order is not None
+    for rule, chosen in (("pilot", order[:3]), ("worst", order[-3:])):
         words = [
             *TINY_RUN,
             *SHORT,
@@ -533,7 +537,7 @@ def test_a_finished_pilot_is_not_run_again(
         ]
         choice = choose_layers(load_run(words), decoder(N_TINY), experiment.run)
         assert choice.layers == sorted(chosen)
-        assert choice.record["pilot_seconds"] == grown.record["layers"]["pilot_seconds"]
+        assert choice.record.pilot_seconds == grown.record.layers.pilot_seconds
 
 
 def test_the_pilot_is_the_plain_sft_run_and_can_be_asked_for_by_its_overrides(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import recorded
 from rich.text import Text
 from typer.testing import CliRunner
 
@@ -45,7 +46,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunConfig, bool]]:
 
     def run(config: RunConfig, force: bool = False) -> RunResult:
         calls.append((config, force))
-        return RunResult(Path("runs/a"), {"method_label": "SFT", "name": config.name, "final": {"a/b": 0.25}})
+        return RunResult(
+            Path("runs/a"),
+            recorded({"method_label": "SFT", "name": config.name, "final": {"a/b": 0.25}}),
+        )
 
     replace_run(monkeypatch, run)
     return calls

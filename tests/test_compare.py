@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import recorded
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
@@ -75,7 +76,7 @@ def make(tmp_path: Path) -> Make:
                 "probe": {"winogrande": {"items": items, "shots": seed}, "perplexity": {"items": items}},
             },
         }
-        (folder / "result.json").write_text(json.dumps(record), "utf-8")
+        (folder / "result.json").write_text(json.dumps(recorded(record).to_dict()), "utf-8")
         text = "".join(json.dumps(row) + "\n" for row in reversed(rows))
         (folder / "predictions.jsonl.gz").write_bytes(gzip.compress(text.encode()))
         return f"{method}-{method}1234"

@@ -78,7 +78,7 @@ def weights(result: RunResult) -> dict[str, Tensor]:
 
 def assert_same(found: RunResult, expected: RunResult) -> None:
     """The same run, up to the order of sums."""
-    assert (found.id, found.record["machine"]["processes"]) == (expected.id, 2)
+    assert (found.id, found.record.machine["processes"]) == (expected.id, 2)
     assert [line["kind"] for line in found.metrics] == [line["kind"] for line in expected.metrics]
     for one, other in zip(found.metrics, expected.metrics, strict=True):
         if one["kind"] == "train":
@@ -87,7 +87,7 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
             assert (one["step"], one["tokens"], one["lr"]) == (other["step"], other["tokens"], other["lr"])
     for key in ("task/loss", "kl/prompt"):
         assert found.final[key] == pytest.approx(expected.final[key], abs=1e-4)
-    for one, other in zip(found.record["updates"], expected.record["updates"], strict=True):
+    for one, other in zip(found.record.updates, expected.record.updates, strict=True):
         assert (one["layer"], one["module"]) == (other["layer"], other["module"])
         assert one["norm"] == pytest.approx(other["norm"], rel=1e-3)
     mine, theirs = weights(found), weights(expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import RunFactory
+from conftest import RunFactory, recorded
 
 from gdo_cli.commands.sweep import estimate
 from gdo_cli.commands.sweep.estimate import Estimator
@@ -21,9 +21,11 @@ def finish(config: RunConfig, train_seconds: float, wall_seconds: float, memory:
     with folder.lock():
         folder.start({})
         folder.seal(
-            {"id": config.id, "seed": config.seed, "name": config.name, "config": identity(config)}
-            | {"final": {}, "steps": config.train.steps if config.method.trains else 0}
-            | {"train_seconds": train_seconds, "wall_seconds": wall_seconds, "peak_memory_bytes": memory}
+            recorded(
+                {"id": config.id, "seed": config.seed, "name": config.name, "config": identity(config)}
+                | {"final": {}, "steps": config.train.steps if config.method.trains else 0}
+                | {"train_seconds": train_seconds, "wall_seconds": wall_seconds, "peak_memory_bytes": memory}
+            )
         )
 
 
@@ -59,7 +61,7 @@ def test_without_such_runs_the_plan_of_the_method_tells(
     config = tiny_run("method=g_freeze")
     guess = Estimator(config.results_dir).estimate(config)
     planned = plan("", config.method, architecture("tiny", config.model), 4, 64)
-    forward = 2 * planned.counts["base"] * 64
+    forward = 2 * planned.counts.base * 64
     flops = 4 * planned.flops + (3 * (8 + 4) + 8) * forward
     assert guess.source == "plan"
     assert guess.hours == pytest.approx(flops / (EFFICIENCY * 1e9) / 3600)

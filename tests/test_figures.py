@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import recorded
 
 from gdo_cli.commands.plot import save
 from gdo_cli.figures import Drawing, cost, curves, drift, frontier, layers, methods, ranks, rates
@@ -53,7 +54,7 @@ def run(
         "peak_memory_bytes": 2**31,
     }
     config = content["config"] | record.pop("config", {})
-    found = RunResult(Path(path), content | record | {"config": config})
+    found = RunResult(Path(path), recorded(content | record | {"config": config}))
     found.__dict__["metrics"] = metrics or []
     return found
 
@@ -155,7 +156,7 @@ def test_two_models_are_told_apart_by_their_names_alone() -> None:
         run("sft", lines, id=model, name={"model": model, "task": "qasc", "method": "sft"})
         for model in ("gemma", "smollm")
     ]
-    runs[1].record["config"]["model"] = {"package": "smollm_gguf", "file": "a"}
+    runs[1].record.config["model"] = {"package": "smollm_gguf", "file": "a"}
     with pytest.raises(
         UserError, match=r"seeds \(model: gemma, smollm\); draw one at a time, as by model=gemma"
     ):
@@ -206,7 +207,7 @@ def test_a_method_keeps_its_colour_and_marker_where_another_setting_makes_the_da
     for found in runs:
         own, look = line_style(found.name["method"], 0), looks[line_of(found, ["method", "layers"])]
         assert (look.color, look.marker) == (own.color, own.marker)
-        assert look.linestyle == {"all": "-", 6: "--"}[found.record["config"]["layers"]]
+        assert look.linestyle == {"all": "-", 6: "--"}[found.record.config["layers"]]
     assert line_styles(runs, ["method"])["mlp_only"] == line_style("mlp_only", 0)
 
 
@@ -226,7 +227,7 @@ def answered(folder: Path, name: str, form: str, answers: list[str], items: str 
     ] * 9
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (path / "predictions.jsonl.gz").write_bytes(gzip.compress(content))
-    (path / "result.json").write_text(json.dumps(found.record), "utf-8")
+    (path / "result.json").write_text(json.dumps(found.record.to_dict()), "utf-8")
     return found
 
 

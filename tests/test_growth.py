@@ -441,7 +441,7 @@ def test_merging_and_unloading_gives_a_plain_wide_model(
 def test_merging_keeps_the_parameter_count_that_was_announced(any_model: PreTrainedModel) -> None:
     n_base = sum(p.numel() for p in text_parameters(any_model).values())
     model = grow(any_model, k=3)
-    announced = count_parameters(model, n_base)["added"]
+    announced = count_parameters(model, n_base).added
     merged = model.merge_and_unload()
     assert sum(p.numel() for p in text_parameters(merged).values()) == n_base + announced
 
@@ -600,17 +600,17 @@ def test_counts_agree_with_the_arithmetic_on_the_real_dimensions(
     matrix = size["mlp"] * size["width"] * (len(layers) if layers else size["layers"])
     g_freeze = isinstance(method, GFreeze)
     trains = ("gate_proj", "up_proj", "down_proj") if g_freeze else ("gate_proj", "up_proj")
-    assert counts["added"] == 3 * matrix  # G-Train's copies of the base's gate and up are no growth
-    assert counts["trainable_by_module"] == dict.fromkeys(sorted(trains), (1 if g_freeze else 2) * matrix)
-    assert counts["trainable"] == (3 if g_freeze else 4) * matrix
-    assert round(100 * counts["trainable_share"], 1) == percent
+    assert counts.added == 3 * matrix  # G-Train's copies of the base's gate and up are no growth
+    assert counts.trainable_by_module == dict.fromkeys(sorted(trains), (1 if g_freeze else 2) * matrix)
+    assert counts.trainable == (3 if g_freeze else 4) * matrix
+    assert round(100 * counts.trainable_share, 1) == percent
 
 
 def test_full_fine_tuning_trains_every_parameter_of_the_real_model() -> None:
     model = SFT().prepare(real_gemma3("270M"), None)
     counts = count_parameters(model, TOTALS["270M"])
-    assert (counts["added"], counts["trainable"]) == (0, TOTALS["270M"])
-    assert counts["trainable_by_module"]["embedding"] == 167_772_160
+    assert (counts.added, counts.trainable) == (0, TOTALS["270M"])
+    assert counts.trainable_by_module["embedding"] == 167_772_160
 
 
 def test_the_vision_tower_is_not_counted() -> None:

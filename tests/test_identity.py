@@ -42,7 +42,7 @@ def id_of(content: dict[str, Any]) -> str:
 def test_the_record_of_each_committed_run_hashes_to_its_folders_name() -> None:
     assert len(COMMITTED) > 100
     assert [run.path.parent.name.rpartition("-")[2] for run in COMMITTED] == [
-        id_of(run.record["config"]) for run in COMMITTED
+        id_of(run.record.config) for run in COMMITTED
     ]
 
 
@@ -50,7 +50,7 @@ def test_each_committed_run_composed_again_has_its_folders_name(monkeypatch: pyt
     monkeypatch.setenv("GDO_DATA_DIR", "rows")
     wrong = []
     for run in {run.path.parent: run for run in COMMITTED}.values():
-        config = load_run([*run.record["overrides"], f"seed={run.seed}"])
+        config = load_run([*run.record.overrides, f"seed={run.seed}"])
         if config.id != run.id:
             wrong.append(run.id)
     assert sorted(wrong) == sorted(OF_EXPERIMENTS_THAT_HAVE_CHANGED)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import recorded
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -179,7 +180,7 @@ def test_old_and_new_mlps_are_averaged_by_their_share(place: Place, method: str,
 def test_an_average_is_measured_as_its_export_is(place: Place, tmp_path: Path) -> None:
     run = place.source("g_freeze")
     averaged = place.run("method=averaged", f"method.run={run.title}")
-    assert averaged.record["parameters"]["added"] == averaged.record["parameters"]["trainable"] == 0
+    assert averaged.record.parameters.added == averaged.record.parameters.trainable == 0
     export(run, tmp_path / "out", "averaged", "fp32", None)
     exported = cost(run, tmp_path / "out", None)
     # Not to the last digit: a checkpoint is loaded in bf16.
@@ -200,10 +201,10 @@ def gdo(place: Place, *words: str) -> Any:
 
 
 def test_nothing_is_trained_and_nothing_kept(halfway: RunResult) -> None:
-    assert (halfway.record["steps"], halfway.weights) == (0, None)
-    assert halfway.record["parameters"]["trainable"] == 0
+    assert (halfway.record.steps, halfway.weights) == (0, None)
+    assert halfway.record.parameters.trainable == 0
     assert halfway.final["kl/answer"] > 0
-    assert "results_dir" not in halfway.record["config"]["method"]
+    assert "results_dir" not in halfway.record.config["method"]
 
 
 def test_it_is_measured_again_as_its_run_measured_it(halfway: RunResult) -> None:
@@ -280,7 +281,7 @@ def test_a_run_of_a_method_of_ones_own_is_interpolated(place: Place, tmp_path: P
     expected, found = by_name(model), between(run, place, 1.0)
     assert expected.keys() == found.keys()
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
-    assert place.run("method=averaged", f"method.run={run.title}").record["parameters"]["added"] == 0
+    assert place.run("method=averaged", f"method.run={run.title}").record.parameters.added == 0
 
 
 def test_a_results_folder_of_any_name_is_found_again(tmp_path: Path) -> None:
@@ -288,8 +289,8 @@ def test_a_results_folder_of_any_name_is_found_again(tmp_path: Path) -> None:
     record = {"overrides": config.overrides, "config": identity(config), "name": config.name}
     for name in ("it's", "back\\slash", "a \\'quote", "[1, 2] \\"):
         folder = tmp_path / name / "runs" / "tiny" / "scitail" / "frozen-0" / "seed0"
-        assert rebuild(RunResult(folder, record), None).results_dir == str(tmp_path / name)
-    assert rebuild(RunResult(Path("/moved"), record), None).id == config.id
+        assert rebuild(RunResult(folder, recorded(record)), None).results_dir == str(tmp_path / name)
+    assert rebuild(RunResult(Path("/moved"), recorded(record)), None).id == config.id
 
 
 # -------------------------------------------------------------------------------- solved examples

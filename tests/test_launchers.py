@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY_RUN
+from conftest import TINY_RUN, recorded
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
@@ -128,7 +128,7 @@ def test_optuna_finds_the_best_task_score_and_the_same_command_tries_the_same_po
             folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 9.0})
             folder.log({"kind": "evaluation", "step": 4, "task/exact_match": score})
             record = {"id": config.id, "seed": config.seed, "name": config.name}
-            return folder.seal(record | {"final": {"task/exact_match": -score}})
+            return folder.seal(recorded(record | {"final": {"task/exact_match": -score}}))
 
     monkeypatch.setattr(sweep, "run", run)
     words = [*TINY_RUN, f"results_dir={tmp_path}", "method=g_freeze", "hydra/sweeper=optuna"]

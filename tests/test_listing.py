@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import recorded
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -49,7 +50,7 @@ def make(tmp_path: Path) -> Make:
             record = {"id": run_id, "seed": seed, "name": name, "config": config, "wall_seconds": 90.0}
             record |= {"final": {metric: score, "winogrande/exact_match": score / 2, "kl/answer": 0.25}}
             record |= {"data": {"source": "sample"}, "parameters": {"trainable_share": 0.5}}
-            (folder / "result.json").write_text(json.dumps(record))
+            (folder / "result.json").write_text(json.dumps(recorded(record).to_dict()))
         return folder
 
     return write

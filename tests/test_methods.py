@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import RunFactory, descend, language_loss, logits, random_ids, tiny_model, trainable
+from conftest import RunFactory, descend, language_loss, logits, random_ids, recorded, tiny_model, trainable
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -122,7 +122,7 @@ def kept(model: PreTrainedModel, method: Method, folder: Path) -> RunResult:
     """As much of a finished run as holds its weights."""
     save_trained(model, folder)
     layers = {"chosen": chosen(method) or "all"}
-    return RunResult(folder, {"seed": 0, "precision": "float32", "layers": layers})
+    return RunResult(folder, recorded({"seed": 0, "precision": "float32", "layers": layers}))
 
 
 @every_method

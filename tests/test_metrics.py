@@ -197,7 +197,7 @@ def test_a_run_scored_by_chrf_is_compared_as_a_corpus(
     texts, answers = ([row[key] for row in rows] for key in ("predicted", "answer"))
     assert first.final["task/chrf"] == sacrebleu.corpus_chrf(texts, [answers]).score
     assert "task/chrf_se" not in first.final
-    assert first.record["data"]["chrf_signature"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0")
+    assert first.record.data["chrf_signature"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0")
     told = gdo("compare", first.title, second.title, results=tmp_path)
     assert "task/chrf" in told
     assert f"{first.final['task/chrf']:.1f}" in told

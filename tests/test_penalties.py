@@ -261,4 +261,4 @@ def test_the_penalty_is_logged_beside_the_loss(tiny_run: RunFactory, method: str
     first, *later = [line.get("penalty", 0.0) for line in result.metrics if line["kind"] == "train"]
     assert (first == 0.0) == (method == "l2_sp")
     assert all(value > 0 for value in later)
-    assert ("replay" in result.record["data"]) == (method == "replay")
+    assert ("replay" in result.record.data) == (method == "replay")

@@ -40,18 +40,18 @@ def planned(*overrides: str) -> Plan:
 )
 def test_g_freeze_trains_the_published_share_of_every_model(model: str, layers: str, percent: float) -> None:
     counts = planned(f"model={model}", "method=g_freeze", f"layers={layers}").counts
-    assert round(100 * counts["trainable_share"], 1) == percent
-    assert counts["added"] == counts["trainable"]
+    assert round(100 * counts.trainable_share, 1) == percent
+    assert counts.added == counts.trainable
 
 
 def test_the_base_of_each_model_has_its_published_size() -> None:
     sizes = {"gemma3_270m": 268_098_176, "gemma3_1b": 999_885_952, "gemma3_4b": 3_880_263_168}
-    assert {name: planned(f"model={name}", "method=frozen").counts["base"] for name in sizes} == sizes
+    assert {name: planned(f"model={name}", "method=frozen").counts.base for name in sizes} == sizes
 
 
 def test_memory_is_what_the_weights_and_adam_take() -> None:
     item = planned("model=gemma3_270m", "method=g_freeze")
-    trained = item.counts["trainable"]
+    trained = item.counts.trainable
     assert item.training == 12 * trained  # gradient and two moments, fp32
     norms = 18 * (4 * 640 + 2 * 256) + 640
     start = 4 * trained  # all of it matrices of layers

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import recorded
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
@@ -85,19 +86,21 @@ def finish(config: RunConfig, steps: int = 1) -> None:
             errors = {f"{metric}_se": 0.03125 for metric in METRICS}
             folder.log({"kind": "evaluation", "step": step} | scores | errors)
         folder.seal(
-            {
-                "id": config.id,
-                "seed": config.seed,
-                "name": config.name,
-                "method_label": config.method.label,
-                "config": identity(config),
-                "steps": steps,
-                "parameters": {"added": 0, "trainable": 1_500_000, "trainable_share": 0.25},
-                "final": scores | errors,
-                "data": {"source": config.data.source},
-                "weights": {"source": "random"},
-                "machine": {"gpu": None, "cpu": "A processor", "cores": 2},
-            }
+            recorded(
+                {
+                    "id": config.id,
+                    "seed": config.seed,
+                    "name": config.name,
+                    "method_label": config.method.label,
+                    "config": identity(config),
+                    "steps": steps,
+                    "parameters": {"added": 0, "trainable": 1_500_000, "trainable_share": 0.25},
+                    "final": scores | errors,
+                    "data": {"source": config.data.source},
+                    "weights": {"source": "random"},
+                    "machine": {"gpu": None, "cpu": "A processor", "cores": 2},
+                }
+            )
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import recorded
 from scipy import stats
 from study.__main__ import app as study
 from study.checks import (
@@ -191,7 +192,7 @@ def test_several_seeds_that_agree_are_still_only_as_sure_as_their_items() -> Non
     reach = stats.t.ppf(0.975, 99) * np.sqrt(0.1 * 0.9 / 99)
     assert row.difference == f"+0.100 [{0.1 - reach:+.3f}, {0.1 + reach:+.3f}]"
     for run_ in runs[3:]:
-        run_.record["machine"] = {"gpu": None, "cpu": "Another"}
+        run_.record.machine["cpu"] = "Another"
     (row,) = Compared("what", A, B).rows(Given(*runs))
     assert row.over == "3 seeds × 100 items, two processors"
 
@@ -206,7 +207,7 @@ def test_the_best_place_for_the_answer_is_a_guess() -> None:
     check = Compared("what", A, B, guess=guess)
     assert [row.verdict for row in check.rows(Given(*pair, letters))] == [NOT_LEARNT]
     assert [row.verdict for row in check.rows(Given(*pair))] == [SUPPORTED]  # nothing is known of places
-    letters.record["data"]["test"] = {"sha256": "other items"}
+    letters.record.data["test"] = {"sha256": "other items"}
     assert [row.verdict for row in check.rows(Given(*pair, letters))] == [SUPPORTED]
 
 
@@ -256,7 +257,7 @@ def test_near_zero_is_left_open_too_where_a_seed_decides(n: int, verdict: str) -
 @pytest.mark.parametrize("swap", [False, True])
 def test_the_untouched_model_has_no_seeds(swap: bool) -> None:
     base = result("b", right(60), steps=0)
-    base.record["config"]["method"] = {}
+    base.record.config["method"] = {}
     trained = [result("a", right(n), seed=seed) for seed, n in enumerate((50, 54, 52))]
     pair = (A, B) if swap else (B, A)
     (row,) = Compared("what", *pair).rows(Given(base, *trained))
@@ -282,7 +283,7 @@ def test_seeds_of_other_experiments_count(tmp_path: Path) -> None:
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
         record = result("a", right(50), seed=seed).record
-        (folder / "result.json").write_text(json.dumps(record))
+        (folder / "result.json").write_text(json.dumps(record.to_dict()))
     asked = result("a", right(50), seed=1, path=str(tmp_path / "seed1"))
     assert [run.seed for run in Given(asked).runs(A)] == [1, 0, 2]
 
@@ -416,7 +417,7 @@ def test_a_run_that_an_experiment_starts_from_is_one_of_those_committed(experime
     points = load_grid([f"experiment={experiment}", f"results_dir={RESULTS}"])
     named = {config.method.run for _, config in points if isinstance(config.method, OfRun)}
     assert named
-    assert all(find_run(name, RESULTS).record["steps"] for name in named)
+    assert all(find_run(name, RESULTS).record.steps for name in named)
 
 
 def _setting(config: RunConfig, key: str) -> Any:
@@ -528,10 +529,10 @@ def test_every_table_scrolls_in_a_box_that_the_keyboard_reaches(tmp_path: Path) 
 def kept(results: Path, evaluation: dict[str, float], **more: Any) -> str:
     """The page of a single run, of which only the named things matter."""
     rest = {"layers": {"chosen": "all"}, "wall_seconds": 1.0, "parameters": {"trainable_share": 0.1}}
-    record = result("x", right(1)).record | rest | more
+    record = result("x", right(1)).record.to_dict() | rest | more
     folder = results / "runs" / "m" / "t" / "x-1" / "seed0"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(record), "utf-8")
+    (folder / "result.json").write_text(json.dumps(recorded(record).to_dict()), "utf-8")
     (folder / "metrics.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 0} | evaluation) + "\n")
     return page(f"{record['method_label']}\n", results)
 
@@ -583,7 +584,7 @@ def test_the_readmes_table_is_what_the_committed_runs_say() -> None:
             runs = evidence.runs(Of("frontier", {"method": method, "train.lr": float(rate.strip(" |"))}))
             learnt, kept = (np.mean([found.final[metric] for found in runs]) for metric in (EXACT, KEPT))
             assert cell.strip(" |") == f"{learnt:.3f} / {kept:.3f}" + "†" * (len(runs) > 1), (method, rate)
-            assert trained == f"{runs[0].record['parameters']['trainable'] / 1e6:.1f} M"
+            assert trained == f"{runs[0].record.parameters.trainable / 1e6:.1f} M"
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below"])

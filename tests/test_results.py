@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import recorded
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
@@ -88,7 +89,7 @@ def finish(results: Path, *words: str) -> RunResult:
         folder.start({})
         folder.log({"kind": "train", "step": 1, "loss": 2.0})
         folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 0.25})
-        return folder.seal(record(config))
+        return folder.seal(recorded(record(config)))
 
 
 # --------------------------------------------------------------------------------------- whole or not
@@ -127,10 +128,10 @@ def test_a_run_is_complete_when_it_is_sealed_and_not_before(folder: RunFolder, c
     folder.log({"kind": "train", "step": 1})
     folder.save_predictions([{"answer": "é"}])
     assert folder.load() is None
-    folder.seal(record(config))
+    folder.seal(recorded(record(config)))
     found = folder.load()
     assert found is not None
-    assert found.record == record(config)
+    assert found.record == recorded(record(config))
 
 
 def test_equal_predictions_are_equal_bytes_and_come_back(folder: RunFolder) -> None:
@@ -156,7 +157,7 @@ def test_the_configuration_is_kept_as_plain_yaml(folder: RunFolder, config: RunC
 
 def test_starting_again_drops_what_was_left_behind(folder: RunFolder, config: RunConfig) -> None:
     folder.log({"kind": "train", "step": 1})
-    folder.seal(record(config))
+    folder.seal(recorded(record(config)))
     (folder.path / "adapter").mkdir()
     (folder.path / "adapter" / "weights").touch()
     with folder.lock():
@@ -187,12 +188,12 @@ def test_settings_are_chosen_by_the_last_three_evaluations_of_the_training(
     for step, score in enumerate(of_steps):
         folder.log({"kind": "evaluation", "step": step, f"task/{name}": score, "task/loss": score})
         folder.log({"kind": "train", "step": step, "loss": 9.0})
-    run = folder.seal(record(config) | {"final": {f"task/{name}": 7.0, "task/loss": 7.0}})
+    run = folder.seal(recorded(record(config) | {"final": {f"task/{name}": 7.0, "task/loss": 7.0}}))
     assert run.validation_score == sign * expected
 
 
 def test_a_result_without_evaluations_says_so(folder: RunFolder, config: RunConfig) -> None:
-    run = folder.seal(record(config))
+    run = folder.seal(recorded(record(config)))
     with pytest.raises(UserError, match=r"metrics.jsonl: holds no evaluation; run it again: gdo"):
         _ = run.validation_score
 
@@ -206,11 +207,20 @@ def test_a_run_is_found_beside_one_that_cannot_be_read(tmp_path: Path) -> None:
         find_run("g_freeze", tmp_path)
 
 
-def test_what_a_result_does_not_hold_is_named_at_any_depth(tmp_path: Path) -> None:
-    run = finish(tmp_path)
-    for part in (run.record, run.record["data"], run.record["config"]):
-        with pytest.raises(UserError, match=r"seed0/result\.json: holds no 'nothing'"):
-            _ = part["nothing"]
+def test_a_result_that_is_not_whole_is_told_with_what_it_lacks(tmp_path: Path) -> None:
+    file = finish(tmp_path).path / "result.json"
+    content = json.loads(file.read_text("utf-8"))
+    del content["parameters"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"seed0/result\.json: cannot be read \(no parameters\)"):
+        read_run(file.parent)
+
+
+def test_a_setting_that_no_run_has_is_named(tmp_path: Path) -> None:
+    record = finish(tmp_path).record
+    assert record.setting("train.lr") == record.lr
+    with pytest.raises(UserError, match=r"train\.rate"):
+        record.setting("train.rate")
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -254,7 +264,7 @@ def test_files_that_a_kill_cut_off_do_not_stay(folder: RunFolder, config: RunCon
     halves = [folder.path / name for name in (".a.json.tmp", ".tmpLnFmgX", "adapter/.tmpXi5IS8")]
     for half in halves:
         half.touch()
-    folder.seal(record(config))
+    folder.seal(recorded(record(config)))
     assert not any(half.exists() for half in halves)
 
 

@@ -55,7 +55,7 @@ class Killed(BaseException):
 
 def contents(result: RunResult) -> dict[str, Any]:
     """Everything a run leaves behind, to the bit, its times and memory left out."""
-    record = {key: value for key, value in result.record.items() if key not in TIMES}
+    record = {key: value for key, value in result.record.to_dict().items() if key not in TIMES}
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in result.metrics]
     predictions = gzip.decompress((result.path / "predictions.jsonl.gz").read_bytes())
     weights = {
@@ -182,7 +182,7 @@ def test_only_the_steps_after_the_checkpoint_are_computed(
     result = experiment.run(cut)
     assert done == [4, 5, 6]
     assert "going on from step 3 of 6" in capsys.readouterr().err
-    assert result.record["train_seconds"] > 0
+    assert result.record.train_seconds > 0
 
 
 @pytest.mark.faults

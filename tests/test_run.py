@@ -283,12 +283,12 @@ def test_the_kept_weights_of_a_method_measure_what_its_run_recorded(
 def test_g_train_runs_to_its_end(tiny_run: RunFactory) -> None:
     result = experiment.run(tiny_run("method=g_train", "layers=[1,2]", "save_weights=false"))
     assert result.weights is None
-    assert set(result.record["parameters"]["trainable_by_module"]) == {"gate_proj", "up_proj"}
+    assert set(result.record.parameters.trainable_by_module) == {"gate_proj", "up_proj"}
 
 
 def test_a_run_in_bf16_preserves_the_function_exactly(tiny_run: RunFactory) -> None:
     result = experiment.run(tiny_run("train.precision=bf16", "train.steps=1"))
-    assert result.record["precision"] == "bfloat16"
+    assert result.record.precision == "bfloat16"
     assert result.evaluations[0]["kl/answer"] == 0.0
 
 
@@ -309,20 +309,20 @@ def test_predictions_name_every_item_of_the_final_evaluation(finished: tuple[Run
 def test_the_result_records_what_a_reader_needs(finished: tuple[RunConfig, RunResult]) -> None:
     config, result = finished
     record = result.record
-    assert (record["id"], record["seed"], record["steps"]) == (config.id, 0, 4)
-    assert (record["method_label"], record["precision"]) == ("G-Freeze", "float32")
-    assert record["name"]["task"] == "scitail"
+    assert (record.id, record.seed, record.steps) == (config.id, 0, 4)
+    assert (record.method_label, record.precision) == ("G-Freeze", "float32")
+    assert record.name["task"] == "scitail"
     assert {f"{part}{end}" for part in ("task/exact_match", "task/loss", "winogrande/likelihood", "kl/answer")
-            for end in ("", "_se")} <= set(record["final"])  # fmt: skip
+            for end in ("", "_se")} <= set(record.final)  # fmt: skip
     matrices = 4 * 3 * 64 * 128  # layers, gate, up and down
-    assert record["parameters"]["added"] == record["parameters"]["trainable"] == matrices
-    assert record["data"]["source"] == "sample"
-    assert len(record["data"]["train"]["sha256"]) == len(record["weights"]["sha256"]) == 64
-    assert record["data"]["test_items"] == 8
-    assert {"torch", "transformers", "peft"} <= set(record["versions"])
-    assert record["peak_memory_bytes"] > 0
-    assert record["tokens_per_second"] > 0
-    assert record["wall_seconds"] >= record["train_seconds"] >= 0
+    assert record.parameters.added == record.parameters.trainable == matrices
+    assert record.data["source"] == "sample"
+    assert len(record.data["train"]["sha256"]) == len(record.weights["sha256"]) == 64
+    assert record.data["test_items"] == 8
+    assert {"torch", "transformers", "peft"} <= set(record.versions)
+    assert record.peak_memory_bytes > 0
+    assert record.tokens_per_second > 0
+    assert record.wall_seconds >= record.train_seconds >= 0
 
 
 def test_nothing_in_a_record_tells_where_it_was_made(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY_RUN
+from conftest import TINY_RUN, recorded
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
@@ -26,6 +26,7 @@ from gdo_cli.methods.grow import GFreeze
 from gdo_cli.runs.find import find_runs
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
+from gdo_cli.runs.run_record import ChosenLayers
 from gdo_cli.support.errors import RunFailed, UserError
 from gdo_cli.training.config import TrainConfig
 
@@ -55,7 +56,7 @@ def sealed(config: RunConfig, score: float = 0.5) -> RunResult:
     with folder.lock():
         folder.start({})
         record = {"id": config.id, "seed": config.seed, "name": config.name}
-        return folder.seal(record | {"final": {"task/exact_match": score}})
+        return folder.seal(recorded(record | {"final": {"task/exact_match": score}}))
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_a_number_of_layers_above_the_depth_means_all_and_both_are_recorded(tmp_
     grid = [word for word in words(tmp_path) if not word.startswith("method=")]
     assert gdo(*grid, "method=g_freeze", "layers=9").exit_code == 0
     (run,) = find_runs(tmp_path)
-    assert run.record["layers"] == {"asked": 9, "chosen": "all", "depth": 4}
+    assert run.record.layers == ChosenLayers(9, chosen="all", depth=4)
 
 
 # -------------------------------------------------------------------------------------------- the engine

@@ -92,24 +92,24 @@ def print_listing(rows: list[Row], besides: dict[str, int], filtered: bool) -> N
 def print_run(run: RunResult) -> None:
     """Everything about one run."""
     record = run.record
-    parameters, machine, data = record["parameters"], record["machine"], record["data"]
-    code = record["code"]
+    parameters, machine, data = record.parameters, record.machine, record.data
+    code = record.code
     facts = {
         "run": f"{run.title}  ({run.path})",
-        "model": f"{run.name['model']}  {_pairs(record['weights'])}",
+        "model": f"{run.name['model']}  {_pairs(record.weights)}",
         "data": f"{data['source']}; {data['validation_items']} validation, {data['test_items']} test items",
-        "method": f"{run.label}  {_pairs(record['config']['method'])}",
-        "layers": _pairs(record["layers"]),
-        "parameters": f"{parameters['base']:,} base, {parameters['added']:,} added, "
-        f"{parameters['trainable']:,} trained ({100 * parameters['trainable_share']:.1f} %)",
-        "trained, by module": "  ".join(f"{k} {v:,}" for k, v in parameters["trainable_by_module"].items()),
-        "training": _pairs(record["config"]["train"]),
-        "time": f"{record['wall_seconds']:.0f} s, {record['train_seconds']:.0f} s of it training; "
-        f"{record['tokens_per_second']:,} tokens/s",
-        "memory": f"{record['peak_memory_bytes'] / 2**30:.1f} GiB at the peak",
-        "machine": f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {record['precision']}",
+        "method": f"{run.label}  {_pairs(record.config['method'])}",
+        "layers": _pairs(record.to_dict()["layers"]),
+        "parameters": f"{parameters.base:,} base, {parameters.added:,} added, "
+        f"{parameters.trainable:,} trained ({100 * parameters.trainable_share:.1f} %)",
+        "trained, by module": "  ".join(f"{k} {v:,}" for k, v in parameters.trainable_by_module.items()),
+        "training": _pairs(record.config["train"]),
+        "time": f"{record.wall_seconds:.0f} s, {record.train_seconds:.0f} s of it training; "
+        f"{record.tokens_per_second:,} tokens/s",
+        "memory": f"{record.peak_memory_bytes / 2**30:.1f} GiB at the peak",
+        "machine": f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {record.precision}",
         "code": f"{code.get('commit', 'unknown')[:12]}{' with changes' if code.get('dirty') else ''}",
-        "versions": _pairs(record["versions"]),
+        "versions": _pairs(record.versions),
         "weights": str(run.weights or "not kept"),
     }
     console.print(key_values(facts))
@@ -192,7 +192,7 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
     """What every method costs; memory in GiB, time on this machine's CPU."""
     from gdo_cli.experiment.plan import EFFICIENCY
 
-    base = plans[0].counts["base"]
+    base = plans[0].counts.base
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("method", no_wrap=True)
     for column in ("added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"):
@@ -202,9 +202,9 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
         counts = item.counts
         table.add_row(
             item.method,
-            f"{counts['added'] / 1e6:,.1f}M",
-            f"{counts['trainable'] / 1e6:,.1f}M",
-            f"{100 * counts['trainable_share']:.1f}",
+            f"{counts.added / 1e6:,.1f}M",
+            f"{counts.trainable / 1e6:,.1f}M",
+            f"{100 * counts.trainable_share:.1f}",
             *(f"{part / 2**30:.2f}" for part in (*parts, sum(parts))),
             f"{item.flops / 1e12:.2f}",
             f"{item.flops / (EFFICIENCY * rate):.1f}",

@@ -65,7 +65,7 @@ class Comparison:
             ", over seeds too where several (t)" if several else ""
         )
         models = sorted({run.name["model"] for column in self.columns for run in column.runs})
-        data = sorted({str(run.record["data"]["source"]) for c in self.columns for run in c.runs})
+        data = sorted({str(run.record.data["source"]) for c in self.columns for run in c.runs})
         found = [f"{', '.join(models)}, {', '.join(data)} data; 95 % intervals over {over}."]
         if tests:
             found.append(

@@ -177,10 +177,10 @@ def model_card(run: RunResult, form: str) -> str:
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
         f"# {run.name['model']}, fine-tuned on {run.name['task']} with {run.label}\n\n"
-        f"Form: {form}. Layers: {record['layers']['chosen']}. "
-        f"Trained {record['parameters']['trainable']:,} of {record['parameters']['base']:,} parameters, "
-        f"{record['steps']} steps at a learning rate of {rate(record['config']['train']['lr'])}. "
-        f"Data: {record['data']['source']}. Run {run.title}.\n\n"
+        f"Form: {form}. Layers: {record.layers.chosen}. "
+        f"Trained {record.parameters.trainable:,} of {record.parameters.base:,} parameters, "
+        f"{record.steps} steps at a learning rate of {rate(record.config['train']['lr'])}. "
+        f"Data: {record.data['source']}. Run {run.title}.\n\n"
         "Measured at the end of that run (task: test items; probes: what the base model knew):\n\n"
         f"| measure | value |\n| --- | ---: |\n{rows}\n"
     )

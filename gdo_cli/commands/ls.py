@@ -127,7 +127,7 @@ def read_folder(folder: Path) -> Listed | None:
     if (folder / "result.json").is_file():
         try:
             run = read_run(folder)
-            return Listed(folder, run.name, run.record["config"], "done", result=run)
+            return Listed(folder, run.name, run.record.config, "done", result=run)
         except UserError as error:
             return _begun(folder, "failed", str(error))
     if RunFolder(folder).is_held():
@@ -176,17 +176,17 @@ def run_rows(runs: Sequence[Listed], metrics: Sequence[str] = (RETENTION,)) -> l
 
 
 def _run_row(run: Listed, metrics: Sequence[str]) -> Row:
-    record: dict[str, Any] = run.result.record if run.result else {}
+    record = run.result.record if run.result else None
     lr = run.setting("train.lr")
     return {
         "run": run.title,
         "model": run.name["model"],
-        "data": record["data"]["source"] if record else run.setting("data.source"),
+        "data": record.data["source"] if record else run.setting("data.source"),
         "lr": None if lr is None else rate(lr),
-        "trained %": 100 * record["parameters"]["trainable_share"] if record else None,
+        "trained %": 100 * record.parameters.trainable_share if record else None,
         "task score": _score(run),
         **{metric: run.result.final.get(metric) if run.result else None for metric in metrics},
-        "minutes": record["wall_seconds"] / 60 if record else None,
+        "minutes": record.wall_seconds / 60 if record else None,
         "status": run.status,
         "why": run.why,
     }
@@ -239,7 +239,7 @@ def _means(runs: Sequence[Listed], metrics: Sequence[str]) -> Row:
     return {
         "task score": interval(same_score),
         **{metric: interval([result.final.get(metric) for result in results]) for metric in metrics},
-        "minutes": mean(r.record["wall_seconds"] / 60 for r in results) if results else None,
+        "minutes": mean(r.record.wall_seconds / 60 for r in results) if results else None,
     }
 
 

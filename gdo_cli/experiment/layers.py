@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -17,6 +16,7 @@ from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.sft import SFT
 from gdo_cli.runs.ranking import ranking
 from gdo_cli.runs.record import RunResult
+from gdo_cli.runs.run_record import ChosenLayers
 from gdo_cli.support.console import note
 
 
@@ -30,7 +30,7 @@ class Choice:
     """
 
     layers: list[int] | None
-    record: dict[str, Any]
+    record: ChosenLayers
 
 
 def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig], RunResult]) -> Choice:
@@ -46,25 +46,26 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
     n_layers = len(find_decoder(model))
     if not isinstance(asked, int):
         layers = layer_indices(asked, n_layers)
-        return Choice(layers, {"asked": asked, "chosen": layers or "all"})
+        return Choice(layers, ChosenLayers(asked, chosen=layers or "all"))
     if asked >= n_layers:
         note(f"layers={asked}: the model has {n_layers} layers, so all of them")
-        return Choice(None, {"asked": asked, "chosen": "all", "depth": n_layers})
-    record: dict[str, Any] = {"asked": asked, "rule": config.layer_rule}
+        return Choice(None, ChosenLayers(asked, depth=n_layers))
+    record = ChosenLayers(asked, config.layer_rule)
     if config.layer_rule in PILOT_RULES:
         pilot = pilot_run(config, run)
         order = ranking(pilot, "relative" if config.layer_rule == "relative" else "norm")
-        record |= {"pilot": pilot.title, "pilot_seconds": pilot.record["wall_seconds"], "ranking": order}
+        cost = pilot.record.wall_seconds
+        record = replace(record, pilot=pilot.title, pilot_seconds=cost, ranking=order)
         chosen = order[-asked:] if config.layer_rule == "worst" else order[:asked]
     elif config.layer_rule == "snr":
         values = layer_signal(model)
         order = sorted(range(n_layers), key=lambda layer: (-values[layer], layer))
         known = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
-        record |= {"snr": known, "ranking": order}
+        record = replace(record, snr=known, ranking=order)
         chosen = order[:asked]
     else:
         chosen = _without_pilot(config.layer_rule, asked, n_layers, config.seed)
-    return Choice(sorted(chosen), record | {"chosen": sorted(chosen)})
+    return Choice(sorted(chosen), replace(record, chosen=sorted(chosen)))
 
 
 def needs_pilot(config: RunConfig) -> bool:

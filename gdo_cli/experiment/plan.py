@@ -28,6 +28,7 @@ from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.methods.base import Method, layer_indices
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.models.source import ARCHITECTURES, ModelSource
+from gdo_cli.runs.run_record import Parameters
 from gdo_cli.support.errors import UserError
 from gdo_cli.training.updates import UpdateTracker
 
@@ -51,7 +52,7 @@ class Plan:
     """
 
     method: str
-    counts: dict[str, Any]
+    counts: Parameters
     weights: int
     training: int
     activations: int
@@ -97,7 +98,7 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
     return Plan(label, count_parameters(model, n_base), weights, 3 * 4 * trained, activations, flops)
 
 
-def counts(config: RunConfig) -> dict[str, Any]:
+def counts(config: RunConfig) -> Parameters:
     """What the method adds and trains, as ``count_parameters`` has it; no step is taken.
 
     Raises:

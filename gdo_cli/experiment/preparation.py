@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +16,7 @@ from gdo_cli.lm.device import hold_weights
 from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.parameters import count_parameters
+from gdo_cli.runs.run_record import Parameters
 from gdo_cli.support.errors import UserError, first_line
 from gdo_cli.training.updates import UpdateTracker
 
@@ -32,7 +32,7 @@ class Prepared:
 
     lm: AnswerLM
     updates: UpdateTracker
-    parameters: dict[str, Any]
+    parameters: Parameters
 
 
 def prepare_model(

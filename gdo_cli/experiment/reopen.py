@@ -35,11 +35,11 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
     """
     extra = extra or []
     other_probes = any(word.startswith("probe=") for word in extra)
-    recorded = [str(word) for word in run.record["overrides"]]
+    recorded = [str(word) for word in run.record.overrides]
     kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
     *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
     try:
-        content = identity(run.record["config"])  # OmegaConf takes plain dictionaries alone
+        content = identity(run.record.config)  # OmegaConf takes plain dictionaries alone
         return load_recorded(
             content, dict(run.name), kept, [f"results_dir={quoted(str(results))}", *extra], config_dir
         )
@@ -167,7 +167,7 @@ def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str]
     """
     if any(word.startswith(("data=", "task", "probe.")) and "items" not in word for word in extra):
         return
-    before = run.record.get("data", {})
+    before = run.record.data
     for part, now in data.items():
         if not (isinstance(now, dict) and isinstance(before.get(part), dict)):
             continue

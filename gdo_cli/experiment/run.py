@@ -37,6 +37,7 @@ from gdo_cli.methods.parameters import describe_parameters
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
+from gdo_cli.runs.run_record import RunRecord
 from gdo_cli.support.console import note, warn
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.support.identity import identity
@@ -66,7 +67,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
     folder = RunFolder(config.path)
     if not force and (finished := on_rank_zero(folder.load)) is not None:
         note(f"already done: {finished.path}")
-        for role in changed_splits(config.task.dataset, config.data, finished.record.get("data", {})):
+        for role in changed_splits(config.task.dataset, config.data, finished.record.data):
             warn(f"the {role} data have changed since the run was made; --force makes it again")
         on_rank_zero(folder.tidy)
         return finished
@@ -148,7 +149,7 @@ class _Run:
         self.stage = "writing results"
         self.folder.save_predictions(final.predictions)
         checksum = save_trained(lm.model, self.folder.path) if self.config.save_weights else None
-        return self.folder.seal(self.record(final) | {"trained_sha256": checksum})
+        return self.folder.seal(self.record(final, checksum))
 
     def where(self) -> str:
         """How far the run is, for messages: ``evaluating after step 50 of 300``."""
@@ -298,31 +299,32 @@ class _Run:
             "precision": str(self.dtype),
             "weights": self.weights["sha256"],
             "data": self.evaluator.provenance,
-            "layers": self.choice.record["chosen"],
+            "layers": self.choice.record.chosen,
         }
 
-    def record(self, final: Evaluation) -> dict[str, Any]:
+    def record(self, final: Evaluation, trained_sha256: str | None) -> RunRecord:
         spent = self.spent()
-        return {
-            "id": self.config.id,
-            "seed": self.config.seed,
-            "method_label": self.config.method.label,
-            "name": self.config.name,
-            "overrides": [o for o in self.config.overrides if not o.startswith(LOCAL)],
-            "config": identity(self.config),
-            "final": final.metrics,
-            "steps": self.total_steps,
-            "layers": self.choice.record,
-            "parameters": self.parameters,
-            "updates": self.updates.norms(),
-            "data": self.evaluator.provenance,
-            "weights": self.weights,
-            "precision": str(self.dtype).removeprefix("torch."),
-            "wall_seconds": round(spent["seconds"], 1),
-            "train_seconds": round(spent["train_seconds"], 1),
-            "tokens_per_second": round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
-            "peak_memory_bytes": spent["peak"],
-            "machine": self.machine(),
-            "versions": versions(),
-            "code": self.code,
-        }
+        return RunRecord(
+            id=self.config.id,
+            seed=self.config.seed,
+            method_label=self.config.method.label,
+            name=self.config.name,
+            overrides=[o for o in self.config.overrides if not o.startswith(LOCAL)],
+            config=identity(self.config),
+            final=final.metrics,
+            steps=self.total_steps,
+            layers=self.choice.record,
+            parameters=self.parameters,
+            updates=self.updates.norms(),
+            data=self.evaluator.provenance,
+            weights=self.weights,
+            precision=str(self.dtype).removeprefix("torch."),
+            wall_seconds=round(spent["seconds"], 1),
+            train_seconds=round(spent["train_seconds"], 1),
+            tokens_per_second=round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
+            peak_memory_bytes=spent["peak"],
+            machine=self.machine(),
+            versions=versions(),
+            code=self.code,
+            trained_sha256=trained_sha256,
+        )

@@ -34,19 +34,19 @@ def recorded_method(run: RunResult) -> Method:
     Raises:
         UserError: there is no such method any more.
     """
-    return build_method(identity(run.record["config"]["method"]))  # OmegaConf takes plain dictionaries alone
+    return build_method(identity(run.record.config["method"]))  # OmegaConf takes plain dictionaries alone
 
 
 def _check_source(method: OfRun, source: RunResult, config: RunConfig) -> None:
     name = config.name["model"]
-    if not source.record["steps"]:
+    if not source.record.steps:
         raise UserError(f"method.run={method.run}: {source.title} trained nothing; name a run that did")
     if source.weights is None:
         raise UserError(
             f"method.run={method.run}: its weights were not kept; run it again: gdo train --force "
-            f"{shlex.join(source.record['overrides'])}"
+            f"{shlex.join(source.record.overrides)}"
         )
     if source.name["model"] != name:
         raise UserError(f"method.run={method.run}: a run of model={source.name['model']}, not of {name}")
-    if source.record["config"]["model"] != identity(config.model):
+    if source.record.config["model"] != identity(config.model):
         raise UserError(f"method.run={method.run}: its model={name} had other settings")

@@ -66,8 +66,8 @@ def load_trained(
     Raises:
         UserError: the weights were not kept, are damaged, or are not those of this method.
     """
-    chosen = run.record["layers"]["chosen"]
-    hold_weights(base.requires_grad_(False), getattr(torch, run.record["precision"]))
+    chosen = run.record.layers.chosen
+    hold_weights(base.requires_grad_(False), getattr(torch, run.record.precision))
     torch.manual_seed(run.seed)  # what started at random starts at the same numbers
     model = prepare(method, base, None if chosen == "all" else chosen)
     if not method.trains:
@@ -77,7 +77,7 @@ def load_trained(
     for parameter in trains:
         parameter.data = parameter.data.float()  # as it was trained, whatever the base is held in
     start = [p.detach().clone() for p in trains] if alpha != 1 else []
-    _restore(model, folder, run.record.get("trained_sha256"))
+    _restore(model, folder, run.record.trained_sha256)
     with torch.no_grad():
         for parameter, before in zip(trains, start, strict=False):
             parameter.copy_(before.lerp(parameter, alpha))

@@ -46,7 +46,7 @@ def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RET
     the benchmark is left out there. The methods in ``marked`` have a colour of their own. Runs that train
     nothing are left out.
     """
-    groups = by_id(run for run in runs if run.record["steps"])
+    groups = by_id(run for run in runs if run.record.steps)
     if not groups:
         raise UserError("none of the runs trains anything, so there is no cost to draw")
     trained = [run for members in groups.values() for run in members]
@@ -85,9 +85,9 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
     row = _benchmark(runs[0])
     return {
         "method": name,
-        "lr": runs[0].record["config"]["train"]["lr"],
+        "lr": runs[0].record.config["train"]["lr"],
         "seeds": len(runs),
-        "trained": runs[0].record["parameters"]["trainable"] / 1e6,
+        "trained": runs[0].record.parameters.trainable / 1e6,
         "seconds": row["median"] if row else None,
         "gib": row["peak_bytes"] / 2**30 if row else None,
     } | {metric: mean(run.final[metric] for run in runs) for metric in metrics}
@@ -108,7 +108,7 @@ def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
 
 def _benchmark(run: RunResult) -> dict[str, Any] | None:
     """The row of the benchmark that did the same work as a step of the run."""
-    config = run.record["config"]
+    config = run.record.config
     settings = {key: run.name[key] for key in ("model", "task")}
     settings |= {"method": config["method"], "batch_size": config["train"]["batch_size"]}
     return next((row for row in _rows(run.path.parents[4]) if row.get("settings") == settings), None)

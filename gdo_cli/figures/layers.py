@@ -52,7 +52,7 @@ def draw(runs: list[RunResult]) -> Drawing:
     """
     by_task: dict[str, list[RunResult]] = {}
     for run in runs:
-        if run.record.get("updates"):
+        if run.record.updates:
             by_task.setdefault(run.name["task"], []).append(run)
     if not by_task:
         raise UserError("none of the runs holds update norms; run one of them again: gdo train --force …")

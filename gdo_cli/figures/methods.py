@@ -75,7 +75,7 @@ def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collect
             marker="s" if own else "o",
             elinewidth=0.8,
         )
-    starts = [m[0].evaluations[0] for m in groups if m[0].record["steps"] and m[0].evaluations]
+    starts = [m[0].evaluations[0] for m in groups if m[0].record.steps and m[0].evaluations]
     known = [start[metric] for start in starts if metric in start]
     if known:
         ax.axvline(mean(known), color=GREY, linestyle=":", linewidth=1)
@@ -86,11 +86,11 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
     record = runs[0].record
     point: dict[str, Any] = {
         "method": name,
-        "lr": record["config"]["train"]["lr"] if record["steps"] else None,
-        "steps": record["steps"],
-        "added": record["parameters"]["added"],
-        "trainable": record["parameters"]["trainable"],
-        "trainable_share": record["parameters"]["trainable_share"],
+        "lr": record.config["train"]["lr"] if record.steps else None,
+        "steps": record.steps,
+        "added": record.parameters.added,
+        "trainable": record.parameters.trainable,
+        "trainable_share": record.parameters.trainable_share,
         "seeds": len(runs),
     }
     for metric in metrics:

@@ -173,7 +173,7 @@ def _column(across: list[str]) -> str:
 
 def _base(ax: Axes, runs: list[RunResult], metric: str) -> None:
     """The untouched model: step 0 of any run, on the validation items for the task."""
-    trained = [run for run in runs if run.record["steps"] and run.evaluations]
+    trained = [run for run in runs if run.record.steps and run.evaluations]
     starts = [run.evaluations[0][metric] for run in trained if metric in run.evaluations[0]]
     if starts:
         ax.axhline(mean(starts), color=GREY, linestyle=":", linewidth=1, label="untouched model")

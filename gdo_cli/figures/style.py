@@ -150,7 +150,7 @@ def field(run: RunResult, key: str) -> Any:
     """
     if key in run.name:
         return run.name[key]
-    value: Any = run.record["config"]
+    value: Any = run.record.config
     above = ""
     for part in key.split("."):
         there = value if isinstance(value, dict) else {}
@@ -191,7 +191,7 @@ def named(key: str, value: Any) -> str:
 
 def has(run: RunResult, key: str) -> bool:
     """Whether there is such a setting to ask :func:`field` for: a method has its own only."""
-    return not key.startswith("method.") or key.removeprefix("method.") in run.record["config"]["method"]
+    return not key.startswith("method.") or key.removeprefix("method.") in run.record.config["method"]
 
 
 def require_one_setting(runs: Sequence[RunResult], **told: Any) -> None:
@@ -215,7 +215,7 @@ def require_one_setting(runs: Sequence[RunResult], **told: Any) -> None:
 def _differences(runs: Sequence[RunResult]) -> dict[str, list[str]]:
     """The settings that tell the runs apart, with their values; of another model or method the name alone."""
     settings = [
-        {key: run.name[key] for key in ("model", "task", "method")} | dict(_flat(run.record["config"]))
+        {key: run.name[key] for key in ("model", "task", "method")} | dict(_flat(run.record.config))
         for run in runs
     ]
     found: dict[str, list[str]] = {}
@@ -272,9 +272,9 @@ def sources(runs: Iterable[RunResult]) -> str:
     """What a figure rests on: model, data, learning rates, seeds, hardware; for the line under it."""
     runs = list(runs)
     models = sorted({_model(run) for run in runs})
-    data = sorted({str(run.record["data"]["source"]) for run in runs})
+    data = sorted({str(run.record.data["source"]) for run in runs})
     seeds = sorted({run.seed for run in runs})
-    machines = sorted({str(r.record["machine"]["gpu"] or r.record["machine"]["cpu"]) for r in runs})
+    machines = sorted({str(r.record.machine["gpu"] or r.record.machine["cpu"]) for r in runs})
     parts = [
         ", ".join(models),
         "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data",
@@ -287,9 +287,7 @@ def sources(runs: Iterable[RunResult]) -> str:
 
 def _rates(runs: Sequence[RunResult]) -> list[str]:
     """The commonest rate and who was trained at another; where a method has several, their span."""
-    trained = sorted(
-        {(run.record["config"]["train"]["lr"], run.label) for run in runs if run.record["steps"]}
-    )
+    trained = sorted({(run.record.config["train"]["lr"], run.label) for run in runs if run.record.steps})
     counts = Counter(lr for lr, _ in trained)
     if not counts:
         return []
@@ -303,9 +301,9 @@ def _rates(runs: Sequence[RunResult]) -> list[str]:
 def _model(run: RunResult) -> str:
     """Its name, with the format of quantised weights, which GGUF files and packages carry in theirs."""
     name = str(run.name["model"])
-    if "quantisation" not in run.record["weights"]:
+    if "quantisation" not in run.record.weights:
         return name
-    model = run.record["config"]["model"]
+    model = run.record.config["model"]
     found = re.search(r"q\d_(k_[sml]|\d)", model.get("file") or model["package"], re.IGNORECASE)
     return f"{name} ({found[0].upper() if found else 'GGUF'} weights, dequantised)"
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from torch import nn
 
 from gdo_cli.growth.layer import GrownLinear
 from gdo_cli.lm.parameters import module_kind, text_parameters
+from gdo_cli.runs.run_record import Parameters
 
 
-def count_parameters(model: nn.Module, n_base: int) -> dict[str, Any]:
-    """Counts for the record of a run.
+def count_parameters(model: nn.Module, n_base: int) -> Parameters:
+    """Count what a method adds to a model, and what of it trains.
+
+    A grown layer adds its k-1 copies, an adapter its own weights; a stock checkpoint may hold more, as all
+    its layers have one width, or none of it, as G-Train folds.
 
     Args:
         n_base: parameters of the text model before the method changed it.
-    Returns:
-        ``base``; ``added``, what the method puts beside it (a grown layer's k-1 copies, an adapter's own
-        weights; a stock checkpoint may hold more, as all its layers have one width, or none of it, as
-        G-Train folds); ``trainable`` in all, as a share of base, and by module.
     """
     parameters = text_parameters(model)
     grown = [module for module in model.modules() if isinstance(module, GrownLinear)]
@@ -30,20 +29,15 @@ def count_parameters(model: nn.Module, n_base: int) -> dict[str, Any]:
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             trains[module_kind(name)] += parameter.numel()
-    return {
-        "base": n_base,
-        "added": added,
-        "trainable": trains.total(),
-        "trainable_share": trains.total() / n_base,
-        "trainable_by_module": dict(sorted(trains.items())),
-    }
+    trained = trains.total()
+    return Parameters(n_base, added, trained, trained / n_base, dict(sorted(trains.items())))
 
 
-def describe_parameters(label: str, counts: dict[str, Any]) -> str:
+def describe_parameters(label: str, counts: Parameters) -> str:
     """E.g. ``G-Freeze adds 70,778,880 parameters and trains 70,778,880 (26.4 % of 268,098,176):
     down_proj 23,592,960, gate_proj …``."""
-    modules = ", ".join(f"{kind} {count:,}" for kind, count in counts["trainable_by_module"].items())
+    modules = ", ".join(f"{kind} {count:,}" for kind, count in counts.trainable_by_module.items())
     return (
-        f"{label} adds {counts['added']:,} parameters and trains {counts['trainable']:,} "
-        f"({100 * counts['trainable_share']:.1f} % of {counts['base']:,}){': ' if modules else ''}{modules}"
+        f"{label} adds {counts.added:,} parameters and trains {counts.trainable:,} "
+        f"({100 * counts.trainable_share:.1f} % of {counts.base:,}){': ' if modules else ''}{modules}"
     )

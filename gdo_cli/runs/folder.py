@@ -17,6 +17,7 @@ import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gdo_cli.runs.record import RunResult, read_run
+from gdo_cli.runs.run_record import RunRecord
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 
@@ -156,9 +157,9 @@ class RunFolder:
         content = gzip.compress("".join(lines).encode(), mtime=0)
         write_atomically(self.path / "predictions.jsonl.gz", content)
 
-    def seal(self, record: dict[str, Any]) -> RunResult:
+    def seal(self, record: RunRecord) -> RunResult:
         """Write result.json, last; from here on the run is complete."""
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.path / "result.json", text.encode())
         self.tidy()
         return read_run(self.path)

@@ -41,13 +41,13 @@ def _answers(run: RunResult) -> list[str]:
 
 def _form(run: RunResult) -> str | None:
     """Whether options are answered with their text or their letter; None for a task without options."""
-    return run.record["config"].get("task", {}).get("answer")
+    return run.record.config.get("task", {}).get("answer")
 
 
 def _with_letters(run: RunResult) -> Iterator[RunResult]:
     """Runs beside it, of any model, on the same test items."""
     for file in sorted(run.path.parents[3].glob(f"*/{run.name['task']}/*/seed*/result.json")):
         other = read_run(file.parent)
-        same = other.record["data"]["test"]["sha256"] == run.record["data"]["test"]["sha256"]
+        same = other.record.data["test"]["sha256"] == run.record.data["test"]["sha256"]
         if same and _form(other) == "letter":
             yield other

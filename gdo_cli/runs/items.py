@@ -76,7 +76,7 @@ def items_of(run: RunResult, measure: str) -> Items:
     is_task = part == "task"
     rows = [p for p in run.predictions if p["part"] == (TASK if is_task else part)]
     rows.sort(key=lambda row: int(row["item"]))
-    data, config = run.record["data"], run.record["config"]
+    data, config = run.record.data, run.record.config
     answers = [str(row["answer"]) for row in rows] if is_task else []
     if is_task:
         asked: Any = answers

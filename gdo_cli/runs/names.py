@@ -47,7 +47,7 @@ def _usual(settings: list[dict[str, str]]) -> dict[str, str]:
 
 def _settings(run: RunResult, asked: set[str]) -> dict[str, str]:
     """What namesakes may differ in, in the order in which a name tells it; of the task's settings, these."""
-    config = run.record["config"]
+    config = run.record.config
     found: dict[str, Any] = {key: run.name[key] for key in ("model", "task")}
     found |= {key: value for key, value in _of_task(run).items() if key in asked}
     found |= {key: config[key] for key in ("layers", "layer_rule") if key in config}
@@ -58,5 +58,5 @@ def _settings(run: RunResult, asked: set[str]) -> dict[str, str]:
 
 def _of_task(run: RunResult) -> dict[str, Any]:
     """What its task was asked for: the form of its answers, say; not where its rows are."""
-    own = run.record["config"].get("task", {})
+    own = run.record.config.get("task", {})
     return {k: v for k, v in own.items() if k != "_target_" and not isinstance(v, dict)}

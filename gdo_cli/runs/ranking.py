@@ -32,7 +32,7 @@ def layer_updates(run: RunResult) -> dict[int, dict[str, float]]:
         one's update by its own norm; ``mlp`` and ``attention``, the norms over those matrices alone.
     """
     layers: dict[int, list[dict[str, Any]]] = {}
-    for row in run.record.get("updates") or []:
+    for row in run.record.updates:
         layers.setdefault(row["layer"], []).append(row)
     return {layer: _summary(rows) for layer, rows in sorted(layers.items())}
 
@@ -46,9 +46,9 @@ def update_parts(run: RunResult) -> list[dict[str, Any]]:
     """
     layers = layer_updates(run)
     parts: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in run.record.get("updates") or []:
+    for row in run.record.updates:
         layer, module = row["layer"], row["module"]
-        known = [r for r in run.record["updates"] if r["layer"] == layer and r["relative"] is not None]
+        known = [r for r in run.record.updates if r["layer"] == layer and r["relative"] is not None]
         whole = layers[layer]["norm"]
         empty = {"layer": layer, "module": module, "norm": 0.0, "relative": 0.0}
         part = parts.setdefault((layer, module), empty)

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from gdo_cli.runs.run_record import RunRecord
 from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.files import write_atomically
@@ -21,45 +22,34 @@ RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is name
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
 
-class Record(dict[str, Any]):
-    """What a result.json holds; a key that is not there is told as what it is."""
-
-    file: Path | str = "result.json"
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(
-            f"{self.file}: holds no {key!r}; if it is not whole, run it again: gdo train --force …"
-        )
-
-
 @dataclass(frozen=True)
 class RunResult:
     """A finished run as it stands on disk; all that figures and tables read."""
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def id(self) -> str:
-        return str(self.record["id"])
+        return self.record.id
 
     @property
     def seed(self) -> int:
-        return int(self.record["seed"])
+        return self.record.seed
 
     @property
     def name(self) -> dict[str, str]:
-        return Record(self.record["name"])
+        return self.record.name
 
     @property
     def label(self) -> str:
         """The method's name for figures and tables."""
-        return str(self.record["method_label"])
+        return self.record.method_label
 
     @property
     def final(self) -> dict[str, float]:
         """Metrics of the final evaluation, on test data."""
-        return dict(self.record["final"])
+        return self.record.final
 
     @property
     def task_score(self) -> str:
@@ -169,18 +159,11 @@ def read_run(path: Path) -> RunResult:
         UserError: result.json cannot be read.
     """
     file = path / "result.json"
-
-    def record_of(content: dict[str, Any]) -> Record:
-        record = Record(content)
-        record.file = file
-        return record
-
     try:
-        record = json.loads(file.read_text("utf-8"), object_hook=record_of)
-        kinds = {"id": str, "seed": int, "name": dict, "final": dict}
-        if not isinstance(record, dict) or not all(isinstance(record.get(k), t) for k, t in kinds.items()):
+        content = json.loads(file.read_text("utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("not the record of a run")
-        return RunResult(path, record)
+        return RunResult(path, RunRecord.from_dict(content))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
 

@@ -100,6 +100,8 @@ class RunRecord:
         Raises:
             ValueError: a field is missing or of another kind.
         """
+        if not {"id", "seed", "name", "final"} <= content.keys():
+            raise ValueError("not the record of a run")
         fields = {f.name: f for f in dataclasses.fields(cls)}
         optional = {"trained_sha256"} if whole else fields.keys() - {"id", "seed", "name", "final"}
         if missing := fields.keys() - optional - content.keys():

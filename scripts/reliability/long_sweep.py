@@ -38,10 +38,11 @@ def long_sweep(folder: Path, times: int) -> Outcome:
 def watch_memory(file: Path) -> None:
     """Note the resident memory at the end of every run of this process."""
     from gdo_cli.runs.folder import RunFolder
+    from gdo_cli.runs.run_record import RunRecord
 
     usual = RunFolder.seal
 
-    def seal(self: RunFolder, record: dict[str, object]) -> object:
+    def seal(self: RunFolder, record: RunRecord) -> object:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         with file.open("a") as stream:
             stream.write(f"{pages * os.sysconf('SC_PAGE_SIZE')}\n")

@@ -86,7 +86,7 @@ class Guess:
 
 
 def _items(run: RunResult) -> tuple[str, int]:
-    return str(run.record["data"]["test"]["sha256"]), len(right_answers(run))
+    return str(run.record.data["test"]["sha256"]), len(right_answers(run))
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def shown(interval: Interval, digits: int, signed: bool = False) -> str:
 def _named(runs: list[RunResult], value: float, digits: int) -> str:
     """A score with the method and the rate that it is of."""
     run = runs[0]
-    at = f" at {rate(run.record['config']['train']['lr'])}" if run.record["steps"] else ""
+    at = f" at {rate(run.record.config['train']['lr'])}" if run.record.steps else ""
     return f"{value:.{digits}f} ({run.label}{at})"
 
 
@@ -251,7 +251,7 @@ class Counted:
         from gdo_cli.config.build import load_run
         from gdo_cli.experiment.plan import counts
 
-        share = float(counts(load_run(list(self.overrides), evidence.config_dir))["trainable_share"])
+        share = counts(load_run(list(self.overrides), evidence.config_dir)).trainable_share
         near = abs(share - self.published) <= MARGIN
         yield Row(
             self.what,

@@ -96,7 +96,7 @@ def _validation_score(seeds: list[RunResult]) -> float:
 def _untouched(runs: list[RunResult]) -> bool:
     """Whether they are the base itself: neither trained nor made of a run that was."""
     record = runs[0].record
-    return not record["steps"] and "run" not in record["config"]["method"]
+    return not record.steps and "run" not in record.config["method"]
 
 
 def measure_of(run: RunResult, measure: str) -> str:
@@ -134,6 +134,6 @@ def difference(first: list[RunResult], second: list[RunResult], measure: str) ->
 
 def asked(runs: Sequence[RunResult], seeds: int, items: int) -> str:
     """E.g. ``3 seeds × 300 items``, and a word where processors differ, which round otherwise."""
-    machines = {str(run.record["machine"]["gpu"] or run.record["machine"]["cpu"]) for run in runs}
+    machines = {str(run.record.machine["gpu"] or run.record.machine["cpu"]) for run in runs}
     over = f"{seeds} seeds × {items:,} items" if seeds > 1 else f"{items:,} items"
     return over + (", two processors" if len(machines) > 1 else "")

@@ -143,7 +143,7 @@ def _names(runs: list[RunResult]) -> dict[str, str]:
 def _curves(run: RunResult, own: dict[str, str], names: Container[str], several: bool) -> dict[str, Any]:
     """Every measure of a run against its steps."""
     look = line_style(run.name["method"], zlib.crc32(run.name["method"].encode()))
-    at = [f"{run.label} {_rate(run)}" if run.record["steps"] else run.label]
+    at = [f"{run.label} {_rate(run)}" if run.record.steps else run.label]
     at += [f"{key}={value}" for key, value in own.items() if key != "lr"]
     return {
         "id": run.id,
@@ -164,25 +164,25 @@ def _finite(value: float) -> float | None:
 
 
 def _rate(run: RunResult) -> str:
-    return rate(run.record["config"]["train"]["lr"])
+    return rate(run.record.config["train"]["lr"])
 
 
 def _row(run: RunResult, own: dict[str, str]) -> dict[str, Any]:
     """A run in the table of runs."""
-    layers, data = run.record["layers"]["chosen"], run.record["data"]
+    layers, data = run.record.layers.chosen, run.record.data
     items = (data.get("test_items", "–"), data.get("probe/winogrande", {}).get("items", "–"))
     return {
         "run": f"{run.name['method']}-{run.id}",
         "model": run.name["model"],
         "method": ", ".join([run.label, *(f"{k}={v}" for k, v in own.items() if k not in _COLUMNS)]),
         "task": run.name["task"],
-        "rate": _rate(run) if run.record["steps"] else "–",
+        "rate": _rate(run) if run.record.steps else "–",
         "seed": run.seed,
-        "steps": run.record["steps"],
+        "steps": run.record.steps,
         "layers": layers,
-        "trained": run.record["parameters"]["trainable_share"],
+        "trained": run.record.parameters.trainable_share,
         "items": " / ".join(map(str, items)),
         "scores": [run.final.get(metric) for metric in _SHOWN],
-        "minutes": run.record["wall_seconds"] / 60,
-        "gib": run.record["peak_memory_bytes"] / 2**30,
+        "minutes": run.record.wall_seconds / 60,
+        "gib": run.record.peak_memory_bytes / 2**30,
     }

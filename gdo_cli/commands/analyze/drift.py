@@ -74,7 +74,7 @@ def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bo
         UserError: no weights or no data.
     """
     asked = asdict(options) | {"shots": list(options.shots)}
-    names = dict.fromkeys([*run.record["config"]["probe"], "winogrande", TEXT])
+    names = dict.fromkeys([*run.record.config["probe"], "winogrande", TEXT])
 
     def configure() -> RunConfig:
         return _with_formats(rebuild(run, config_dir, [f"probe=[{','.join(names)}]"]), options)

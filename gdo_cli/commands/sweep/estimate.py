@@ -53,19 +53,19 @@ class Estimator:
             return Estimate(None, None, "unknown")
         if runs := self.alike(config):
             seconds = median(_seconds_like(run, config, steps) for run in runs)
-            return Estimate(seconds / 3600, median(r.record["peak_memory_bytes"] for r in runs), "runs")
+            return Estimate(seconds / 3600, median(r.record.peak_memory_bytes for r in runs), "runs")
         if (planned := self.plan(config)) is None:
             return Estimate(None, None, "unknown")
         flops = steps * config.train.gradient_accumulation_steps * planned.flops
-        flops += 2 * planned.counts["base"] * LENGTH * _items(config, steps)
+        flops += 2 * planned.counts.base * LENGTH * _items(config, steps)
         memory = planned.weights + planned.training + planned.activations
         return Estimate(flops / (EFFICIENCY * self.rate()) / 3600, memory, "plan")
 
     def alike(self, config: RunConfig) -> list[RunResult]:
         """Finished runs of the same model and method; of them, those nearest in layers and task."""
         runs = [run for run in self.finished if _of(run, "model", "method") == _of(config, "model", "method")]
-        runs = [run for run in runs if bool(run.record["steps"]) == config.method.trains]
-        runs = [run for run in runs if run.record["config"]["layers"] == config.layers] or runs
+        runs = [run for run in runs if bool(run.record.steps) == config.method.trains]
+        runs = [run for run in runs if run.record.config["layers"] == config.layers] or runs
         return [run for run in runs if _of(run, "task") == _of(config, "task")] or runs
 
     def plan(self, config: RunConfig) -> Plan | None:
@@ -98,15 +98,13 @@ def _of(run: RunResult | RunConfig, *groups: str) -> tuple[str, ...]:
 
 def _seconds_like(run: RunResult, config: RunConfig, steps: int) -> float:
     """The time of a finished run, stretched to the steps, batches and evaluations of another."""
-    record, train = run.record, run.record["config"]["train"]
+    record, train = run.record, run.record.config["train"]
     batch = config.train.batch_size * config.train.gradient_accumulation_steps
-    longer = (
-        steps * batch / max(1, record["steps"] * train["batch_size"] * train["gradient_accumulation_steps"])
-    )
-    before = record["steps"] // record["config"]["evaluation"]["every"] + 2
+    longer = steps * batch / max(1, record.steps * train["batch_size"] * train["gradient_accumulation_steps"])
+    before = record.steps // record.config["evaluation"]["every"] + 2
     more = (steps // config.evaluation.every + 2) / before
-    rest = record["wall_seconds"] - record["train_seconds"]
-    return float(record["train_seconds"] * longer + rest * more)
+    rest = record.wall_seconds - record.train_seconds
+    return float(record.train_seconds * longer + rest * more)
 
 
 def _items(config: RunConfig, steps: int) -> int:
