@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from gdo_cli.config.run_config import RunConfig, WandbConfig
 from gdo_cli.runs.folder import RunFolder
-from gdo_cli.support.console import console, errors
+from gdo_cli.support.console import silence
 from gdo_cli.support.errors import UserError
 from gdo_cli.training.distributed import is_rank_zero, on_rank_zero, world_size
 
@@ -40,7 +40,7 @@ def init_distributed(config: RunConfig) -> RunConfig:
         PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     if is_rank_zero():
         return config
-    console.quiet = errors.quiet = True
+    silence()
     return replace(config, wandb=WandbConfig())
 
 

@@ -1,8 +1,12 @@
-"""What a person is told: notices on standard error, tables and results on standard output."""
+"""What a person is told: notices on standard error, tables and results on standard output.
+
+Notices go through the logger ``gdo``, so that who uses gdo as a library can silence or route them.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +18,41 @@ from rich.table import Table
 
 console = Console()
 errors = Console(stderr=True)
+log = logging.getLogger("gdo")
+
+
+class _OnConsole(logging.Handler):
+    """Prints notices above the bars that the same console may draw; warnings bear the word."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            errors.print(f"[bold yellow]warning[/] {escape(message)}", highlight=False, soft_wrap=True)
+        else:
+            errors.print(message, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+if not log.handlers:  # else the program that imports this has its own way
+    log.addHandler(_OnConsole())
+    log.propagate = False  # Hydra's launchers put a handler on the root, which would say all of it twice
+if log.level == logging.NOTSET:
+    log.setLevel(logging.INFO)
 
 
 def warn(message: str) -> None:
-    """A notice that must not be missed; on standard error, like every notice."""
-    errors.print(f"[bold yellow]warning[/] {escape(message)}", highlight=False, soft_wrap=True)
+    """Say what must not be missed; on standard error, like every notice."""
+    log.warning("%s", message)
 
 
 def note(message: str) -> None:
-    errors.print(message, style="dim", markup=False, highlight=False, soft_wrap=True)
+    """Say what is good to know."""
+    log.info("%s", message)
+
+
+def silence() -> None:
+    """Say nothing more: for all processes of a run but the first."""
+    console.quiet = errors.quiet = True
+    log.setLevel(logging.CRITICAL + 1)
 
 
 class _Labelled(io.TextIOBase):

@@ -51,9 +51,13 @@ def broken_checkpoint(folder: Path, times: int) -> Outcome:
         shutil.copytree(cut, results)
         file = _checkpoint(results)
         assert file is not None
-        _damages(n)(file)
+        damage = _damages(n)
+        damage(file)
         end = train(results)
-        noticed += "is of no use" in end.said
+        told = "is of no use" in end.said
+        noticed += told
+        if not told and damage.__name__ == "cut":
+            wrong.append("the damage was not noticed")
         wrong += difference(results) if end.code == 0 else [last_line(end)]
     seen = f"{noticed} × noticed and named, and the run started again; else in the padding; the same bits"
     return Outcome(times, seen, wrong)
