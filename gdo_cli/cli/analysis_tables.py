@@ -18,7 +18,7 @@ KL_NAMES = {
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines: words on the left, numbers on the right."""
+    """Return a table without lines: words on the left, numbers on the right."""
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)

@@ -80,7 +80,7 @@ class Comparison:
 
 
 def compare(references: list[str], results: str | Path) -> Comparison:
-    """The runs, or seeds of a run, that the references name.
+    """Return the runs, or seeds of a run, that the references name.
 
     Raises:
         UserError: fewer than two, an unknown one, or none with a measure of the first.
@@ -157,7 +157,7 @@ def _over_the_same_seeds(before: dict[int, Items], after: dict[int, Items]) -> P
 
 
 def lines(cell: Cell | None, measure: str) -> list[str]:
-    """A cell for people: value, interval, difference with its p-value."""
+    """Return a cell for people: value, interval, difference with its p-value."""
     if cell is None:
         return ["–"]
     form = f".{measure_named(measure).digits}f"
@@ -186,7 +186,7 @@ def as_markdown(found: Comparison) -> str:
 
 
 def as_csv(found: Comparison) -> str:
-    """A line for each cell."""
+    """Return a line for each cell."""
     fields = ("measure", "run", "label", "seeds", "items", "value", "low", "high")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -118,7 +118,7 @@ def _surroundings(hub: bool) -> list[Finding]:
 
 
 def hub_answers(timeout: float = HUB_TIMEOUT_S) -> bool:
-    """Whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
+    """Return whether the hub takes a connection. ``HF_HUB_OFFLINE`` and ``HF_ENDPOINT`` are honoured."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

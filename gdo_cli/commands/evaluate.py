@@ -21,7 +21,7 @@ def evaluation_config(
     task: bool,
     config_dir: Path | None,
 ) -> RunConfig:
-    """What to measure and on what: a run's own configuration, or that of the overrides.
+    """Return what to measure and on what: a run's own configuration, or that of the overrides.
 
     Raises:
         UserError: no such probe, or overrides that do not compose.

@@ -85,7 +85,7 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
 
 
 def in_fp32(model: Any) -> Any:
-    """The model as transformers makes it in fp32, for comparison.
+    """Return the model as transformers makes it in fp32, for comparison.
 
     Gemma's scale of the embeddings is the square root of their width; loading in bf16 rounds it (640:
     25.25, not 25.30), loading in fp32 does not, and no checkpoint holds it.
@@ -142,7 +142,7 @@ def _difference(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def cost(run: RunResult, folder: Path, config_dir: Path | None) -> dict[str, float]:
-    """The run's own task and probes, measured on the exported checkpoint."""
+    """Measure the run's own task and probes on the exported checkpoint."""
     config = rebuild(run, config_dir)
     model = HubModel(config.model.lr, config.model.warmup_steps, path=str(folder.resolve()))
     return measure(Opened(replace(config, model=model)))

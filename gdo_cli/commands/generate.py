@@ -32,7 +32,7 @@ def complete(
     max_new_tokens: int,
     config_dir: Path | None,
 ) -> list[Completion]:
-    """Greedy completions of every prompt, up to the end of sequence."""
+    """Return greedy completions of every prompt, up to the end of sequence."""
     opened = reopen(run, config_dir, overrides) if run else Opened(load_run(overrides, config_dir))
     encoder = opened.encoder
     contexts = [encoder(Query(prompt, "")).context for prompt in prompts]

@@ -11,7 +11,7 @@ from gdo_cli.support.errors import UserError
 
 
 def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tuple[list[Plan], dict[str, str]]:
-    """The plan of every method for the model, layers and batch of the overrides.
+    """Return the plan of every method for the model, layers and batch of the overrides.
 
     Returns:
         The plans, and for methods that do not go with the overrides or the model, the reason.

@@ -8,7 +8,7 @@ from gdo_cli.data.dataset import Row, RowError
 
 
 def text(row: Row, key: str) -> str:
-    """A field that must be a string with something in it, stripped."""
+    """Return a field that must be a string with something in it, stripped."""
     value = row.get(key)
     if not isinstance(value, str):
         raise RowError(f"field {key!r} is {'missing' if value is None else 'no text'}")
@@ -18,7 +18,7 @@ def text(row: Row, key: str) -> str:
 
 
 def label(row: Row, key: str, allowed: tuple[str, ...]) -> str:
-    """A field that must be one of the given labels."""
+    """Return a field that must be one of the given labels."""
     value = text(row, key)
     if value not in allowed:
         raise RowError(f"field {key!r} is {value!r}, not one of {', '.join(allowed)}")

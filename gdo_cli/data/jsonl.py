@@ -10,7 +10,8 @@ from gdo_cli.data.dataset import Row
 
 
 def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
-    """Rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8: how many rows
+    """Return the rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8: how
+    many rows
     stand before each, and what is wrong with it."""
     rows: list[Row] = []
     where: list[str] = []

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
-    """The rows that play a role (``train``, ``validation``, ``test``, …) in a data set.
+    """Return the rows that play a role (``train``, ``validation``, ``test``, …) in a data set.
 
     Raises:
         UserError: no such folder, file, split or hub repository, with what there is instead.
@@ -117,7 +117,7 @@ def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], l
 
 
 def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
-    """Rows turned into examples; rows that cannot be are left out, counted and named.
+    """Turn rows into examples; those that cannot be are left out, counted and named.
 
     Raises:
         UserError: more than the given share of the rows is unusable.

@@ -30,7 +30,7 @@ MEASURING = ("data", "lm", "probes", "stats", "tasks", "evaluation")  # whose co
 def base_evaluation(
     evaluator: Evaluator, facts: dict[str, Any], evaluate: Callable[[], Evaluation]
 ) -> Evaluation:
-    """The evaluation of the untouched model, from the cache or computed and put there.
+    """Return the evaluation of the untouched model, from the cache or computed and put there.
 
     The key is the content: every token asked and scored, the weights' checksum and precision
     (``facts``), and the code that measures. A file that cannot be read is computed again.
@@ -50,7 +50,7 @@ def base_evaluation(
 
 
 def base_arrays(key: dict[str, Any], code: tuple[str, ...], measure: Callable[[], Arrays]) -> Arrays:
-    """Arrays measured of the untouched model, from the cache or computed and put there.
+    """Return arrays measured of the untouched model, from the cache or computed and put there.
 
     Args:
         key: the content that decides them: what is asked, and :func:`base_facts`.
@@ -66,7 +66,7 @@ def base_arrays(key: dict[str, Any], code: tuple[str, ...], measure: Callable[[]
 
 
 def base_facts(weights: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What decides the base model's numbers beside the items: weights, precision, machine, torch."""
+    """Return what decides the base model's numbers beside the items: weights, precision, machine, torch."""
     facts = {"weights": weights["sha256"], "dtype": str(dtype)}
     return facts | {"machine": describe_machine(device), "versions": versions()}
 

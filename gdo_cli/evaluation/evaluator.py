@@ -114,7 +114,7 @@ class Evaluator:
         advance: Advance | None = None,
         between: bool = False,
     ) -> Evaluation:
-        """Everything, on the task's validation or test items.
+        """Measure everything, on the task's validation or test items.
 
         Args:
             between: neither before nor after training; probes that are not asked throughout are left out.
@@ -225,7 +225,7 @@ class Evaluator:
             self._reference = Reference(lm, prompts)
 
     def fingerprint(self) -> str:
-        """Checksum of every token that an evaluation on validation data asks and scores."""
+        """Return the checksum of every token that an evaluation on validation data asks and scores."""
         asked: list[Any] = [[(q.context, q.continuation) for _, q in self.splits["validation"]]]
         for name, items in self.probes.items():
             asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
@@ -236,7 +236,7 @@ class Evaluator:
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
     def check_prompts(self, n: int = 8) -> list[Encoded]:
-        """A few real prompts with their answers, for the function-preservation check."""
+        """Return a few real prompts with their answers, for the function-preservation check."""
         return [q for _, q in self.splits["validation"][:n]]
 
 

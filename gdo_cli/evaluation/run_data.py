@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def subset(items: Sequence[T], n: int | None) -> list[T]:
-    """n items, always the same ones; all of them if n is None or too large."""
+    """Return n items, always the same ones; all of them if n is None or too large."""
     if n is None or n >= len(items):
         return list(items)
     return random.Random(SUBSET_SEED).sample(list(items), n)

@@ -112,7 +112,7 @@ class CheckpointManager:
         self.named: Callable[[], dict[str, Tensor]] = dict
 
     def find(self) -> dict[str, Any] | None:
-        """What the last checkpoint says of the run, if there is one to go on from."""
+        """Return what the last checkpoint says of the run, if there is one to go on from."""
         run = on_rank_zero(self._find)
         if run is not None and self.found is None:  # the first process has checked it
             self.found = Checkpoint.read(self.file)
@@ -168,7 +168,7 @@ class CheckpointManager:
         return found.step
 
     def due(self) -> bool:
-        """Whether the next checkpoint's time has come, where it is not told in steps."""
+        """Return whether the next checkpoint's time has come, where it is not told in steps."""
         return time.monotonic() - self.written >= max(EVERY_SECONDS, self.cost / SHARE)
 
     def after(self, step: int, stopping: bool = False) -> bool:
@@ -251,5 +251,5 @@ def _set_random_states(states: dict[str, Any]) -> None:
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
-    """What trains, by name."""
+    """Return what trains, by name."""
     return {f"weight.{name}": p for name, p in model.named_parameters() if p.requires_grad}

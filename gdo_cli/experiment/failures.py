@@ -19,7 +19,7 @@ _ALLOCATORS = ("can't allocate memory", "not enough memory", "out of memory", "C
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch has no kind of its own for the CPU's."""
+    """Return whether an allocation failed; torch has no kind of its own for the CPU's."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):

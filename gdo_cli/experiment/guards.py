@@ -25,7 +25,7 @@ APART = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 @torch.no_grad()
 def answer_logits(lm: AnswerLM, prompts: list[Encoded]) -> Tensor:
-    """Logits wherever an answer token is predicted, (N, V)."""
+    """Return logits wherever an answer token is predicted, (N, V)."""
     lm.eval()
     rows = [p.context + p.continuation for p in prompts]
     width = max(map(len, rows))

@@ -34,7 +34,7 @@ class Choice:
 
 
 def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig], RunResult]) -> Choice:
-    """The layers that a run's ``layers`` and ``layer_rule`` stand for.
+    """Return the layers that a run's ``layers`` and ``layer_rule`` stand for.
 
     Args:
         model: the base model; ``snr`` reads its weights, the other rules only count its layers.
@@ -69,7 +69,7 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
 
 
 def needs_pilot(config: RunConfig) -> bool:
-    """Whether a finished pilot run is needed to choose the run's layers."""
+    """Return whether a finished pilot run is needed to choose the run's layers."""
     asked = getattr(config.method, "layers", "all")
     depth = config.model.depth(config.name["model"])
     few = isinstance(asked, int) and (depth is None or asked < depth)
@@ -77,14 +77,14 @@ def needs_pilot(config: RunConfig) -> bool:
 
 
 def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunResult:
-    """The finished pilot of a run."""
+    """Return the finished pilot of a run."""
     pilot = pilot_config(config)
     note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
     return run(pilot)
 
 
 def pilot_config(config: RunConfig) -> RunConfig:
-    """The SFT run on the same model, task and data, at the model's own rate and for as many steps."""
+    """Return the SFT run on the same model, task and data, at the model's own rate and for as many steps."""
     train = replace(config.train, lr=config.model.lr, warmup_steps=config.model.warmup_steps)
     dropped = ("method", "layer", "train.lr=", "train.warmup_steps=")
     kept = [word for word in config.overrides if not word.startswith(dropped)]

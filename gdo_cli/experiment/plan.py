@@ -60,7 +60,7 @@ class Plan:
 
 
 def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel]:
-    """A maker of the model on the meta device: from a bundled file, or a folder's config.json.
+    """Return a maker of the model on the meta device: from a bundled file, or a folder's config.json.
 
     Raises:
         UserError: the architecture is not known without the network.
@@ -99,7 +99,7 @@ def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch:
 
 
 def counts(config: RunConfig) -> Parameters:
-    """What the method adds and trains, as ``count_parameters`` has it; no step is taken.
+    """Return what the method adds and trains, as ``count_parameters`` has it; no step is taken.
 
     Raises:
         UserError: the architecture is not known without the network.
@@ -119,7 +119,7 @@ def _prepared(method: Method, model: Any) -> tuple[Any, int]:
 
 
 def why_not(config: RunConfig) -> str | None:
-    """Why the method cannot be applied to the model, as far as the model's shape tells."""
+    """Return why the method cannot be applied to the model, as far as the model's shape tells."""
     if not config.method.trains:
         return None  # nothing is added; what there is to be checked needs weights
     try:

@@ -105,16 +105,16 @@ class Opened:
         return build_evaluator(self.config, self.data, self.encoder)
 
     def base(self) -> AnswerLM:
-        """The untouched model."""
+        """Return the untouched model."""
         self.loaded.model.requires_grad_(False)
         return self._ready(self.loaded.model)
 
     def tuned(self) -> AnswerLM:
-        """The model as it was at the end of the run."""
+        """Return the model as it was at the end of the run."""
         return self._ready(self.trained_model())
 
     def trained_model(self) -> Any:
-        """The same as transformers' own model, weights as they were kept."""
+        """Return the same as a model of transformers' own, weights as they were kept."""
         assert self.run is not None
         return load_trained(self.loaded.model, self.config.method, self.run)
 
@@ -126,7 +126,7 @@ class Opened:
         return lm
 
     def record(self) -> dict[str, Any]:
-        """What is said of how something was measured."""
+        """Return what is said of how something was measured."""
         return {
             "data": self.data.provenance,
             "precision": str(self.dtype).removeprefix("torch."),

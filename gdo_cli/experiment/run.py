@@ -57,7 +57,7 @@ LOCAL = ("results_dir", "data.dir", "wandb")  # overrides that say where, not wh
 
 
 def run(config: RunConfig, force: bool = False) -> RunResult:
-    """Everything that happens in a run, in order; returns at once if it is done already.
+    """Do all that happens in a run, in order; return at once if it is done already.
 
     Raises:
         UserError: data or weights that cannot be had, or an impossible choice of method or layers.
@@ -152,7 +152,7 @@ class _Run:
         return self.folder.seal(self.record(final, checksum))
 
     def where(self) -> str:
-        """How far the run is, for messages: ``evaluating after step 50 of 300``."""
+        """Return how far the run is, for messages: ``evaluating after step 50 of 300``."""
         return f"{self.stage} after step {self.so_far['step']} of {self.total_steps}"
 
     def next_step(self) -> str:
@@ -173,7 +173,7 @@ class _Run:
         self.checkpoints.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
+        """Return what a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
         return {"so_far": self.spent(), "machine": self.machine()}
 
     def machine(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class _Run:
             )
 
     def compile(self) -> str:
-        """Weights that come and go (FSDP2) would be compiled again each time."""
+        """Return ``train.compile``; weights that come and go (FSDP2) would be compiled again each time."""
         train = self.config.train
         return "never" if train.shard and world_size() > 1 else train.compile
 
@@ -278,7 +278,7 @@ class _Run:
         return base_facts(self.weights, self.dtype, self.device)
 
     def final(self, lm: AnswerLM) -> Evaluation:
-        """The task on test data; the probes are those of the last step, which are the same items."""
+        """Measure the task on test data; the probes are those of the last step, which are the same items."""
         self.stage = "evaluating on test data"
         with enough_memory(self.where, SMALLER_EVALUATION):
             test = self.evaluator.evaluate_task(lm, "test", self.advance)
@@ -288,7 +288,8 @@ class _Run:
         return Evaluation(test.metrics | probes, test.predictions + rows)
 
     def facts(self) -> dict[str, Any]:
-        """What decides the numbers of the steps to come; a checkpoint made under others is not used."""
+        """Return what decides the numbers of the steps to come; a checkpoint made under others is not
+        used."""
         settings = asdict(self.config.train) | asdict(self.config.evaluation)
         del settings["checkpoint_every"], settings["shard"]
         return {

@@ -46,7 +46,7 @@ def save_trained(model: Any, folder: Path) -> str | None:
 
 
 def kept_weights(run: RunResult) -> Path:
-    """Folder of a run's trained weights.
+    """Return the folder of a run's trained weights.
 
     Raises:
         UserError: they were not kept.
@@ -59,7 +59,7 @@ def kept_weights(run: RunResult) -> Path:
 def load_trained(
     base: PreTrainedModel, method: Method, run: RunResult, alpha: float = 1.0
 ) -> PreTrainedModel:
-    """The model as it was at the end of the run, on the base that it started from.
+    """Return the model as it was at the end of the run, on the base that it started from.
 
     Args:
         alpha: how far on the straight way there from where its training began, 1 being all of it.

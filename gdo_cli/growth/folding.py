@@ -23,7 +23,8 @@ SAME = 1e-6  # of the largest weight: copies that lie no farther apart were part
 
 
 def natural_form(model: Any) -> str | None:
-    """The smallest form that is exact: folded for G-Train, else grown; None where nothing has grown."""
+    """Return the smallest form that is exact: folded for G-Train, else grown; None where nothing has
+    grown."""
     if has_wider_heads(model):
         return "grown"
     grown = [layer.growth[layer.active_adapters[0]] for _, layer in _grown(model)]
@@ -33,7 +34,7 @@ def natural_form(model: Any) -> str | None:
 
 
 def widen(model: Any) -> nn.Module:
-    """The base architecture with every MLP (and attention) as wide as the grown ones (exact).
+    """Return the base architecture with every MLP (and attention) as wide as the grown ones (exact).
 
     Args:
         model: a PEFT model with one active growth adapter, a model with wider heads, or one with

@@ -44,7 +44,7 @@ class HeadColumns(nn.Module):
         return interleave([self.base_layer(x), *new], self.head_dim)
 
     def plain(self) -> nn.Linear:
-        """The one linear layer that equals this one."""
+        """Return the one linear layer that equals this one."""
         base = self.base_layer
         weight = self._side_by_side(base.weight.T, self.wider_weight.T).T.contiguous()
         bias = None if self.wider_bias is None else self._side_by_side(base.bias, self.wider_bias)
@@ -73,7 +73,7 @@ class HeadRows(nn.Module):
         return out if bias is None else out + bias
 
     def plain(self) -> nn.Linear:
-        """The one linear layer that equals this one."""
+        """Return the one linear layer that equals this one."""
         base = self.base_layer
         new = self.wider_weight.detach().to(base.weight).split(base.in_features, dim=1)
         weight = interleave([base.weight.detach() / self.k, *new], self.head_dim)
@@ -81,7 +81,7 @@ class HeadRows(nn.Module):
 
 
 def interleave(copies: Sequence[Tensor], head_dim: int) -> Tensor:
-    """The copies of every head side by side, by halves: k of (..., H·d) → (..., H·k·d)."""
+    """Return the copies of every head side by side, by halves: k of (..., H·d) → (..., H·k·d)."""
     halves = [x.unflatten(-1, (-1, 2, head_dim // 2)) for x in copies]
     return torch.stack(halves, dim=-2).flatten(-4)  # (..., H, 2, k, d/2) → (..., H·k·d)
 

@@ -57,11 +57,11 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
-        """The new weight and bias at the start, as copies of their own."""
+        """Return the new weight and bias at the start, as copies of their own."""
         raise NotImplementedError
 
     def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the one plain linear layer that equals this one."""
+        """Return the weight and bias of the one plain linear layer that equals this one."""
         raise NotImplementedError
 
     @property
@@ -75,11 +75,11 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         return weight - base.weight.numel() + (0 if base.bias is None else bias - base.bias.numel())
 
     def wide_shape(self, k: int) -> tuple[int, int]:
-        """Elements of the wide weight and of the wide bias."""
+        """Return the elements of the wide weight and of the wide bias."""
         raise NotImplementedError
 
     def active_growth(self) -> str | None:
-        """The adapter to apply now; None where the base layer is to answer alone."""
+        """Return the adapter to apply now; None where the base layer is to answer alone."""
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -92,7 +92,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         return here[0] if here else None
 
     def own_parameters(self, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
-        """The adapter's weight and bias in the dtype of x (masters may be fp32 under bf16)."""
+        """Return the adapter's weight and bias in the dtype of x (masters may be fp32 under bf16)."""
         bias = self.grow_bias[name].to(x.dtype) if name in self.grow_bias else None
         return self.grow_weight[name].to(x.dtype), bias
 
@@ -223,7 +223,7 @@ class GrownRows(GrownLinear):
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen nn.Linear around the given tensors, without allocating others."""
+    """Return a frozen nn.Linear around the given tensors, without allocating others."""
     out_features, in_features = weight.shape
     with torch.device("meta"):
         linear = nn.Linear(in_features, out_features, bias=bias is not None)

@@ -51,7 +51,7 @@ class AnswerLM(nn.Module):
         past: Cache | None = None,
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Last hidden states at flat positions b·T + t of the batch, (N, D).
+        """Return the last hidden states at flat positions b·T + t of the batch, (N, D).
 
         Args:
             past: keys and values of what comes before every sequence of the batch.
@@ -72,7 +72,7 @@ class AnswerLM(nn.Module):
             return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[places_N]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Vocabulary logits in fp32, (N, V)."""
+        """Return the vocabulary logits in fp32, (N, V)."""
         return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
 
     def _capped(self, logits_NV: Tensor) -> Tensor:
@@ -85,14 +85,14 @@ class AnswerLM(nn.Module):
 
     @torch.no_grad()
     def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of each target, in nats, and the likeliest token there, (N,) both."""
+        """Return the log-probability of each target, in nats, and the likeliest token there, (N,) both."""
         pieces = self._head.in_pieces(hidden_ND, self.model.get_output_embeddings())
         found = read_pieces(((start, self._capped(part)) for start, part in pieces), targets_N)
         at_target_N, log_sum_N, likeliest_N = found
         return at_target_N - log_sum_N, likeliest_N
 
     def head_weight(self) -> Tensor:
-        """The head's weight in the compute dtype, (V, D)."""
+        """Return the head's weight in the compute dtype, (V, D)."""
         return self._head.weight(self.model.get_output_embeddings().weight)
 
     def weights_changed(self) -> None:
@@ -102,14 +102,14 @@ class AnswerLM(nn.Module):
     def forward(
         self, input_ids_BT: Tensor, positions_N: Tensor, lengths: Sequence[int] | None = None
     ) -> Tensor:
-        """Logits at the given flat positions, (N, V)."""
+        """Return logits at the given flat positions, (N, V)."""
         with self.autocast():
             hidden_ND = self.hidden(input_ids_BT, positions_N, lengths=lengths)
         with torch.autocast(self.device.type, enabled=False):
             return self.logits(hidden_ND)
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        """Summed cross-entropy, in nats, of the targets given last hidden states.
+        """Return the summed cross-entropy, in nats, of the targets given last hidden states.
 
         Logits are made in pieces, and made again for their gradient: those of 400 positions, with what
         comes of them on the way, would take 2 GB with Gemma's vocabulary.

@@ -25,7 +25,7 @@ class Decoder:
 
 
 def find_decoder(model: nn.Module) -> Decoder:
-    """The decoder's layers, inside a multimodal wrapper too.
+    """Return the decoder's layers, inside a multimodal wrapper too.
 
     Raises:
         ValueError: the model has no decoder with a list of layers.
@@ -40,7 +40,7 @@ def find_decoder(model: nn.Module) -> Decoder:
 
 
 def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
-    """Full names of the MLP's up-projections and down-projections in the chosen layers.
+    """Return the full names of the MLP's up-projections and down-projections in the chosen layers.
 
     Args:
         layers: indices of decoder layers; None for all.
@@ -53,7 +53,7 @@ def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[
 
 
 def attention_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
-    """Full names of q, k, v and of the output projection in the chosen layers.
+    """Return the full names of q, k, v and of the output projection in the chosen layers.
 
     Raises:
         ValueError: as :func:`mlp_projections`.
@@ -86,7 +86,7 @@ def _projections(
 
 
 def layer_index(parameter_name: str) -> int | None:
-    """The decoder layer a parameter belongs to; None for embeddings, head and final norm."""
+    """Return the decoder layer a parameter belongs to; None for embeddings, head and final norm."""
     match = re.search(r"\.layers\.(\d+)\.", f".{parameter_name}")
     return int(match[1]) if match else None
 

@@ -29,7 +29,7 @@ def pick_device() -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the machine computes bf16 in hardware (AMX or AVX-512 on a CPU)."""
+    """Return whether the machine computes bf16 in hardware (AMX or AVX-512 on a CPU)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -39,7 +39,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: ``auto`` is bf16 where the machine has it, else fp32."""
+    """Return the dtype of matrix products: ``auto`` is bf16 where the machine has it, else fp32."""
     if precision == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     if precision == "bf16" and device.type == "mps":
@@ -84,7 +84,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes since the reset: of the GPU's allocator, or of this process where there is none."""
+    """Return the bytes since the reset: of the GPU's allocator, or of this process where there is none."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if _CLEAR_REFS.exists():
@@ -95,7 +95,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a reader needs to judge a timing; no host name, no paths."""
+    """Return what a reader needs to judge a timing; no host name, no paths."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "device": device.type,

@@ -23,7 +23,7 @@ def generate(
     token_budget: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Greedy answers in text, each cut at the first token in ``ends``.
+    """Return greedy answers in text, each cut at the first token in ``ends``.
 
     By the likeliest token alone: what the model's own generation settings add to that (a penalty on
     repetition, say) is left out, as in one-pass exact match.

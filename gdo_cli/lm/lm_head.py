@@ -64,26 +64,27 @@ class Head:
         return F.linear(hidden_ND, weight_VD, bias)
 
     def in_pieces(self, hidden_ND: Tensor, head: nn.Linear) -> Iterator[tuple[int, Tensor]]:
-        """Logits of PIECE tokens of the vocabulary after another, each with its first token, (N, P)."""
+        """Yield logits of PIECE tokens of the vocabulary after another, each with its first token, (N, P)."""
         for start, part_NP in _pieces(hidden_ND.to(self.compute_dtype), self.weight(head.weight)):
             if head.bias is not None:
                 part_NP += head.bias[start : start + part_NP.shape[1]].to(self.compute_dtype)
             yield start, part_NP
 
     def cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor, head: nn.Linear) -> Tensor:
-        """Summed cross-entropy, in nats, without ever holding all logits; where :meth:`sums_in_pieces`."""
+        """Return the summed cross-entropy, in nats, without ever holding all logits; where
+        :meth:`sums_in_pieces`."""
         hidden_ND = hidden_ND.to(self.compute_dtype)
         total: Tensor = _CrossEntropy.apply(hidden_ND, head.weight, targets_N, self)  # type: ignore[no-untyped-call]
         return total
 
     def sums_in_pieces(self, head: nn.Linear) -> bool:
-        """Whether :meth:`cross_entropy` serves this head: on a CPU, where pieces stay in the cache."""
+        """Return whether :meth:`cross_entropy` serves this head: on a CPU, where pieces stay in the cache."""
         if head.weight.requires_grad:
             return self._keeps_gradient(head)
         return head.weight.device.type == "cpu" and _alone() and head.bias is None
 
     def weight(self, weight_VD: Tensor) -> Tensor:
-        """The weight in the compute dtype, without gradient; cast again only when it has changed."""
+        """Return the weight in the compute dtype, without gradient; cast again only when it has changed."""
         if weight_VD.dtype == self.compute_dtype:
             return weight_VD.detach() if weight_VD.requires_grad else weight_VD
         if self._copy is None or self._copy.device != weight_VD.device:
@@ -111,7 +112,7 @@ class Head:
         return _alone() and plain and head.bias is None
 
     def gradient(self, weight_VD: Tensor) -> Tensor:
-        """The weight's gradient: what it is now, or the kept memory, set to zero."""
+        """Return the weight's gradient: what it is now, or the kept memory, set to zero."""
         if weight_VD.grad is None:
             if self._gradient is None:
                 self._gradient = torch.empty_like(weight_VD)
@@ -124,7 +125,7 @@ def _alone() -> bool:
 
 
 def read_pieces(pieces: Iterator[tuple[int, Tensor]], targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each target's logit, the log of its softmax's sum, and the likeliest token, (N,) all three.
+    """Return each target's logit, the log of its softmax's sum, and the likeliest token, (N,) all three.
 
     The vocabulary comes in pieces that stay in the processor's cache, with the sum of the softmax
     carried on from piece to piece (Milakov & Gimelshein, 2018).

@@ -26,7 +26,7 @@ SHORT = 128
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether packing pays and the model's attention can be exchanged.
+    """Return whether packing pays and the model's attention can be exchanged.
 
     On a GPU a kernel for every sequence costs more than the padding, which is computed for nothing but
     all at once.
@@ -42,7 +42,7 @@ def can_pack(model: PreTrainedModel) -> bool:
 def run_packed(
     decoder: Any, segments: Sequence[list[int]], parents: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Last hidden states of token sequences one behind the other, (ΣT, D).
+    """Return the last hidden states of token sequences one behind the other, (ΣT, D).
 
     Args:
         parents: for each segment the one that it goes on from, which stands before it and has no
@@ -62,7 +62,7 @@ def run_packed(
 
 
 def packed_places(positions_N: Tensor, width: int, lengths: Sequence[int]) -> Tensor:
-    """Where the flat positions b·T + t of a padded batch stand in the packed one."""
+    """Return where the flat positions b·T + t of a padded batch stand in the packed one."""
     starts = torch.tensor([0, *lengths[:-1]], device=positions_N.device).cumsum(0)
     return starts[positions_N // width] + positions_N % width
 
@@ -140,7 +140,7 @@ class _Group:
         self._hidden: dict[int | None, Tensor] = {}
 
     def hidden(self, window: int | None) -> Tensor:
-        """What a token may not see: what is after it or too far before it, (G, N, S)."""
+        """Return what a token may not see: what is after it or too far before it, (G, N, S)."""
         if window not in self._hidden:
             back_GNS = self._place_GN[:, :, None] - self._key_S
             self._hidden[window] = (back_GNS < 0) | (back_GNS >= (window or len(self._key_S)))

@@ -10,13 +10,13 @@ _UNUSED = ("vision_tower", "multi_modal_projector")  # parts of a multimodal wra
 
 
 def text_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by name, tied ones once, without a vision tower: nothing here uses it."""
+    """Return parameters by name, tied ones once, without a vision tower: nothing here uses it."""
     named = model.named_parameters()
     return {name: p for name, p in named if not any(part in name for part in _UNUSED)}
 
 
 def module_kind(name: str) -> str:
-    """The kind of layer a parameter belongs to: ``gate_proj``, ``norm``, ``embedding``, …"""
+    """Return the kind of layer a parameter belongs to: ``gate_proj``, ``norm``, ``embedding``, …"""
     if "norm" in name:
         return "norm"
     if layer_index(name) is None:

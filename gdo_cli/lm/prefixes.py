@@ -10,7 +10,7 @@ Family = tuple[int, list[int]]  # tokens that are common, and who has them in co
 
 
 def shared_prefixes(contexts: Sequence[list[int]], tokens: int, members: int) -> list[Family]:
-    """Contexts that begin alike, as (length of the common prefix, indices).
+    """Return contexts that begin alike, as (length of the common prefix, indices).
 
     All others come together at the end with length 0. At least one token of every context is left
     outside the prefix.
@@ -54,7 +54,7 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def packs(families: Sequence[Family], lengths: Sequence[int], budget: int) -> Iterator[list[Family]]:
-    """Families in batches of at most ``budget`` tokens (or of one sequence), a large one in parts.
+    """Yield families in batches of at most ``budget`` tokens (or of one sequence), a large one in parts.
 
     Args:
         lengths: tokens of each whole sequence, the common ones included.

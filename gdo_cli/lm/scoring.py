@@ -49,7 +49,7 @@ class Scored:
 
 
 def is_exact(query: Encoded, scored: Scored, ends: frozenset[int]) -> bool:
-    """Whether greedy decoding would answer exactly the continuation and then stop.
+    """Return whether greedy decoding would answer exactly the continuation and then stop.
 
     It would if and only if each token, and a token that ends an answer after it, is the likeliest
     given those before: one pass replaces generation (tests prove it against ``generate``).

@@ -63,7 +63,7 @@ class Encoder:
         return int(self.tokenizer.eos_token_id)
 
     def ends(self, multiline: bool) -> frozenset[int]:
-        """The tokens that end an answer, which may or may not go over several lines."""
+        """Return the tokens that end an answer, which may or may not go over several lines."""
         return self.stop_ids if multiline else self.answer_ends
 
     @cached_property
@@ -83,7 +83,7 @@ class Encoder:
         return [int(bos if bos is not None else self.eos_id)]
 
     def plain(self, text: str) -> list[int]:
-        """Tokens of a piece of text, without special tokens."""
+        """Return the tokens of a piece of text, without special tokens."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -92,7 +92,7 @@ class Encoder:
         return Encoded(self._bos + context, continuation, query.ends)
 
     def many(self, queries: list[Query]) -> list[Encoded]:
-        """Many queries at once, which is faster."""
+        """Encode many queries at once, which is faster."""
         if not queries:
             return []
         texts = [q.context for q in queries] + [q.continuation for q in queries]
@@ -104,7 +104,7 @@ class Encoder:
         ]
 
     def parse(self, ids: list[int], ends: frozenset[int]) -> str:
-        """The answer in generated tokens: all before the first that ends it."""
+        """Return the answer in generated tokens: all before the first that ends it."""
         stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
         return str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
 
@@ -129,7 +129,7 @@ class LazilyEncoded(Sequence[Encoded]):
 
 
 def end_ids(model: PreTrainedModel) -> list[int]:
-    """Tokens that end a sequence for this model (``generation_config`` may name several)."""
+    """Return the tokens that end a sequence for this model (``generation_config`` may name several)."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
     if ids is None:
         return []

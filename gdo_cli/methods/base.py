@@ -50,7 +50,7 @@ class Method:
         raise NotImplementedError
 
     def exact(self) -> bool:
-        """Whether the preserved function must be equal bit for bit, not only up to rounding."""
+        """Return whether the preserved function must be equal bit for bit, not only up to rounding."""
         return True
 
     def check(self, task: Task, train: TrainConfig) -> None:
@@ -61,7 +61,7 @@ class Method:
         """
 
     def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty | None:
-        """What is added to the loss, called on the prepared model before its first step.
+        """Return what is added to the loss, called on the prepared model before its first step.
 
         Args:
             replay: texts of the method's ``dataset``, if it has one.
@@ -70,7 +70,7 @@ class Method:
 
 
 def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
-    """The model with a PEFT adapter, which alone trains."""
+    """Return the model with a PEFT adapter, which alone trains."""
     from peft import get_peft_model
 
     with _quiet_peft():
@@ -86,7 +86,7 @@ def _quiet_peft() -> Iterator[None]:
 
 
 def layer_indices(choice: Any, n_layers: int) -> list[int] | None:
-    """Decoder layers of an explicit choice: None for ``all``, else sorted indices.
+    """Return the decoder layers of an explicit choice: None for ``all``, else sorted indices.
 
     A *number* of layers is no explicit choice: which ones is decided by a rule (see
     :mod:`gdo_cli.experiment.layers`).

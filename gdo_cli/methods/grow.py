@@ -30,7 +30,7 @@ class Grow(Method):
         require(self.k >= 2, f"method.k={self.k}: growing needs at least 2 copies")
 
     def growth(self, layers: list[int] | None) -> GrowConfig:
-        """The tuner's configuration of this method."""
+        """Return the tuner's configuration of this method."""
         raise NotImplementedError
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:

@@ -11,7 +11,7 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def fetch(repository: str, revision: str) -> tuple[Path, str]:
-    """The folder of a model's files, and its commit; the copy in the cache if the hub is out of reach.
+    """Return the folder of a model's files, and its commit; the copy in the cache if the hub is out of reach.
 
     Raises:
         UserError: no such model or revision, a licence not accepted, or neither hub nor copy.

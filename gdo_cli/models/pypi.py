@@ -56,7 +56,7 @@ class PyPIModel(ModelSource):
         return cache_dir() / "models" / f"{self.package}-{self.sha256[:12]}-bf16"
 
     def converted(self) -> Path:
-        """The cached conversion, made now if need be (about a minute)."""
+        """Return the cached conversion, made now if need be (about a minute)."""
         if self.cached.is_dir():
             return self.cached
         print(f"preparing {self.requirement} once, in {self.cached} …", file=sys.stderr)

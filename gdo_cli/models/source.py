@@ -28,7 +28,7 @@ class ModelSource:
     warmup_steps: int = field(metadata=NOT_IDENTITY)
 
     def load(self) -> Loaded:
-        """The model and its tokenizer.
+        """Return the model and its tokenizer.
 
         Raises:
             UserError: weights that cannot be had or are not whole, with the way to mend it.
@@ -36,7 +36,7 @@ class ModelSource:
         raise NotImplementedError
 
     def shape(self, name: str) -> dict[str, Any] | None:
-        """The architecture as transformers describes it, where it is known without the weights.
+        """Return the architecture as transformers describes it, where it is known without the weights.
 
         Args:
             name: the option by which the model was chosen.
@@ -44,7 +44,7 @@ class ModelSource:
         return read_shape(ARCHITECTURES / f"{name}.json")
 
     def depth(self, name: str) -> int | None:
-        """Number of decoder layers, where it is known without the weights."""
+        """Return the number of decoder layers, where it is known without the weights."""
         shape = self.shape(name) or {}
         n = shape.get("text_config", shape).get("num_hidden_layers")
         return n if isinstance(n, int) else None

@@ -37,7 +37,7 @@ class Probe:
         require(self.shots >= 0, f"shots={self.shots} of a probe: must not be negative")
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
-        """What to ask the model about a row.
+        """Return what to ask the model about a row.
 
         Raises:
             RowError: the row cannot be used.
@@ -45,5 +45,5 @@ class Probe:
         raise NotImplementedError
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
-        """What the answers to the row's queries, in order, amount to."""
+        """Return what the answers to the row's queries, in order, amount to."""
         raise NotImplementedError

@@ -41,7 +41,7 @@ class RunFolder:
         return "/".join(self.path.parts[-3:])
 
     def load(self) -> RunResult | None:
-        """The result, if the run is complete."""
+        """Return the result, if the run is complete."""
         return read_run(self.path) if (self.path / "result.json").is_file() else None
 
     @contextmanager
@@ -103,7 +103,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def measure_metrics(self) -> dict[str, int]:
-        """Length and checksum of metrics.jsonl as it stands, safe on disk."""
+        """Return the length and checksum of metrics.jsonl as it stands, safe on disk."""
         with (self.path / "metrics.jsonl").open("rb") as stream:
             os.fsync(stream.fileno())
             content = stream.read()
@@ -128,7 +128,7 @@ class RunFolder:
             write_atomically(self.path / FAILURE, content.encode())
 
     def failure(self) -> str | None:
-        """Why the last attempt failed, if it did."""
+        """Return why the last attempt failed, if it did."""
         try:
             return str(json.loads((self.path / FAILURE).read_text("utf-8"))["error"])
         except FileNotFoundError:

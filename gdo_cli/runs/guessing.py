@@ -9,7 +9,7 @@ from gdo_cli.runs.record import RunResult, read_run
 
 
 def guessing(runs: Sequence[RunResult]) -> float | None:
-    """Exact match on the test items of who always gives the commonest answer.
+    """Return the exact match on the test items of who always gives the commonest answer.
 
     Of options that are answered with their text hardly two are alike: there it is the commonest place of
     the right option, which a run on the same items tells that was answered with letters. None without such
@@ -26,7 +26,7 @@ def guessing(runs: Sequence[RunResult]) -> float | None:
 
 
 def commonest(answers: Sequence[str]) -> float:
-    """The share of the answer that is right most often."""
+    """Return the share of the answer that is right most often."""
     return max(Counter(answers).values()) / len(answers)
 
 

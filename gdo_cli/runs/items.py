@@ -18,7 +18,7 @@ TASK = "task/test"
 
 
 def over_seeds(runs: Sequence[RunResult], measure: str) -> Interval:
-    """Mean over runs that differ in their seed alone, its interval over seeds and items.
+    """Return the mean over runs that differ in their seed alone, its interval over seeds and items.
 
     Over the seeds alone where a score is of the whole corpus, or the runs were asked about different items.
     """
@@ -71,7 +71,7 @@ class Items:
 
 
 def items_of(run: RunResult, measure: str) -> Items:
-    """What a run made of each item of a measure that its predictions hold."""
+    """Return what a run made of each item of a measure that its predictions hold."""
     part, key = measure.split("/")
     is_task = part == "task"
     rows = [p for p in run.predictions if p["part"] == (TASK if is_task else part)]

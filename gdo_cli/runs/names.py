@@ -11,7 +11,8 @@ from gdo_cli.support.markdown import rate
 
 
 def distinct_names(runs: list[RunResult]) -> dict[str, str]:
-    """A name for each run's id: its method's, with the settings in which it differs from most namesakes.
+    """Return a name for each run's id: its method's, with the settings in which it differs from most
+    namesakes.
 
     Runs that differ in none of these (in a probe, say) have their id behind their name.
     """

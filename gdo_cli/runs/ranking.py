@@ -12,7 +12,7 @@ from gdo_cli.support.errors import UserError
 
 
 def ranking(pilot: RunResult, by: str = "norm") -> list[int]:
-    """Layers of a finished run, by the size of their weight update, largest first.
+    """Return the layers of a finished run, by the size of their weight update, largest first.
 
     Args:
         by: ``norm`` (the paper's "magnitude": Frobenius, over all matrices of the layer) or
@@ -25,7 +25,7 @@ def ranking(pilot: RunResult, by: str = "norm") -> list[int]:
 
 
 def layer_updates(run: RunResult) -> dict[int, dict[str, float]]:
-    """How far each layer's matrices have moved during a run.
+    """Return how far each layer's matrices have moved during a run.
 
     Returns:
         By layer: ``norm``, Frobenius over all of its matrices; ``relative``, the mean over them of each
@@ -38,7 +38,7 @@ def layer_updates(run: RunResult) -> dict[int, dict[str, float]]:
 
 
 def update_parts(run: RunResult) -> list[dict[str, Any]]:
-    """What each kind of matrix adds to how far its layer has moved.
+    """Return what each kind of matrix adds to how far its layer has moved.
 
     Returns:
         Rows of ``layer``, ``module``, ``norm`` (its share of the layer's squared norm, times the norm) and

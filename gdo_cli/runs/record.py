@@ -108,7 +108,7 @@ class RunResult:
         return next((self.path / name for name in WEIGHTS if (self.path / name).is_dir()), None)
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
-        """What ``gdo analyze KIND`` has found, if it was asked.
+        """Return what ``gdo analyze KIND`` has found, if it was asked.
 
         Raises:
             UserError: its file cannot be read.
@@ -125,7 +125,7 @@ class RunResult:
         return content
 
     def analysis_folder(self) -> Path:
-        """Where analyses are kept, made if need be.
+        """Return where analyses are kept, made if need be.
 
         Raises:
             UserError: it cannot be written; better told before anything is measured.
@@ -153,7 +153,7 @@ class RunResult:
 
 
 def read_run(path: Path) -> RunResult:
-    """A finished run.
+    """Return a finished run.
 
     Raises:
         UserError: result.json cannot be read.
@@ -169,7 +169,7 @@ def read_run(path: Path) -> RunResult:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl; a line cut off by a crash is left out."""
+    """Return the whole lines of a run's metrics.jsonl; a line cut off by a crash is left out."""
     file = path / "metrics.jsonl"
     if not file.is_file():
         return []

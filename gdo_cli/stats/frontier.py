@@ -21,12 +21,12 @@ def undominated(points: Sequence[Point]) -> list[bool]:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The undominated points by rising score, each once; retention falls along them."""
+    """Return the undominated points by rising score, each once; retention falls along them."""
     return sorted({p for p, best in zip(points, undominated(points), strict=True) if best})
 
 
 def area(points: Sequence[Point]) -> float:
-    """Area of all that some point is at least as good as (the hypervolume above (0, 0)).
+    """Return the area of all that some point is at least as good as (the hypervolume above (0, 0)).
 
     Higher is better; a method that learnt to 1 and forgot nothing of a retention of 0.5 has 0.5.
     """
@@ -38,7 +38,7 @@ def area(points: Sequence[Point]) -> float:
 
 
 def retention_at(points: Sequence[Point], score: float) -> float | None:
-    """What is kept at a task score, on straight lines between the frontier's points.
+    """Return what is kept at a task score, on straight lines between the frontier's points.
 
     None above the best score; below the lowest of the frontier it is that point's retention, which is
     as good in both.
@@ -49,5 +49,5 @@ def retention_at(points: Sequence[Point], score: float) -> float | None:
 
 
 def matched_score(groups: Sequence[Sequence[Point]]) -> float:
-    """The highest task score that every method reaches."""
+    """Return the highest task score that every method reaches."""
     return min(max(score for score, _ in points) for points in groups)

@@ -23,7 +23,7 @@ Values = Sequence[float]
 
 
 def accuracy(correct: Values) -> Interval:
-    """Share of items that are right, with Wilson's interval (1927).
+    """Return the share of items that are right, with Wilson's interval (1927).
 
     Args:
         correct: 1 or 0 for each item.
@@ -85,7 +85,7 @@ def permutation(first: Values, second: Values, weights: Values) -> Paired:
 
 
 def percentiles(statistic: Callable[[Sequence[int]], float], n: int, resamples: int) -> Interval:
-    """A statistic of n items, with the percentiles of what it is of items drawn from them.
+    """Return a statistic of n items, with the percentiles of what it is of items drawn from them.
 
     Args:
         statistic: takes the places of the items drawn.

@@ -15,7 +15,7 @@ from gdo_cli.stats.uncertainty import Interval, Paired
 
 
 def seed_mean(values: Values) -> Interval:
-    """Mean over runs that differ in their seed alone, with Student's interval; needs two or more."""
+    """Return the mean over runs that differ in their seed alone, with Student's interval; needs two or more."""
     centre, error = float(np.mean(values)), float(stats.sem(values))
     if error == 0:
         return Interval(centre, centre, centre)
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def seeds_and_items(scores: Sequence[Values], weights: Values) -> Estimate:
-    """Mean over seeds that were asked the same items, for other seeds and other items.
+    """Return the mean over seeds that were asked the same items, for other seeds and other items.
 
     Scores are μ + a(seed) + b(item) + e, all random. The variance of the seeds' means over S and that of
     the items' means over n both hold what e adds to the mean, so it is taken off once (Cornfield & Tukey,
@@ -86,7 +86,7 @@ class SeedSpread:
     freedom: int
 
     def apart(self, runs: int = 2) -> float:
-        """Two runs differ by this or more one time in twenty; or one run and what has no seed.
+        """Return by how much two runs differ, or more, one time in twenty; or one run and what has no seed.
 
         As the deviation is an estimate itself, Student's t says how far is far.
         """

@@ -86,7 +86,7 @@ def label_lines(label: str) -> Iterator[None]:
 
 
 def key_values(rows: dict[str, str]) -> Table:
-    """A plain two-column table."""
+    """Return a plain two-column table."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

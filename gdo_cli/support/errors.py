@@ -31,7 +31,8 @@ def suggest(word: str, allowed: Iterable[str], lister: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, with the next where it ends in a colon; its kind where it says
+    """Return the first line of what an error says, with the next where it ends in a colon; its kind where it
+    says
     nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
@@ -53,7 +54,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the one of several processes on the same work that a person hears."""
+    """Return whether this is the one of several processes on the same work that a person hears."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -18,7 +18,7 @@ PACKAGE = Path(str(files("gdo_cli")))  # where the package lies, whichever of it
 
 
 def announced_sha256(file: Path) -> str | None:
-    """The checksum by which the hub's cache names a large file's content; None for any other file."""
+    """Return the checksum by which the hub's cache names a large file's content; None for any other file."""
     content = file.readlink() if file.is_symlink() else file
     known = content.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", content.name)
     return content.name if known else None
@@ -50,13 +50,13 @@ def write_for_user(path: Path | None, text: str) -> None:
 
 
 def cache_dir() -> Path:
-    """Where converted weights are kept: ``GDO_CACHE_DIR``, else ``~/.cache/gdo``."""
+    """Return where converted weights are kept: ``GDO_CACHE_DIR``, else ``~/.cache/gdo``."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdo"
     return Path(os.environ.get("GDO_CACHE_DIR", default))
 
 
 def files_sha256(files: list[Path]) -> str:
-    """Checksum of all of them together; each is compared with what the hub's cache knows of it."""
+    """Return the checksum of all of them together; each is compared with what the hub's cache knows of it."""
     digest = hashlib.sha256()
     for file in files:
         own, announced = hashlib.sha256(), announced_sha256(file)

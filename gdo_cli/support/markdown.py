@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = None) -> str:
-    """A table, without a line break at its end.
+    """Return a table, without a line break at its end.
 
     Args:
         words: columns of words, from the left; those behind are set to the right. All by default.
@@ -18,6 +18,7 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | No
 
 
 def rate(lr: float) -> str:
-    """A learning rate as people write it: ``2e-5``, ``2e-4``, where Python has ``2e-05``, ``0.0002``."""
+    """Return a learning rate as people write it: ``2e-5``, ``2e-4``, where Python has ``2e-05``,
+    ``0.0002``."""
     mantissa, exponent = f"{lr:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

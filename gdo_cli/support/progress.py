@@ -50,7 +50,7 @@ class Reporter:
         self.bars.advance(self.part, n)
 
     def part_of(self, part: str, total: int) -> Callable[[int], None]:
-        """What tells the progress of one part: called with the number that is done."""
+        """Return what tells the progress of one part: called with the number that is done."""
         return lambda n: self.advance(part, n, total)
 
     def end_evaluation(self) -> None:

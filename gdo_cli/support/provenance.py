@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "peft", "datasets", "sacrebleu", "hydra-cor
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what the numbers depend on."""
+    """Return installed versions of what the numbers depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -36,7 +36,7 @@ def code_sha256(*packages: str) -> str:
 
 
 def code_state() -> dict[str, Any]:
-    """Commit of the code and whether the checkout had changes; nothing for an installed wheel."""
+    """Return commit of the code and whether the checkout had changes; nothing for an installed wheel."""
     if commit := os.environ.get("GDO_CODE_COMMIT"):  # a copy of the code without its .git
         return {"commit": commit, "dirty": False}
     root = PACKAGE.parent

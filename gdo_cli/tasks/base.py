@@ -38,7 +38,7 @@ class Task:
     multiline: ClassVar[bool] = False
 
     def example(self, row: Row) -> Example:
-        """Prompt and answer of a row.
+        """Return prompt and answer of a row.
 
         Raises:
             RowError: a field is missing, empty or not what it should be.

@@ -44,7 +44,7 @@ class MathQA(Task):
 
 
 def parse_options(raw: str) -> dict[str, str]:
-    """Letter → text, from either of the two forms in the data.
+    """Return letter → text, from either of the two forms in the data.
 
     >>> parse_options("a ) 1 , 000 , b ) 2")
     {'a': '1 , 000', 'b': '2'}

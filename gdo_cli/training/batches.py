@@ -34,7 +34,7 @@ class Batch:
 
 
 def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
-    """Sequences of prompt, answer and end; the loss counts the last two, or all of it.
+    """Return sequences of prompt, answer and end; the loss counts the last two, or all of it.
 
     Args:
         eos_id: None for texts that go on where they are cut.
@@ -60,7 +60,8 @@ def step_batches(
     processes: int = 1,
     undivided: bool = False,
 ) -> list[list[Batch]]:
-    """The examples of one optimizer step: for each process, the parts that go through the model together.
+    """Return the examples of one optimizer step: for each process, the parts that go through the model
+    together.
 
     Which examples they are does not depend on ``token_budget`` or the number of processes, only how they
     are put together. A process may get none.
@@ -87,7 +88,7 @@ def _together(parts: list[list[Encoded]], config: TrainConfig, eos_id: int) -> l
 def batches(
     examples: Sequence[Encoded], batch_size: int, seed: int, start: int = 0
 ) -> Iterator[list[Encoded]]:
-    """Endless batches: a new order every epoch, a pure function of the seed and the batch's number."""
+    """Yield endless batches: a new order every epoch, a pure function of the seed and the batch's number."""
     n, number = len(examples), start
     orders: dict[int, list[int]] = {}
 

@@ -81,7 +81,7 @@ class TrainConfig:
             require(0 <= value < 1, f"train.{name}={value}: must be from 0 up to, not including, 1")
 
     def total_steps(self, n_examples: int) -> int:
-        """Optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples."""
+        """Return optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None

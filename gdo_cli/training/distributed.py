@@ -28,22 +28,22 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Return which of them this one is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this is the process that writes and speaks."""
     return rank() == 0
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """What the first process makes, which alone does it, or the error that it ends in."""
+    """Return what the first process makes, which alone does it, or the error that it ends in."""
     if world_size() == 1:
         return make()
     said: list[Any] = [None, None]
@@ -64,12 +64,12 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def max_over_ranks(value: int) -> int:
-    """The largest of the processes' values."""
+    """Return the largest of the processes' values."""
     return int(_all_reduce([value], torch.int64, dist.ReduceOp.MAX)[0])
 
 
 def sum_over_ranks(*values: float) -> list[float]:
-    """The sums of the processes' values."""
+    """Return the sums of the processes' values."""
     return _all_reduce(list(values), torch.float64, dist.ReduceOp.SUM)
 
 
@@ -86,7 +86,7 @@ def _all_reduce(values: list[Any], dtype: torch.dtype, how: Any) -> list[Any]:
 
 
 def wrap_for_training(module: nn.Module, lm: AnswerLM, shard: bool) -> nn.Module:
-    """What to call in training in place of a module that computes a loss with the model.
+    """Return what to call in training in place of a module that computes a loss with the model.
 
     Gradients are the mean over the processes. Pieces (``shard``) are put together a decoder layer at a
     time; the rest of the model stays together from forward to backward.
@@ -119,12 +119,12 @@ def unsharded(lm: AnswerLM) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be in pieces; to be called by every process."""
+    """Return all of a tensor that may be in pieces; to be called by every process."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor, cut as the parameter is."""
+    """Return a whole tensor, cut as the parameter is."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -148,7 +148,7 @@ class _Learner(nn.Module):
         self.lm, self.penalty = lm, penalty
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The summed loss over the batch's target tokens, and the penalty."""
+        """Return the summed loss over the batch's target tokens, and the penalty."""
         lm, n = self.lm, len(batch.targets_N)
         extra = self.penalty.positions(batch) if self.penalty else batch.positions_N[:0]
         places = torch.cat([batch.positions_N, extra]).to(lm.device)

@@ -21,11 +21,11 @@ class Penalty:
     """Something that a method adds to the loss of every batch."""
 
     def positions(self, batch: Batch) -> Tensor:
-        """Flat positions of the batch whose logits the penalty wants to see, (P,)."""
+        """Return flat positions of the batch whose logits the penalty wants to see, (P,)."""
         return torch.empty(0, dtype=torch.long)
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:
-        """The penalty, a scalar; gradients flow through it."""
+        """Return the penalty, a scalar; gradients flow through it."""
         raise NotImplementedError
 
     def skip(self, batches: int) -> None:
@@ -88,7 +88,7 @@ class Divergence(Penalty):
         )
 
     def places(self, n: int) -> list[int]:
-        """Distinct places of a prompt of n tokens whose next token is in the prompt too."""
+        """Return distinct places of a prompt of n tokens whose next token is in the prompt too."""
         return sorted({i * (n - 1) // self.PLACES for i in range(self.PLACES)} if n > 1 else set())
 
     def value(self, lm: AnswerLM, batch: Batch, logits_PV: Tensor) -> Tensor:

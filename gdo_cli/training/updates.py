@@ -41,7 +41,8 @@ class UpdateTracker:
         return {name: self.model.get_parameter(name) for name in self.start}
 
     def state(self) -> dict[str, Tensor]:
-        """What cannot be had again from the prepared model: the matrices at the last look and the sums of
+        """Return what cannot be had again from the prepared model: the matrices at the last look and the
+        sums of
         their gradients since, by name."""
         looks = {f"look.{name}": before for name, before in self.last.items()}
         return looks | {f"gradient.{name}": total for name, total in self.gradients.items()}
@@ -89,7 +90,7 @@ def _ranked(name: str) -> bool:
 
 
 def matrix_ranks(delta: Tensor) -> dict[str, float]:
-    """Effective rank (Roy & Vetterli, 2007: exp of the entropy of σ/Σσ), stable rank ‖Δ‖_F²/σ₁², and
+    """Return effective rank (Roy & Vetterli, 2007: exp of the entropy of σ/Σσ), stable rank ‖Δ‖_F²/σ₁², and
     participation ratio (Σσ²)²/Σσ⁴ of a matrix; zeros for a zero matrix.
 
     The singular values come from the smaller Gram matrix in float64, whose error (σ₁·1e-8) is far

@@ -19,12 +19,12 @@ LEVEL = 0.95
 
 
 def top_heads(effects_EN: Floats, n: int, weights_E: Floats | None = None) -> Indices:
-    """Indices of the n heads of largest mean effect, the largest first."""
+    """Return the indices of the n heads of largest mean effect, the largest first."""
     return np.argsort(-np.average(effects_EN, axis=0, weights=weights_E), kind="stable")[:n]
 
 
 def function_vector(contributions_PND: Floats, heads: Indices, weights_P: Floats | None = None) -> Floats:
-    """Mean over the prompts of what the heads add together, (D,)."""
+    """Return the mean over the prompts of what the heads add together, (D,)."""
     n_prompts = len(contributions_PND)
     weights = np.full(n_prompts, 1 / n_prompts, np.float32) if weights_P is None else weights_P
     each = [weights @ contributions_PND[:, head] for head in heads]  # no copy of all that is not asked for
@@ -38,7 +38,7 @@ def cosine(a: Floats, b: Floats) -> float:
 
 
 def compare(base: Measured, other: Measured, n: int, paired: bool, seed: int) -> dict[str, dict[str, float]]:
-    """The paper's two numbers, and the second also with each model's own heads.
+    """Return the paper's two numbers, and the second also with each model's own heads.
 
     Args:
         n: heads of a function vector.
@@ -86,7 +86,7 @@ def _figures(
 
 
 def chance(base: Measured, n: int, seed: int) -> dict[str, dict[str, float]]:
-    """What n heads drawn at random would give: the floor.
+    """Return what n heads drawn at random would give: the floor.
 
     Returns:
         ``overlap``: n²/N, the mean of a hypergeometric distribution. ``cosine``: of the base's function

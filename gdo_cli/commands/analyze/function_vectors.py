@@ -51,7 +51,7 @@ class Measured:
 
 @torch.no_grad()
 def in_residual_stream(heads: Heads, measured: Measured, chosen: Sequence[int]) -> Array:
-    """The function vector of the chosen heads as the residual stream receives it, (D,).
+    """Return the function vector of the chosen heads as the residual stream receives it, (D,).
 
     Where a norm follows the output projection (g·x/rms(x)), each head's part passes it at the scale that
     all heads of its layer together have on each prompt. To be called on the model that was measured.
@@ -105,7 +105,7 @@ def measure(
 
 
 def indirect_effects(lm: AnswerLM, heads: Heads, prompt: Encoded, means: list[Tensor]) -> tuple[float, Array]:
-    """Probability of the right answer as it is, and by how much each head changes it, (N,).
+    """Return the probability of the right answer as it is, and by how much each head changes it, (N,).
 
     Only the last token is replaced, and no other token sees it: so all others are computed once, and
     the last one again in a batch with a head in each row.

@@ -100,7 +100,7 @@ def _measure(options: Options, opened: Opened, reporter: Reporter) -> dict[str, 
 
 
 def read_vectors(run: RunResult) -> dict[str, Array]:
-    """The function vectors of a run, ``run``, and of its ``base``, in the residual stream: (D,) each.
+    """Return the function vectors of a run, ``run``, and of its ``base``, in the residual stream: (D,) each.
 
     Raises:
         UserError: they have not been measured.

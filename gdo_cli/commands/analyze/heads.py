@@ -52,17 +52,18 @@ class Heads:
         return [(layer, head) for layer in range(len(self._layers)) for head in range(self.per_layer)]
 
     def projection(self, layer: int) -> nn.Module:
-        """The output projection of a layer, with whatever a method has wrapped around it."""
+        """Return the output projection of a layer, with whatever a method has wrapped around it."""
         return self._layers[layer].get_submodule(self._names[layer])
 
     def norm_behind(self, layer: int) -> nn.Module | None:
-        """The norm between a layer's output projection and the residual stream (Gemma 2 and 3, OLMo 2)."""
+        """Return the norm between a layer's output projection and the residual stream (Gemma 2 and 3, OLMo
+        2)."""
         block: Any = self._layers[layer]
         # Elsewhere the norm of this name stands in front of the MLP.
         return block.post_attention_layernorm if hasattr(block, "post_feedforward_layernorm") else None
 
     def features(self, layer: int, width: int) -> Tensor:
-        """Which of the W features that the projection reads belong to each head, (H, F)."""
+        """Return which of the W features that the projection reads belong to each head, (H, F)."""
         features = torch.arange(width)
         if isinstance(self.projection(layer), HeadRows):
             return features.view(self.per_layer, -1)
@@ -121,7 +122,7 @@ class Heads:
                 handle.remove()
 
     def contributions(self, layer: int, x_PW: Tensor) -> Tensor:
-        """What each head adds to the projection's output, its bias apart: (P, W) → (P, H, D)."""
+        """Return what each head adds to the projection's output, its bias apart: (P, W) → (P, H, D)."""
         features = self.features(layer, x_PW.shape[1]).to(x_PW.device)
         # One row per head with all others at zero, and one of zeros, which is the bias.
         alone = x_PW.new_zeros(len(x_PW), self.per_layer + 1, x_PW.shape[1])

@@ -29,7 +29,7 @@ class Sample:
         return len(self.clean) + len(self.shuffled)
 
     def content(self) -> list[Any]:
-        """The tokens, as plain data."""
+        """Return the tokens, as plain data."""
         return [[(q.context, q.continuation) for q in part] for part in (self.clean, self.shuffled)]
 
 
@@ -54,7 +54,7 @@ class TaskPrompts:
         return [e for e, q in zip(examples, encoded, strict=True) if len(q) <= self.longest]
 
     def samples(self, n: int, shots: int, n_clean: int, n_shuffled: int, seed: int) -> list[Sample]:
-        """n samples with questions of their own, as far as there are enough; each prompt with its own
+        """Return n samples with questions of their own, as far as there are enough; each prompt with its own
         solved examples.
 
         Raises:

@@ -47,7 +47,7 @@ class Estimator:
         self.plans: dict[str, Plan | None] = {}
 
     def estimate(self, config: RunConfig) -> Estimate:
-        """What a run is going to take on this machine, in hours, and hold, in bytes."""
+        """Return what a run is going to take on this machine, in hours, and hold, in bytes."""
         steps = 0 if not config.method.trains else config.train.steps
         if steps is None:  # epochs: the length of the data is not known without reading it
             return Estimate(None, None, "unknown")
@@ -62,14 +62,14 @@ class Estimator:
         return Estimate(flops / (EFFICIENCY * self.rate()) / 3600, memory, "plan")
 
     def alike(self, config: RunConfig) -> list[RunResult]:
-        """Finished runs of the same model and method; of them, those nearest in layers and task."""
+        """Return finished runs of the same model and method; of them, those nearest in layers and task."""
         runs = [run for run in self.finished if _of(run, "model", "method") == _of(config, "model", "method")]
         runs = [run for run in runs if bool(run.record.steps) == config.method.trains]
         runs = [run for run in runs if run.record.config["layers"] == config.layers] or runs
         return [run for run in runs if _of(run, "task") == _of(config, "task")] or runs
 
     def plan(self, config: RunConfig) -> Plan | None:
-        """The plan of the method, or None where the shape of the model is not known."""
+        """Return the plan of the method, or None where the shape of the model is not known."""
         method = config.method if config.method.trains else Frozen()
         key = f"{config.name['model']} {config.model} {method} {config.train.batch_size}"
         if key not in self.plans:
@@ -81,7 +81,7 @@ class Estimator:
         return self.plans[key]
 
     def sources(self, estimates: list[Estimate]) -> str:
-        """Where the numbers come from, in words."""
+        """Return where the numbers come from, in words."""
         counted = Counter(estimate.source for estimate in estimates)
         named = {
             "runs": "from finished runs of the same model and method",
