@@ -15,7 +15,7 @@ from gdo_cli.stats.uncertainty import Interval, Paired
 
 
 def seed_mean(values: Values) -> Interval:
-    """Return the mean over runs that differ in their seed alone, with Student's interval; needs two or more."""
+    """Return the mean over runs that differ in their seed alone, with Student's interval; of two or more."""
     centre, error = float(np.mean(values)), float(stats.sem(values))
     if error == 0:
         return Interval(centre, centre, centre)

@@ -44,8 +44,7 @@ def hidden_states(
     texts: Sequence[list[int]],
     advance: Callable[[int], None] = lambda n: None,
 ) -> HiddenStates:
-    """Return the outputs of the given layers, which may stand anywhere in the model, at places spread over the
-    texts.
+    """Return the outputs of the given layers, which may stand anywhere in the model, at places of the texts.
 
     The first token is left out: it sees nothing but itself, is the same everywhere, and its states are
     so large that they would outweigh all others.
@@ -98,7 +97,7 @@ def linear_cka(x_MD: NDArray[np.float32], y_MD: NDArray[np.float32]) -> float:
 
 
 def mean_cosine(x_MD: NDArray[np.float32], y_MD: NDArray[np.float32], texts_M: NDArray[np.intp]) -> Mean:
-    """Return the cosine of the two states at each place; mean over places, with the standard error over texts."""
+    """Return the mean over places of the cosine of the two states, with the standard error over texts."""
     x, y = x_MD.astype(np.float64), y_MD.astype(np.float64)
     cosines = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
     groups = [cosines[texts_M == text] for text in np.unique(texts_M)]
