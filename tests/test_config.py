@@ -149,7 +149,7 @@ def test_all_probes_compose_together() -> None:
 def grid_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
     """The points of a grid, not yet composed."""
     with monkeypatch.context() as patched:
-        patched.setattr(grid_module, "load_run", lambda words, _: words)
+        patched.setattr(grid_module, "load_run", lambda words, *_: words)
         return [point for point, _ in load_grid(list(words))]
 
 

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator, Sized
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from gdo_cli.config.build import load_experiment
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures import Drawing
-from gdo_cli.figures.finished import finished
+from gdo_cli.figures.finished import FinishedRuns
 from gdo_cli.figures.spec import FigureSpec, read_spec
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import console
@@ -43,6 +42,26 @@ class Plotted:
     absent: str = ""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An experiment's figure, to be drawn.
+
+    Attributes:
+        plotted: what is to be said of it before.
+        spec: how it is drawn; None if the experiment has no figure, or a wrong one.
+        runs: what from; without any, nothing is drawn.
+        stem: where to, a suffix apart.
+        gap: how points without a run are filled in, if there are any.
+    """
+
+    name: str
+    plotted: Plotted
+    spec: FigureSpec | None = None
+    runs: list[RunResult] = field(default_factory=list)
+    stem: Path = Path()
+    gap: list[str] = field(default_factory=list)
+
+
 def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
     """Draw the named figures, or all that the results allow; say what is missing and how to get it.
 
@@ -55,9 +74,10 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
         if name not in experiments or load_experiment(name, config_dir) is None:
             require_one_of("figure", name, [e for e in experiments if load_experiment(e, config_dir)])
     overrides = [word for word in words if "=" in word]
-    plot = partial(plot_one, overrides=overrides, results=results, config_dir=config_dir)
+    finished = FinishedRuns(results, config_dir)
+    todo = (choose(name, overrides, results, config_dir, finished) for name in names or experiments)
     written: list[Path] = []
-    for plotted in _side_by_side(plot, names or experiments):
+    for plotted in _side_by_side(todo, len(names or experiments)):
         if plotted.refused and not names:
             console.print(f"  {plotted.refused}", markup=False, soft_wrap=True)
         for line in plotted.said:
@@ -68,52 +88,61 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     return written
 
 
-def _side_by_side(plot: partial[Plotted], names: list[str]) -> Iterator[Plotted]:
-    """What comes of each, in their order; on every core, for Hydra needs a tenth of a second for a point."""
-    cores = min(os.cpu_count() or 1, len(names))
+def _side_by_side(figures: Iterator[Chosen], number: int) -> Iterator[Plotted]:
+    """What comes of each, in their order: drawn on every core, while the runs of the next are looked for."""
+    cores = min(os.cpu_count() or 1, number)
     if cores == 1:
-        yield from map(plot, names)
+        yield from map(draw, figures)
         return
     deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
     with ProcessPoolExecutor(cores, get_context("spawn"), signal.signal, deaf) as pool:
         try:
-            yield from pool.map(plot, names)
+            yield from pool.map(draw, figures)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def plot_one(name: str, overrides: list[str], results: Path, config_dir: Path | None) -> Plotted:
-    """Draw an experiment's figure; nothing if it has none."""
-    plotted = Plotted()
+def choose(
+    name: str, overrides: list[str], results: Path, config_dir: Path | None, finished: FinishedRuns
+) -> Chosen:
+    """Return the runs that an experiment's figure is drawn from; none if it has no figure."""
     figure = load_experiment(name, config_dir)
     if figure is None:
-        return plotted
+        return Chosen(name, Plotted())
     try:
         spec = read_spec(figure, config_dir)
     except UserError as error:
-        plotted.refused = f"{name}: {error}"
-        return plotted
-    runs, missing = finished(name, overrides, results, config_dir)
-    found = {run.path: run for run in [*_others(spec, results, config_dir), *runs]}
+        return Chosen(name, Plotted(refused=f"{name}: {error}"))
+    plotted = Plotted()
+    runs, missing = finished.of(name, overrides)
+    others = [run for also in spec.others for run in finished.of(*also)[0]]
+    found = {run.path: run for run in [*others, *runs]}
     kind = spec.analysis
     todo = [run for run in found.values() if kind and run.analysis(kind) is None]
     if kind and todo:
         plotted.said += _to_analyse(name, kind, todo, results)
     usable = [run for run in found.values() if run not in todo]
-    if any(run.path in {r.path for r in usable} for run in runs):
-        try:
-            drawing = spec.draw(usable)
-        except UserError as error:
-            plotted.refused = f"{name}: {error}"
-            return plotted
-        plotted.files = save(drawing, results / "figures" / _file_name(name, overrides))
-        drawn = escape(str(plotted.files[0]))
-        plotted.said.append(f"[bold]{drawn}[/]  from {_counted(usable, 'run')}")
-    else:
+    if not any(run in usable for run in runs):
         there = "analysed" if kind else "finished"
         plotted.absent = f"{name}: no {there} run of its {len(runs) + len(missing)} points in {results}"
-    if missing:
-        plotted.said.append(_to_fill_in(name, overrides, missing, results, config_dir))
+        usable = []
+    gap = [_to_fill_in(name, overrides, missing, results, config_dir)] if missing else []
+    return Chosen(name, plotted, spec, usable, results / "figures" / _file_name(name, overrides), gap)
+
+
+def draw(chosen: Chosen) -> Plotted:
+    """Draw a figure from its runs, if there are any."""
+    plotted = chosen.plotted
+    if chosen.spec and chosen.runs:
+        try:
+            drawing = chosen.spec.draw(chosen.runs)
+        except UserError as error:
+            plotted.refused = f"{chosen.name}: {error}"
+            return plotted
+        plotted.files = save(drawing, chosen.stem)
+        drawn = escape(str(plotted.files[0]))
+        plotted.said.append(f"[bold]{drawn}[/]  from {_counted(chosen.runs, 'run')}")
+    plotted.said += chosen.gap
     return plotted
 
 
@@ -142,15 +171,6 @@ def _file_name(name: str, overrides: list[str]) -> str:
 
 def _counted(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
-
-
-def _others(spec: FigureSpec, results: Path, config_dir: Path | None) -> list[RunResult]:
-    """Finished runs of the other experiments that belong in the figure."""
-    return [
-        run
-        for experiment, overrides in spec.others
-        for run in finished(experiment, overrides, results, config_dir)[0]
-    ]
 
 
 def save(drawing: Drawing, stem: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from gdo_cli.config.compose import compose
+from gdo_cli.config.compose import Composer, compose
 from gdo_cli.config.options import NOT_OF_A_RUN, options
 from gdo_cli.config.run_config import RunConfig, WandbConfig
 from gdo_cli.data.config import DataConfig
@@ -47,13 +47,18 @@ class _Top:
     save_weights: bool = True
 
 
-def load_run(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
+def load_run(
+    overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
+) -> RunConfig:
     """The run that the overrides describe, checked as far as it can be without loading weights.
 
+    Args:
+        composer: shared by the points of a grid.
     Raises:
         UserError: naming the culprit, the allowed values and the nearest match.
     """
-    return _build_run(compose(overrides, config_dir), overrides, config_dir)
+    config = composer(overrides) if composer else compose(overrides, config_dir)
+    return _build_run(config, overrides, config_dir)
 
 
 def load_experiment(name: str, config_dir: Path | None = None) -> Any:

@@ -11,20 +11,21 @@ from typing import Any, cast
 
 import yaml
 from hydra import compose as hydra_compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options
 from gdo_cli.support.errors import UserError, first_line, suggest
 
 Compose = Callable[[list[str]], DictConfig]
+_REFERRED_TO = ("suite", "length")  # the second refers to the first
+Composition = tuple[DictConfig, dict[str, str]]
 
 
 def key_of(override: Override) -> str:
@@ -36,80 +37,87 @@ def key_of(override: Override) -> str:
 
 
 def compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    with hydra_messages(), hydra_ready(config_dir):
-        parse(overrides, config_dir)
-        config = composed(overrides, config_dir)
-        OmegaConf.resolve(config)
+    """Return the composition of the overrides, its interpolations resolved.
+
+    Raises:
+        UserError: naming the override that is wrong.
+    """
+    with hydra_ready(config_dir):
+        return Composer(config_dir)(overrides)
+
+
+class Composer:
+    """Compositions while Hydra is ready: what a choice of options gives is composed once.
+
+    Composing takes a tenth of a second, and points of a grid differ mostly in values, which are set in a copy
+    of what their options gave.
+    """
+
+    def __init__(self, config_dir: Path | None) -> None:
+        self._config_dir = config_dir
+        self._by_options: dict[tuple[str, ...], Composition] = {}
+
+    def __call__(self, overrides: list[str]) -> DictConfig:
+        with hydra_messages():
+            parsed = parse(overrides, self._config_dir)
+            config = composed(overrides, self._config_dir, lambda _: self._compose(parsed))
+            for key in _REFERRED_TO:
+                if key in config:
+                    config[key] = config[key]  # resolved once, not for every setting that refers to it
+            OmegaConf.resolve(config)
+            return config
+
+    def _compose(self, overrides: list[Override]) -> DictConfig:
+        values = [o for o in overrides if o.key_or_group not in GROUPS]
+        chosen = sorted((o for o in overrides if o.key_or_group in GROUPS), key=lambda o: str(o.key_or_group))
+        options = tuple(str(o.input_line) for o in chosen)
+        if options not in self._by_options:
+            self._by_options[options] = by_hydra(list(options))
+        config, names = copy.deepcopy(self._by_options[options])
+        if not _set(config, values):  # Hydra knows how, or what is wrong
+            config, names = by_hydra([str(o.input_line) for o in overrides])
+        OmegaConf.set_struct(config, False)
+        config["name"] = names
         return config
 
 
-def composed(overrides: list[str], config_dir: Path | None, composer: Compose | None = None) -> DictConfig:
-    """The composition, or what is wrong with it in one line."""
+def _set(config: DictConfig, values: list[Override]) -> bool:
+    """Set values as Hydra does; False where keys are added or deleted, or a value does not go in."""
+    if not all(o.type is OverrideType.CHANGE and o.package is None for o in values):
+        return False
     try:
-        return composer(overrides) if composer else _raw(overrides, config_dir)
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value())
+    except (OmegaConfBaseException, AttributeError):
+        return False
+    return True
+
+
+def composed(overrides: list[str], config_dir: Path | None, composer: Compose) -> DictConfig:
+    """Return what the composer makes of the overrides.
+
+    Raises:
+        UserError: what is wrong with them, in one line.
+    """
+    try:
+        return composer(overrides)
     except (HydraException, OmegaConfBaseException, AttributeError) as error:  # the last: a merge into null
         raise UserError(_explain(error, overrides, config_dir)) from error
 
 
-# What Hydra composes of options alone, by their words and the files that they may come from.
-_COMPOSED: dict[tuple[Any, ...], tuple[DictConfig, dict[str, str]]] = {}
-
-
-def _raw(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    """The composition, with the chosen option of each group noted under ``name``.
-
-    Hydra composes options, which takes a tenth of a second, and then sets values in what comes of them.
-    Points of a grid that differ in values alone share the first part.
-    """
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = parser.parse_overrides(overrides)
-    values = [p for p in parsed if p.key_or_group not in GROUPS and not p.is_hydra_override()]
-    chosen = [o for o, p in zip(overrides, parsed, strict=True) if p not in values]
-    key = (*chosen, _files(config_dir))
-    if key not in _COMPOSED:
-        composed = hydra_compose("config", overrides=chosen, return_hydra_config=True)
-        names = option_names(composed)
-        OmegaConf.set_struct(composed, False)
-        composed.pop("hydra")
-        _COMPOSED[key] = composed, names
-    base, names = _COMPOSED[key]
-    config = copy.deepcopy(base)
-    OmegaConf.set_struct(config, True)
-    ConfigLoaderImpl._apply_overrides_to_config(values, config)
-    OmegaConf.set_struct(config, False)
-    config["name"] = names
-    return config
+def by_hydra(overrides: list[str]) -> Composition:
+    """Return Hydra's composition and the chosen option of each group."""
+    config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
+    names = option_names(config)
+    with open_dict(config):
+        config.pop("hydra")
+    return config, names
 
 
 def option_names(config: DictConfig) -> dict[str, str]:
     """The chosen option of each group, of a composition that Hydra's own settings are still part of."""
     choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
     return {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
-
-
-# The parsed files of a state of the configuration, by their paths in it.
-_LOADED: dict[tuple[Any, ...], dict[str, Any]] = {}
-
-
-def _remember_files(config_dir: Path | None) -> None:
-    """Have Hydra parse a file once; it would do so for every composition, which takes half of its time."""
-    repository = GlobalHydra.instance().config_loader().repository
-    load = repository.load_config
-    loaded = _LOADED.setdefault(_files(config_dir), {})
-
-    def load_config(config_path: str) -> Any:
-        if config_path not in loaded:
-            loaded[config_path] = load(config_path)
-        return copy.deepcopy(loaded[config_path])
-
-    repository.load_config = load_config
-
-
-def _files(config_dir: Path | None) -> tuple[Any, ...]:
-    """Every YAML file there is, with its size and the time of its last change."""
-    roots = [conf_dir(), *([config_dir] if config_dir else [])]
-    files = sorted(file for root in roots for file in root.rglob("*.yaml"))
-    return tuple((str(file), (info := file.stat()).st_size, info.st_mtime_ns) for file in files)
 
 
 @contextmanager
@@ -122,7 +130,6 @@ def hydra_ready(config_dir: Path | None) -> Iterator[None]:
         search.prepend("gdo", f"file://{config_dir.resolve()}", anchor="main")
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("gdo", search)
-    _remember_files(config_dir)
     try:
         yield
     finally:
@@ -203,7 +210,7 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
         key = match[1] or match[2]
         parent, _, last = key.rpartition(".")
-        return f"{key}: no such key; {suggest(last, _keys(parent, overrides, config_dir))}"
+        return f"{key}: no such key; {suggest(last, _keys(parent, overrides))}"
     culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
     return (
         f"{culprit}: {first_line(error)}"
@@ -219,13 +226,13 @@ def _no_plugin(group: str, option: str) -> str:
     return f"{group}={option}: no such option; {suggest(option, {*known, *PLUGGED[group]})}"
 
 
-def _keys(parent: str, overrides: list[str], config_dir: Path | None) -> list[str]:
+def _keys(parent: str, overrides: list[str]) -> list[str]:
     """The keys under a dotted path, given the options that were chosen, for the message."""
     chosen = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     try:
-        config = _raw(chosen, config_dir)
+        config, _ = by_hydra(chosen)
     except (HydraException, OmegaConfBaseException):
-        config = _raw([], config_dir)
+        config, _ = by_hydra([])
     node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
     if not OmegaConf.is_dict(node):
         return []

@@ -15,7 +15,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gdo_cli.config.build import load_run
-from gdo_cli.config.compose import composed, hydra_messages, hydra_ready, key_of, option_names, parse
+from gdo_cli.config.compose import (
+    Composer,
+    composed,
+    hydra_messages,
+    hydra_ready,
+    key_of,
+    option_names,
+    parse,
+)
 from gdo_cli.config.options import GROUPS
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.support.errors import UserError, require
@@ -76,20 +84,26 @@ class Sweep:
         return UserError("\n".join(lines))
 
 
-def load_grid(overrides: list[str], config_dir: Path | None = None) -> list[Point]:
+def load_grid(
+    overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
+) -> list[Point]:
     """Every point of a grid, as its overrides and its run, in Hydra's order, all checked.
 
+    Args:
+        composer: shared by several grids.
     Raises:
         UserError: naming the points that are impossible, and why.
     """
-    sweep = load_sweep(overrides, config_dir)
+    sweep = load_sweep(overrides, config_dir, composer)
     if sweep.impossible:
         raise sweep.refusal()
     return sweep.points
 
 
-def load_sweep(overrides: list[str], config_dir: Path | None = None) -> Sweep:
-    """Everything that the overrides ask for, composed point by point.
+def load_sweep(
+    overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
+) -> Sweep:
+    """Everything that the overrides ask for; points that differ in values alone share a composition.
 
     A grid is the product of the overrides given as Hydra sweeps (``seed=0,1``, ``range(3)``, ``glob(*)``)
     and of ``sweep`` in the chosen experiment, where the former does not mention it. A list of sweeps in
@@ -113,14 +127,15 @@ def load_sweep(overrides: list[str], config_dir: Path | None = None) -> Sweep:
         search = engine.sweeper != "basic"
         lists = [_corners(grid, config_dir) if search else _expanded(grid, config_dir) for grid in grids]
         every = list(dict.fromkeys(tuple(words) for points in lists for words in points))
-    require(bool(every), f"{' '.join(overrides)}: no point; what is swept over matches nothing")
-    points: list[Point] = []
-    impossible: list[tuple[list[str], str]] = []
-    for point in map(list, every):
-        try:
-            points.append((point, load_run(point, config_dir)))
-        except UserError as error:
-            impossible.append((point, str(error)))
+        require(bool(every), f"{' '.join(overrides)}: no point; what is swept over matches nothing")
+        points: list[Point] = []
+        impossible: list[tuple[list[str], str]] = []
+        composer = composer or Composer(config_dir)
+        for point in map(list, every):
+            try:
+                points.append((point, load_run(point, config_dir, composer)))
+            except UserError as error:
+                impossible.append((point, str(error)))
     return Sweep(engine, points, impossible, grids if search else [])
 
 

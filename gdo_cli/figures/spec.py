@@ -25,14 +25,18 @@ class FigureSpec:
     """What an experiment says of its figure.
 
     Attributes:
-        module: the kind.
+        kind: the module of :mod:`gdo_cli.figures` that draws it.
         options: what its ``draw`` takes beside the runs.
         others: (experiment, overrides) whose finished runs belong in the figure too.
     """
 
-    module: ModuleType
+    kind: str
     options: dict[str, Any]
     others: list[tuple[str, list[str]]]
+
+    @property
+    def module(self) -> ModuleType:
+        return import_module(f"{figures.__name__}.{self.kind}")
 
     @property
     def analysis(self) -> str | None:
@@ -55,7 +59,7 @@ def read_spec(figure: Any, config_dir: Path | None = None) -> FigureSpec:
     require_one_of("figure.kind", str(figure.get("kind", "")), kinds)
     module = kinds[figure["kind"]]
     require(isinstance(figure.get("title", ""), str), f"figure.title={figure.get('title')}: must be text")
-    return FigureSpec(module, _options(module, figure), _others(figure.get("with") or [], config_dir))
+    return FigureSpec(figure["kind"], _options(module, figure), _others(figure.get("with") or [], config_dir))
 
 
 def _kinds() -> dict[str, ModuleType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gdo_cli.runs.record import RunResult, read_run
@@ -15,6 +16,16 @@ def find_runs(results_dir: str | Path) -> list[RunResult]:
     """All finished runs, by name."""
     files = sorted(Path(results_dir).glob(RESULTS))
     return [read_run(file.parent) for file in files]
+
+
+def index_runs(results_dir: str | Path) -> dict[tuple[str, int], RunResult]:
+    """Return all finished runs that can be read, by the id of their settings and their seed."""
+    found = {}
+    for file in sorted(Path(results_dir).glob(RESULTS)):
+        with suppress(UserError):
+            run = read_run(file.parent)
+            found[run.id, run.seed] = run
+    return found
 
 
 def find_run(reference: str, results_dir: str | Path) -> RunResult:

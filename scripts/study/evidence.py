@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures.finished import finished
+from gdo_cli.figures.finished import FinishedRuns
 from gdo_cli.figures.style import field
 from gdo_cli.runs.find import all_seeds, by_id
 from gdo_cli.runs.items import change_over_seeds, items_of
@@ -45,14 +45,12 @@ class Evidence:
     def __init__(self, results: Path, config_dir: Path | None = None) -> None:
         self.results = results
         self.config_dir = config_dir
-        self._read: dict[str, tuple[list[RunResult], list[RunConfig]]] = {}
+        self._finished = FinishedRuns(results, config_dir)
         self._beside: dict[str, list[RunResult]] = {}
 
     def experiment(self, name: str) -> tuple[list[RunResult], list[RunConfig]]:
         """Its finished runs, and the points without one."""
-        if name not in self._read:
-            self._read[name] = finished(name, [], self.results, self.config_dir)
-        return self._read[name]
+        return self._finished.of(name, [])
 
     def runs(self, of: Of) -> list[RunResult]:
         """All finished seeds of one configuration, those of the experiment first.
