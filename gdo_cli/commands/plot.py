@@ -8,8 +8,10 @@ import signal
 from collections.abc import Iterator, Sized
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -70,12 +72,16 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     """
     names = [word for word in words if "=" not in word]
     experiments = options("experiment", config_dir)
+    figure_of = cache(partial(load_experiment, config_dir=config_dir))
     for name in names:
-        if name not in experiments or load_experiment(name, config_dir) is None:
-            require_one_of("figure", name, [e for e in experiments if load_experiment(e, config_dir)])
+        if name not in experiments or figure_of(name) is None:
+            require_one_of("figure", name, [e for e in experiments if figure_of(e)])
     overrides = [word for word in words if "=" in word]
     finished = FinishedRuns(results, config_dir)
-    todo = (choose(name, overrides, results, config_dir, finished) for name in names or experiments)
+    todo = (
+        choose(name, figure_of(name), overrides, results, config_dir, finished)
+        for name in names or experiments
+    )
     written: list[Path] = []
     for plotted in _side_by_side(todo, len(names or experiments)):
         if plotted.refused and not names:
@@ -103,10 +109,14 @@ def _side_by_side(figures: Iterator[Chosen], number: int) -> Iterator[Plotted]:
 
 
 def choose(
-    name: str, overrides: list[str], results: Path, config_dir: Path | None, finished: FinishedRuns
+    name: str,
+    figure: Any,
+    overrides: list[str],
+    results: Path,
+    config_dir: Path | None,
+    finished: FinishedRuns,
 ) -> Chosen:
     """Return the runs that an experiment's figure is drawn from; none if it has no figure."""
-    figure = load_experiment(name, config_dir)
     if figure is None:
         return Chosen(name, Plotted())
     try:
