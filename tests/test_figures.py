@@ -15,7 +15,8 @@ import pytest
 from conftest import recorded
 
 from gdo_cli.commands.plot import save
-from gdo_cli.figures import Drawing, cost, curves, drift, frontier, layers, methods, ranks, rates
+from gdo_cli.figures import cost, curves, drift, frontier, layers, methods, ranks, rates
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.style import (
     BLUE,
     GREEN,

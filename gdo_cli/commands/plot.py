@@ -18,7 +18,7 @@ from rich.markup import escape
 from gdo_cli.config.build import load_experiment
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.finished import FinishedRuns
 from gdo_cli.figures.spec import FigureSpec, read_spec
 from gdo_cli.runs.record import RunResult

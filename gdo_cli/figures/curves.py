@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.style import (
     RC,
     Line,

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.style import GREY, RC, Line, line_style, new_figure, sources, under
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.style import GREY, RC, TASKS, line_style, new_figure, sources, under
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.figures.style import (
     BLUE,
     GREY,

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gdo_cli import figures
 from gdo_cli.config.options import options
-from gdo_cli.figures import Drawing
+from gdo_cli.figures.drawing import Drawing
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import require, require_one_of, suggest
 
