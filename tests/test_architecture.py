@@ -66,6 +66,12 @@ def test_growth_is_a_library_without_the_application() -> None:
 def test_every_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
     named = set(re.findall(r"`([\w/.-]+\.(?:py|yaml|html|toml))`", text)) - {"x.py", "x.yaml"}
-    places = (ROOT, PACKAGE, (ROOT / document).parent, *(p for p in PACKAGE.iterdir() if p.is_dir()))
+    places = (
+        ROOT,
+        PACKAGE,
+        PACKAGE / "commands",
+        (ROOT / document).parent,
+        *(p for p in PACKAGE.iterdir() if p.is_dir()),
+    )
     wanted = {name for name in named if "/x." not in name}
     assert {name for name in wanted if not any((place / name).exists() for place in places)} == set()
