@@ -394,7 +394,7 @@ def test_how_far_a_layer_moved_is_summed_over_all_of_it_its_mlp_and_its_attentio
     assert list(found) == [0, 1]
     assert found[0] == pytest.approx({"norm": 5**0.5, "relative": 0.0, "mlp": 1.0, "attention": 0.0})
     assert found[1] == pytest.approx({"norm": 7.0, "relative": 0.3, "mlp": 13**0.5, "attention": 6.0})
-    assert layer_updates(RunResult(Path("runs/any"), recorded({"updates": None}))) == {}
+    assert layer_updates(RunResult(Path("runs/any"), recorded({"updates": []}))) == {}
 
 
 def test_layers_that_moved_equally_come_in_their_order() -> None:

@@ -103,6 +103,19 @@ def test_a_process_that_is_not_the_first_says_nothing_to_anyone(
     assert (kept.said, capsys.readouterr()) == ([], ("", ""))
 
 
+def test_after_a_label_the_standard_streams_are_those_of_the_moment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        passing = io.StringIO()
+        patch.setattr(sys, "stderr", passing)
+        with label_lines("k=3"):
+            speak()
+    passing.close()
+    speak()
+    assert capsys.readouterr().err == "warning [bold]50 %s[/] of it\nas [x] is\n"
+
+
 def test_the_lines_of_a_point_of_a_sweep_bear_its_label(capsys: pytest.CaptureFixture[str]) -> None:
     with label_lines("k=3"):
         speak()

@@ -58,7 +58,7 @@ class Listed:
         return self.title.rpartition("/")[0]
 
     def setting(self, key: str) -> Any:
-        """A filter's key, or a setting by its dotted name (``train.lr``); None where there is none."""
+        """Return a filter's key, or a setting by its dotted name (``train.lr``); None where there is none."""
         if key == "status":
             return self.status
         value: Any = self.name | self.config if key not in self.name else self.name
@@ -68,7 +68,7 @@ class Listed:
 
 
 def listed(results_dir: Path, filters: Sequence[str]) -> tuple[list[Listed], dict[str, int]]:
-    """The runs below the folder that the filters let through, by name.
+    """Return the runs below the folder that the filters let through, by name.
 
     Args:
         filters: ``key=value,value``, each value a word, a number, or a pattern such as ``g_*``. Where none
@@ -123,7 +123,7 @@ def _equal(found: Any, value: str) -> bool:
 
 
 def read_folder(folder: Path) -> Listed | None:
-    """What a run folder holds; None if it has not been begun."""
+    """Return what a run folder holds; None if it has not been begun."""
     if (folder / "result.json").is_file():
         try:
             run = read_run(folder)
@@ -157,7 +157,7 @@ def _begun(folder: Path, status: str, why: str) -> Listed | None:
 
 
 def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[str]:
-    """What to show beside the task's score: what was asked for, else what is kept of WinoGrande.
+    """Return what to show beside the task's score: what was asked for, else what is kept of WinoGrande.
 
     Raises:
         UserError: a measure that none of the runs has.
@@ -169,7 +169,7 @@ def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[st
 
 
 def run_rows(runs: Sequence[Listed], metrics: Sequence[str] = (RETENTION,)) -> list[Row]:
-    """A row for each run; its status and why, where not all are done."""
+    """Return a row for each run; its status and why, where not all are done."""
     rows = [_run_row(run, metrics) for run in runs]
     beside = ("status", "why") if all(run.status == "done" for run in runs) else ()
     return [{key: cell for key, cell in row.items() if key not in beside} for row in rows]
@@ -199,7 +199,7 @@ def _score(run: Listed) -> float | None:
 def mean_rows(
     runs: Sequence[Listed], by: str | None = None, metrics: Sequence[str] = (RETENTION,)
 ) -> list[Row]:
-    """A row for each combination of the values of some keys, with means over its runs.
+    """Return a row for each combination of the values of some keys, with means over its runs.
 
     Args:
         by: the keys, as filters take them, with commas; None: what differs in its seed alone is one row.
@@ -244,7 +244,8 @@ def _means(runs: Sequence[Listed], metrics: Sequence[str]) -> Row:
 
 
 def interval(values: Sequence[float | None]) -> Interval | None:
-    """The mean with its 95 % confidence interval (Student's t); None unless every run has the value."""
+    """Return the mean with its 95 % confidence interval (Student's t); None unless every run has the
+    value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -259,7 +260,7 @@ def interval(values: Sequence[float | None]) -> Interval | None:
 
 
 def cell_text(key: str, cell: Cell) -> str:
-    """A cell for people."""
+    """Return a cell for people."""
     if cell is None:
         return "–"
     if key in ("trained %", "minutes"):
@@ -275,7 +276,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Numbers as they are; a mean in three columns, itself and the ends of its interval."""
+    """Return the numbers as they are; a mean in three columns, itself and the ends of its interval."""
     stream = io.StringIO()
     plain = [_flat(row, {k for r in rows for k, v in r.items() if isinstance(v, Interval)}) for row in rows]
     writer = csv.DictWriter(stream, fieldnames=list(plain[0]) if plain else [], lineterminator="\n")

@@ -50,7 +50,7 @@ class _Top:
 def load_run(
     overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
 ) -> RunConfig:
-    """The run that the overrides describe, checked as far as it can be without loading weights.
+    """Return the run that the overrides describe, checked as far as it can be without loading weights.
 
     Args:
         composer: shared by the points of a grid.
@@ -62,13 +62,14 @@ def load_run(
 
 
 def load_experiment(name: str, config_dir: Path | None = None) -> Any:
-    """What an experiment file says of its figure, unchecked, e.g. ``{"kind": "curves", …}``; or None."""
+    """Return what an experiment file says of its figure, unchecked, e.g. ``{"kind": "curves", …}``; or
+    None."""
     figure = OmegaConf.select(compose([f"experiment={name}"], config_dir), "figure")
     return OmegaConf.to_container(figure, resolve=True) if OmegaConf.is_config(figure) else figure
 
 
 def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
-    """The composed configuration as YAML, after all the checks of :func:`load_run`."""
+    """Return the composed configuration as YAML, after all the checks of :func:`load_run`."""
     config = compose(overrides, config_dir)
     _build_run(config, overrides, config_dir)
     for key in NOT_OF_A_RUN[1:]:
@@ -141,7 +142,7 @@ _BUILT: dict[tuple[type, str, str], Any] = {}
 
 
 def build_part(node: Any, where: str, schema: type) -> Any:
-    """The dataclass filled from the node; unknown keys, wrong types and open values raise."""
+    """Return the dataclass filled from the node; unknown keys, wrong types and open values raise."""
     allowed = [field.name for field in dataclasses.fields(schema)]
     prefix = f"{where}." if where else ""
     if not OmegaConf.is_dict(node):
@@ -182,7 +183,7 @@ def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:
 
 
 def class_named(node: Any, where: str, base: type) -> type:
-    """The dataclass behind ``_target_``; nothing else is ever called from a configuration."""
+    """Return the dataclass behind ``_target_``; nothing else is ever called from a configuration."""
     target = str(node.get("_target_")) if OmegaConf.is_dict(node) else str(node)
     module, _, name = target.rpartition(".")
     try:

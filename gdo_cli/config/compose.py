@@ -115,7 +115,8 @@ def by_hydra(overrides: list[str]) -> Composition:
 
 
 def option_names(config: DictConfig) -> dict[str, str]:
-    """The chosen option of each group, of a composition that Hydra's own settings are still part of."""
+    """Return the chosen option of each group, of a composition that Hydra's own settings are still part
+    of."""
     choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
     return {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
 
@@ -137,7 +138,7 @@ def hydra_ready(config_dir: Path | None) -> Iterator[None]:
 
 
 def parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) -> list[Override]:
-    """Each override parsed on its own, so that a message can name the one that is wrong.
+    """Parse each override on its own, so that a message can name the one that is wrong.
 
     Args:
         sweeps: whether several values may stand in one, and settings of Hydra's own among them.

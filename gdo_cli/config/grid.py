@@ -64,13 +64,13 @@ class Sweep:
     searches: list[list[str]] = field(default_factory=list)
 
     def label(self, words: list[str]) -> str:
-        """What tells a point from the others."""
+        """Return what tells a point from the others."""
         every = [*(w for w, _ in self.points), *(w for w, _ in self.impossible)]
         shared = set.intersection(*map(set, every)) if len(every) > 1 else set()
         return " ".join(word for word in words if word not in shared) or " ".join(words)
 
     def refusal(self) -> UserError:
-        """The impossible points with their reasons; a mistake that spoils every point is told once."""
+        """Return the impossible points with their reasons; a mistake that spoils every point is told once."""
         reasons: dict[str, list[str]] = {}
         for words, reason in self.impossible:
             reasons.setdefault(reason, []).append(self.label(words))
@@ -87,7 +87,7 @@ class Sweep:
 def load_grid(
     overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
 ) -> list[Point]:
-    """Every point of a grid, as its overrides and its run, in Hydra's order, all checked.
+    """Return every point of a grid, as its overrides and its run, in Hydra's order, all checked.
 
     Args:
         composer: shared by several grids.
@@ -103,7 +103,7 @@ def load_grid(
 def load_sweep(
     overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
 ) -> Sweep:
-    """Everything that the overrides ask for; points that differ in values alone share a composition.
+    """Compose everything that the overrides ask for; points that differ in values alone share a composition.
 
     A grid is the product of the overrides given as Hydra sweeps (``seed=0,1``, ``range(3)``, ``glob(*)``)
     and of ``sweep`` in the chosen experiment, where the former does not mention it. A list of sweeps in

@@ -23,17 +23,18 @@ NOT_OF_A_RUN = ("probe", "sweep", "suite", "suites", "length", "figure", "name")
 
 
 def conf_dir() -> Path:
-    """The bundled configuration: inside the wheel, or beside the package in a checkout."""
+    """Return the bundled configuration: inside the wheel, or beside the package in a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def options(group: str, config_dir: Path | None = None) -> list[str]:
-    """The options of a config group, the user's own directory included."""
+    """Return the options of a config group, the user's own directory included."""
     roots = [conf_dir(), *([config_dir] if config_dir else [])]
     return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml") if file.is_file()})
 
 
 def quoted(text: str) -> str:
-    """Text as Hydra's overrides quote it: backslashes count double before a quote and at the end alone."""
+    """Return text as Hydra's overrides quote it: backslashes count double before a quote and at the end
+    alone."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"

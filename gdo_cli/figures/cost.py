@@ -38,7 +38,7 @@ COSTS = {
 
 
 def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RETENTION) -> Drawing:
-    """A column per cost; task score above, retention below; a method is a number, listed at the side.
+    """Draw a column per cost; task score above, retention below; a method is a number, listed at the side.
 
     Time and memory are the benchmark's (``python -m bench methods``), which takes the methods one after
     another on a quiet machine, where it has the method on the same model, task and batch. Those of the runs

@@ -34,7 +34,7 @@ from gdo_cli.runs.record import RETENTION, RunResult
 def draw(
     runs: list[RunResult], columns: str = "task", lines: str = "method", retention: str = RETENTION
 ) -> Drawing:
-    """One column per value of the setting ``columns``, one line per value of ``lines``.
+    """Draw one column per value of the setting ``columns``, one line per value of ``lines``.
 
     A line is the mean over seeds with a band of its standard error. What is measured once, as where nothing
     trains, is a level; a column that holds nothing else is left out beside others that do. The dash-dotted

@@ -33,7 +33,7 @@ Points = list[dict[str, Any]]
 
 
 def draw(runs: list[RunResult], lines: str | list[str] = "method", retention: str = RETENTION) -> Drawing:
-    """A column per task: every evaluation of every run on validation items, one colour per method.
+    """Draw a column per task: every evaluation of every run on validation items, one colour per method.
 
     Points that another one of the method beats in both are faint; the line runs through the others and is
     straight where nothing was measured. A panel begins a little left of the first point that a line runs
@@ -105,7 +105,7 @@ def _lines(runs: list[RunResult], keys: list[str], retention: str) -> dict[str, 
 
 
 def _panel(ax: Axes, task: str, lines: dict[str, Points], looks: dict[str, Line]) -> list[list[str]]:
-    """Draw the lines of a task; returns their rows of the table, the largest area first."""
+    """Return the lines of a task; returns their rows of the table, the largest area first."""
     places = {key: [(p["score"], p["retention"]) for p in line] for key, line in lines.items()}
     matched = matched_score(list(places.values()))
     trained = [point for line in lines.values() for point in line if point["score"] and point["retention"]]

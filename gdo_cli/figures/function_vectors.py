@@ -29,7 +29,7 @@ SHOWN = "right answer, shots right / shuffled"
 
 
 def draw(runs: list[RunResult], published: Published | None = None) -> Drawing:
-    """A panel per measure, a row per run, and under each task's runs what they are to be read against.
+    """Draw a panel per measure, a row per run, and under each task's runs what they are to be read against.
 
     The ceiling is the base on other prompts, the floor heads drawn at random; bars are bootstrap
     intervals over prompts. ``published`` gives the paper's own numbers by task and method, as

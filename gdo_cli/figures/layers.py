@@ -44,7 +44,8 @@ _COLORS = {
 
 
 def draw(runs: list[RunResult]) -> Drawing:
-    """A row per task: the norm of each layer's update (left; the paper's measure) and its size relative to
+    """Draw a row per task: the norm of each layer's update (left; the paper's measure) and its size
+    relative to
     the weights (right), with the rank of the layer above its bar.
 
     The parts of a bar add up to what the layer is ranked by; the upper third is in bold. Runs without

@@ -32,7 +32,7 @@ from gdo_cli.support.markdown import rate
 
 
 def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:
-    """A line per method (mean over seeds), the best task score on top; a panel per measure.
+    """Draw a line per method (mean over seeds), the best task score on top; a panel per measure.
 
     Bars are standard errors; the dotted line is the untouched model. The methods named in
     ``marked`` have a colour of their own.

@@ -36,7 +36,8 @@ _DASHES = {"effective_rank": "-", "participation_ratio": "--", "stable_rank": ":
 
 
 def draw(runs: list[RunResult], measure: str = "effective_rank") -> Drawing:
-    """A column per task; layers on x, training stages on y with the earliest on top, brighter is higher.
+    """Draw a column per task; layers on x, training stages on y with the earliest on top, brighter is
+    higher.
 
     Above, the change of the weights between two evaluations (the paper's figure); below it, as a control,
     the sum of the gradients over the same steps, which no optimizer has rescaled. Last, all measures as

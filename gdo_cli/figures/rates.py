@@ -45,7 +45,7 @@ SETTINGS = {
 
 
 def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "method") -> Drawing:
-    """A panel per measure: means over seeds with their standard errors.
+    """Draw a panel per measure: means over seeds with their standard errors.
 
     The dotted line is the untouched model, the dash-dotted one what guessing gets. The table has the score
     on validation items too, by which a rate is chosen. ``x`` names the setting across, or several, of which a

@@ -49,7 +49,7 @@ class FigureSpec:
 
 
 def read_spec(figure: Any, config_dir: Path | None = None) -> FigureSpec:
-    """The checked form of ``{"kind": "curves", …}``.
+    """Return the checked form of ``{"kind": "curves", …}``.
 
     Raises:
         UserError: an unknown kind, an option that it does not take or of another type, an unknown experiment.

@@ -99,14 +99,14 @@ class Line:
 
 
 def line_style(key: str, index: int) -> Line:
-    """The same look for a method in every figure; other series take the next free one."""
+    """Return the same look for a method in every figure; other series take the next free one."""
     if key in _BY_METHOD:
         return Line(*_BY_METHOD[key])
     return Line(_CYCLE[index % len(_CYCLE)], _MARKERS[index % len(_MARKERS)], "-")
 
 
 def line_styles(runs: Iterable[RunResult], keys: Sequence[str]) -> dict[str, Line]:
-    """A look for each line that the settings ``keys`` tell apart, by :func:`line_of`.
+    """Return a look for each line that the settings ``keys`` tell apart, by :func:`line_of`.
 
     Where the method is one of them, colour and marker are the method's and the other settings make the dash.
     """
@@ -123,12 +123,12 @@ def line_styles(runs: Iterable[RunResult], keys: Sequence[str]) -> dict[str, Lin
 
 
 def line_of(run: RunResult, keys: Sequence[str]) -> str:
-    """The run's values of those settings that it has: which line of a figure it belongs to."""
+    """Return the run's values of those settings that it has: which line of a figure it belongs to."""
     return ", ".join(named(key, field(run, key)) for key in keys if has(run, key))
 
 
 def label_of(run: RunResult, key: str) -> str:
-    """What a line told by one setting is called; a method is by its own label."""
+    """Return what a line told by one setting is called; a method is by its own label."""
     return run.label if key == "method" else named(key, field(run, key))
 
 
@@ -143,7 +143,7 @@ def name_of(metric: str) -> str:
 
 
 def field(run: RunResult, key: str) -> Any:
-    """A setting of a run by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …
+    """Return a setting of a run by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …
 
     Raises:
         UserError: the run has no such setting.
@@ -163,7 +163,7 @@ def field(run: RunResult, key: str) -> Any:
 
 
 def measures(runs: Sequence[RunResult]) -> list[str]:
-    """The task's score, then the probes that all the runs have been through at the end.
+    """Return the task's score, then the probes that all the runs have been through at the end.
 
     Raises:
         UserError: tasks with different scores, which no one axis can show.
@@ -181,7 +181,7 @@ def require_measure(metric: str, there: Iterable[str]) -> None:
 
 
 def named(key: str, value: Any) -> str:
-    """A setting as one would give it (``layers=6``, ``train=new``); tasks and methods need no key."""
+    """Return a setting as one would give it (``layers=6``, ``train=new``); tasks and methods need no key."""
     if key in ("task", "method"):
         return TASKS.get(str(value), str(value))
     if key == "train.lr":
@@ -190,7 +190,7 @@ def named(key: str, value: Any) -> str:
 
 
 def has(run: RunResult, key: str) -> bool:
-    """Whether there is such a setting to ask :func:`field` for: a method has its own only."""
+    """Return whether there is such a setting to ask :func:`field` for: a method has its own only."""
     return not key.startswith("method.") or key.removeprefix("method.") in run.record.config["method"]
 
 
@@ -269,7 +269,7 @@ def draw_guessing(ax: Axes, runs: Sequence[RunResult], metric: str) -> None:
 
 
 def sources(runs: Iterable[RunResult]) -> str:
-    """What a figure rests on: model, data, learning rates, seeds, hardware; for the line under it."""
+    """Return what a figure rests on: model, data, learning rates, seeds, hardware; for the line under it."""
     runs = list(runs)
     models = sorted({_model(run) for run in runs})
     data = sorted({str(run.record.data["source"]) for run in runs})

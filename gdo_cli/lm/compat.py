@@ -33,11 +33,16 @@ def register_attention(name: str, attention: Callable[..., Any]) -> None:
         AttentionInterface.register(name, attention)
 
 
+def attention_name(config: Any) -> str:
+    """Return the name of the function that the model attends by now."""
+    return str(config._attn_implementation)
+
+
 @contextmanager
-def attention_exchanged(config: Any, name: str | None = None) -> Iterator[None]:
-    """Within, the model attends by the function of this name; by its own of now, for None."""
+def attention_exchanged(config: Any, name: str) -> Iterator[None]:
+    """Within, the model attends by the function of this name."""
     before = config._attn_implementation
-    config._attn_implementation = name or before
+    config._attn_implementation = name
     try:
         yield
     finally:

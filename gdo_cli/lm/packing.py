@@ -18,7 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli.lm.compat import attention_exchanged, can_exchange_attention, only_attends, register_attention
+from gdo_cli.lm.compat import (
+    attention_exchanged,
+    attention_name,
+    can_exchange_attention,
+    only_attends,
+    register_attention,
+)
 
 _NAME = "gdo_packed"
 # Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
@@ -71,7 +77,8 @@ def attention_of_forward(model: PreTrainedModel) -> tuple[AbstractContextManager
     """For a checkpointed layer: what to run it in, and what to run it in again for backward, when the
     model's own attention is back in its place (``context_fn`` of ``torch.utils.checkpoint``)."""
     config = model.get_decoder().config
-    return nullcontext(), attention_exchanged(config)
+    # The name is asked for now, in forward: by the time of backward it is another.
+    return nullcontext(), attention_exchanged(config, attention_name(config))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ RESULTS = "runs/*/*/*/seed*/result.json"
 
 
 def find_runs(results_dir: str | Path) -> list[RunResult]:
-    """All finished runs, by name."""
+    """Return all finished runs, by name."""
     files = sorted(Path(results_dir).glob(RESULTS))
     return [read_run(file.parent) for file in files]
 
@@ -29,7 +29,7 @@ def index_runs(results_dir: str | Path) -> dict[tuple[str, int], RunResult]:
 
 
 def find_run(reference: str, results_dir: str | Path) -> RunResult:
-    """The finished run of a path, or of a part of its name that no other run has.
+    """Return the finished run of a path, or of a part of its name that no other run has.
 
     Raises:
         UserError: none, or several.
@@ -41,7 +41,7 @@ def find_run(reference: str, results_dir: str | Path) -> RunResult:
 
 
 def find_target(words: Sequence[str], results_dir: str | Path) -> tuple[RunResult | None, list[str]]:
-    """The run among the words, if one is named, and the overrides.
+    """Return the run among the words, if one is named, and the overrides.
 
     Raises:
         UserError: several names, or one of none or several runs.
@@ -77,13 +77,13 @@ def _matches(reference: str, results_dir: str | Path) -> list[RunResult]:
 
 
 def all_seeds(run: RunResult) -> list[RunResult]:
-    """The run and then all finished ones that differ from it in their seed alone."""
+    """Return the run and then all finished ones that differ from it in their seed alone."""
     files = sorted(run.path.parent.glob("seed*/result.json"))
     return [run, *(read_run(file.parent) for file in files if file.parent.name != run.path.name)]
 
 
 def by_id(runs: Iterable[RunResult]) -> dict[str, list[RunResult]]:
-    """Runs that differ in their seed alone, together."""
+    """Return runs that differ in their seed alone, together."""
     found: dict[str, list[RunResult]] = {}
     for run in runs:
         found.setdefault(run.id, []).append(run)

@@ -75,14 +75,14 @@ class _Labelled(io.TextIOBase):
 @contextmanager
 def label_lines(label: str) -> Iterator[None]:
     """Mark what is said here with a label: for processes that share a terminal or a log."""
-    before = console.file, errors.file
     out: Any = _Labelled(sys.stdout, label)
     err: Any = _Labelled(sys.stderr, label)
     console.file, errors.file = out, err
     try:
         yield
     finally:
-        console.file, errors.file = before
+        # None: the standard streams, whichever these are by then. What they were may be closed.
+        console.file = errors.file = None  # type: ignore[assignment]
 
 
 def key_values(rows: dict[str, str]) -> Table:
