@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdo_cli.experiment.reading import require_same_rows
 from gdo_cli.experiment.reopen import Opened, measure, rebuild, reopen
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
@@ -145,7 +146,9 @@ def cost(run: RunResult, folder: Path, config_dir: Path | None) -> dict[str, flo
     """Measure the run's own task and probes on the exported checkpoint."""
     config = rebuild(run, config_dir)
     model = HubModel(config.model.lr, config.model.warmup_steps, path=str(folder.resolve()))
-    return measure(Opened(replace(config, model=model)))
+    opened = Opened(replace(config, model=model))
+    require_same_rows(run, opened.data.provenance)
+    return measure(opened)
 
 
 def push_to_hub(folder: Path, repository: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,10 +45,7 @@ def load_recorded(
     Raises:
         UserError: an override that does not fit, or a class that is gone.
     """
-    try:
-        base = load_run([*given, *extra], config_dir)
-    except UserError:  # the files have changed; what decides the numbers is in the record
-        base = load_run(extra, config_dir)
+    base = _composed_somehow(given, extra, config_dir)
     with hydra_messages(), hydra_ready(config_dir):
         words = parse(extra, config_dir)
     chosen = {o.key_or_group for o in words if o.key_or_group in GROUPS}
@@ -81,6 +79,14 @@ def load_recorded(
     top = {key: recorded[key] for key in ("layers", "layer_rule", "seed") if key not in values}
     names = {**name, **{key: base.name[key] for key in chosen & base.name.keys()}}
     return dataclasses.replace(base, probe=probes, name=names, overrides=[*given, *extra], **parts, **top)
+
+
+def _composed_somehow(given: list[str], extra: list[str], config_dir: Path | None) -> RunConfig:
+    """A composition for what no record holds; files may have changed, but numbers hang on the record alone."""
+    for words, folder in (([*given, *extra], config_dir), (extra, config_dir)):
+        with suppress(UserError):
+            return load_run(words, folder)
+    return load_run(extra)
 
 
 def _beside_identity(here: Any, kind: type) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_facts
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.evaluation.run_data import RunData
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reading import build_evaluator, read_run_data, require_same_rows
 from gdo_cli.experiment.weights import kept_weights, load_trained
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
@@ -156,25 +156,3 @@ def reopen(run: RunResult, config_dir: Path | None = None, overrides: Sequence[s
         UserError: its weights were not kept, or its record holds what this version does not know.
     """
     return Opened(rebuild(run, config_dir, list(overrides)), run, overrides)
-
-
-def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str]) -> None:
-    """Raise a UserError unless the rows that were read are those that the run was made with.
-
-    Args:
-        data: the record of what was read, as ``data`` in a run's record.
-        extra: overrides of the command; where they name other data, other rows are what is asked for.
-    """
-    if any(word.startswith(("data=", "task", "probe.")) and "items" not in word for word in extra):
-        return
-    before = run.record.data
-    for part, now in data.items():
-        if not (isinstance(now, dict) and isinstance(before.get(part), dict)):
-            continue
-        old, new = before[part].get("sha256"), now.get("sha256")
-        if old and new and old != new:
-            raise UserError(
-                f"{run.title}: the {part} rows are not those that the run was made with (checksum "
-                f"{new[:12]}… instead of {old[:12]}…); name their place (data.dir=FOLDER), or other data "
-                "on purpose (data=…)"
-            )

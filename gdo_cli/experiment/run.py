@@ -19,8 +19,8 @@ from gdo_cli.experiment.failures import enough_memory, marked
 from gdo_cli.experiment.layers import Choice, choose_layers
 from gdo_cli.experiment.preparation import prepare_model
 from gdo_cli.experiment.processes import init_distributed, local_rank_zero_first, lock_on_rank_zero
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
-from gdo_cli.experiment.source import check_method
+from gdo_cli.experiment.reading import build_evaluator, read_run_data, require_same_rows
+from gdo_cli.experiment.source import check_method, find_source
 from gdo_cli.experiment.tracking import Mirror
 from gdo_cli.experiment.weights import save_trained
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -77,6 +77,9 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
             return finished  # another process finished it while this one waited
         with local_rank_zero_first():
             data = read_run_data(config)
+            source = find_source(config)
+            if source is not None and source.name["task"] == config.name["task"]:
+                require_same_rows(source, data.provenance)
             loaded = config.model.load()
         choice = choose_layers(config, loaded.model, run)
         if force:

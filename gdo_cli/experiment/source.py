@@ -22,10 +22,20 @@ def check_method(config: RunConfig) -> None:
     """
     method = config.method
     method.check(config.task, config.train)
-    if isinstance(method, OfRun):
-        source = find_run(method.run, method.results_dir)
+    source = find_source(config)
+    if isinstance(method, OfRun) and source is not None:
         _check_source(method, source, config)
         method.check_source(recorded_method(source))
+
+
+def find_source(config: RunConfig) -> RunResult | None:
+    """Return the finished run that the method takes its weights from; None where it takes none.
+
+    Raises:
+        UserError: no such run, or several.
+    """
+    method = config.method
+    return find_run(method.run, method.results_dir) if isinstance(method, OfRun) else None
 
 
 def recorded_method(run: RunResult) -> Method:
