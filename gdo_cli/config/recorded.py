@@ -82,7 +82,7 @@ def load_recorded(
 
 
 def _composed_somehow(given: list[str], extra: list[str], config_dir: Path | None) -> RunConfig:
-    """A composition for what no record holds; files may have changed, but numbers hang on the record alone."""
+    """A composition for what no record holds; files may have changed, numbers hang on the record alone."""
     for words, folder in (([*given, *extra], config_dir), (extra, config_dir)):
         with suppress(UserError):
             return load_run(words, folder)
