@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
 from gdo_cli.config.build import NAMED_PARTS, PLAIN_PARTS, build_part, class_named, load_run
-from gdo_cli.config.compose import hydra_messages, hydra_ready, key_of, parse
+from gdo_cli.config.compose import Composer, hydra_messages, hydra_ready, key_of, parse
 from gdo_cli.config.options import GROUPS
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.methods.base import Method
@@ -34,6 +34,7 @@ def load_recorded(
     given: list[str],
     extra: list[str],
     config_dir: Path | None = None,
+    composer: Composer | None = None,
 ) -> RunConfig:
     """Return a run as its record has it, whatever has become of the YAML files since.
 
@@ -42,11 +43,12 @@ def load_recorded(
         name: the options that were chosen.
         given: the words that it was composed from; they give what no record holds, such as batch budgets.
         extra: overrides that win over the record.
+        composer: shared by many runs, while Hydra is ready.
     Raises:
         UserError: an override that does not fit, or a class that is gone.
     """
-    base = _composed_somehow(given, extra, config_dir)
-    with hydra_messages(), hydra_ready(config_dir):
+    base = _composed_somehow(given, extra, config_dir, composer)
+    with hydra_messages(), nullcontext() if composer else hydra_ready(config_dir):
         words = parse(extra, config_dir)
     chosen = {o.key_or_group for o in words if o.key_or_group in GROUPS}
     values = {key_of(o): o.value() for o in words if o.key_or_group not in GROUPS and not o.is_delete()}
@@ -81,11 +83,13 @@ def load_recorded(
     return dataclasses.replace(base, probe=probes, name=names, overrides=[*given, *extra], **parts, **top)
 
 
-def _composed_somehow(given: list[str], extra: list[str], config_dir: Path | None) -> RunConfig:
+def _composed_somehow(
+    given: list[str], extra: list[str], config_dir: Path | None, composer: Composer | None
+) -> RunConfig:
     """A composition for what no record holds; files may have changed, numbers hang on the record alone."""
     for words, folder in (([*given, *extra], config_dir), (extra, config_dir)):
         with suppress(UserError):
-            return load_run(words, folder)
+            return load_run(words, folder, composer)
     return load_run(extra)
 
 

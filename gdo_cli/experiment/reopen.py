@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gdo_cli.config.compose import Composer
 from gdo_cli.config.options import quoted
 from gdo_cli.config.recorded import load_recorded
 from gdo_cli.config.run_config import RunConfig
@@ -27,7 +28,12 @@ from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_state, versions
 
 
-def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = None) -> RunConfig:
+def rebuild(
+    run: RunResult,
+    config_dir: Path | None,
+    extra: list[str] | None = None,
+    composer: Composer | None = None,
+) -> RunConfig:
     """Return what the run was made with, from its record; ``extra`` overrides win, other probes among them.
 
     Raises:
@@ -40,9 +46,8 @@ def rebuild(run: RunResult, config_dir: Path | None, extra: list[str] | None = N
     *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
     try:
         content = identity(run.record.config)  # OmegaConf takes plain dictionaries alone
-        return load_recorded(
-            content, dict(run.name), kept, [f"results_dir={quoted(str(results))}", *extra], config_dir
-        )
+        words = [f"results_dir={quoted(str(results))}", *extra]
+        return load_recorded(content, dict(run.name), kept, words, config_dir, composer)
     except UserError as error:
         raise UserError(f"{run.title}: {error}") from error
 

@@ -16,6 +16,7 @@ def write_report(results: Path, config_dir: Path | None) -> list[Path]:
     Raises:
         UserError: a run that cannot be read.
     """
+    results.mkdir(parents=True, exist_ok=True)  # better refused now than after all experiments are composed
     text = markdown(Evidence(results, config_dir))
     written = {results / "README.md": text, results / "report.html": page(text, results)}
     for file, content in written.items():
