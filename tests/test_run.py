@@ -329,7 +329,7 @@ def test_nothing_in_a_record_tells_where_it_was_made(
     finished: tuple[RunConfig, RunResult],
 ) -> None:
     _, result = finished
-    written = json.dumps(result.record)
+    written = json.dumps(result.record.to_dict())
     for place in (str(Path.home()), str(Path.cwd()), str(result.path.parents[4]), socket.gethostname()):
         assert place not in written
 
