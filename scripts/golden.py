@@ -84,7 +84,7 @@ def run(*words: str, cwd: Path, check: bool = True) -> str:
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
-    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "PYTHONPATH": paths, "RAY_DEDUP_LOGS": "0"}
+    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "PYTHONPATH": paths}
 
 
 def tiny_runs(work: Path) -> None:
@@ -170,8 +170,7 @@ def published(work: Path) -> Iterator[tuple[str, Any]]:
     for file in (copy / "figures").iterdir():
         file.unlink()
     yield "plot", run(*GDO, "plot", "--results", str(copy), cwd=ROOT).replace(str(copy), "results")
-    report = ["-m", "study"] if (ROOT / "scripts/study").is_dir() else ["-m", "gdo_cli", "report"]
-    run(sys.executable, *report, "--results", str(copy), cwd=ROOT)
+    run(sys.executable, "-m", "study", "--results", str(copy), cwd=ROOT)
     for file in [*sorted((copy / "figures").iterdir()), copy / "README.md", copy / "report.html"]:
         yield f"results/{file.relative_to(copy)}", checksum(file)
 

@@ -66,6 +66,14 @@ def test_a_command_refuses_rows_that_are_not_those_of_the_run(
         assert words in said
 
 
+def test_an_override_that_names_no_other_data_excuses_no_other_rows(
+    finished: RunResult, changed: Path
+) -> None:
+    words = ("evaluate", finished.title, f"data.dir={changed}", "probe.winogrande.items=2")
+    code, said = gdo(*words, "--results", results_of(finished))
+    assert (code, "test rows" in said) == (2, True)
+
+
 def test_the_runs_own_rows_are_taken_from_wherever_they_lie(
     finished: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

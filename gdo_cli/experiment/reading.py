@@ -51,7 +51,7 @@ def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str]
         data: the record of what was read, as ``data`` in a run's record.
         extra: overrides of the command; where they name other data, other rows are what is asked for.
     """
-    if any(word.startswith(("data=", "task", "probe.")) and "items" not in word for word in extra):
+    if any(_names_other_data(word) for word in extra):
         return
     before = run.record.data
     for part, now in data.items():
@@ -64,3 +64,8 @@ def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str]
                 f"{new[:12]}… instead of {old[:12]}…); name their place (data.dir=FOLDER), or other data "
                 "on purpose (data=…)"
             )
+
+
+def _names_other_data(override: str) -> bool:
+    key = override.partition("=")[0]
+    return key in ("data", "task", "task.path") or ".dataset" in key
