@@ -1,4 +1,15 @@
-"""TODO."""
+"""Run folders: written once, read anywhere.
+
+results/runs/MODEL/TASK/METHOD-ID/seedN/
+    config.yaml         what was asked for
+    metrics.jsonl       every step and every evaluation, as they came
+    predictions.jsonl.gz  item by item, of the last evaluation
+    result.json         written last, by rename: where it stands, the run is complete
+    failed.json         why the last attempt failed, until the next one
+    checkpoint.pt       what an unfinished run goes on from
+    adapter/ or trained/  the trained weights (never in git)
+    analysis/           what ``gdo analyze`` has found later, a JSON file for each kind
+"""
 
 from __future__ import annotations
 
