@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # PEFT 0.21 reads a property that transformers 5.23 has renamed: nothing in this project can mend it.
     config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing.*:FutureWarning")
     torch.set_num_threads(1)  # tensors this small only lose by being shared out
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of imported modules stay: every run looks for garbage, but not there
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,6 +26,8 @@ from gdo_cli.support.errors import UserError, first_line, suggest
 Compose = Callable[[list[str]], DictConfig]
 _REFERRED_TO = ("suite", "length")  # the second refers to the first
 Composition = tuple[DictConfig, dict[str, str]]
+# What choices of bundled options give: the package's own files stay as they are while it runs.
+_BUNDLED: dict[tuple[str, ...], Composition] = {}
 
 
 def key_of(override: Override) -> str:
@@ -50,12 +52,13 @@ class Composer:
     """Compositions while Hydra is ready: what a choice of options gives is composed once.
 
     Composing takes a tenth of a second, and points of a grid differ mostly in values, which are set in a copy
-    of what their options gave.
+    of what their options gave. Choices of bundled options are shared by all composers; a user's directory may
+    change between them.
     """
 
     def __init__(self, config_dir: Path | None) -> None:
         self._config_dir = config_dir
-        self._by_options: dict[tuple[str, ...], Composition] = {}
+        self._by_options: dict[tuple[str, ...], Composition] = {} if config_dir else _BUNDLED
 
     def __call__(self, overrides: list[str]) -> DictConfig:
         with hydra_messages():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.models.loading import Loaded
@@ -56,8 +57,21 @@ class TinyModel(ModelSource):
 
 
 def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_on_the_sample(vocab_size)),
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+    )
+
+
+@cache
+def _trained_on_the_sample(vocab_size: int) -> str:
+    """A tokenizer, as JSON: training it takes a good part of a tiny run, and it is the same every time."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from gdo_cli.data.rows import SAMPLE_DIR
 
@@ -72,9 +86,8 @@ def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
         show_progress=False,
     )
     tokenizer.train(files, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
-    )
+    content: str = tokenizer.to_str()
+    return content
 
 
 def _state_sha256(model: PreTrainedModel) -> str:

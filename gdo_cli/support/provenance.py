@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            found[package] = _version(package)
         except PackageNotFoundError:
             continue
     return found
 
 
+_version = cache(version)  # reading a package's metadata takes milliseconds, and every run asks three times
+
+
+@cache
 def code_sha256(*packages: str) -> str:
     """Return the checksum of the source of some of the package's rooms, or of all of it."""
     root = PACKAGE
