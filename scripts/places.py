@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from statistics import mean
 
-from gdo_cli.experiment.reading import read_run_data
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.config.build import rebuild
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.markdown import table

@@ -21,8 +21,7 @@ from gdo_cli.cli.app import app
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.layers import choose_layers, pilot_run
-from gdo_cli.experiment.spectrum import layer_signal, signal_to_noise
+from gdo_cli.experiment.layers import choose_layers, layer_signal, signal_to_noise
 from gdo_cli.lm.device import hold_weights
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
@@ -272,11 +271,11 @@ def test_the_layers_with_most_signal_are_chosen_without_a_pilot(tiny_run: RunFac
             for name in ("gate", "up", "down"):
                 model.get_parameter(f"model.layers.{layer}.mlp.{name}_proj.weight").mul_(size)
     choice = choose_layers(config, model, no_pilot)
-    assert choice.layers == choice.record.chosen == [1, 3]
-    assert choice.record.ranking == [1, 3, 0, 2]
-    assert choice.record.snr == pytest.approx(layer_signal(model), rel=1e-5)
-    assert (choice.record.asked, choice.record.rule) == (2, "snr")
-    assert choice.record.pilot is None
+    assert choice.indices == choice.chosen == [1, 3]
+    assert choice.ranking == [1, 3, 0, 2]
+    assert choice.snr == pytest.approx(layer_signal(model), rel=1e-5)
+    assert (choice.asked, choice.rule) == (2, "snr")
+    assert choice.pilot is None
 
 
 # ----------------------------------------------------------------------------------- layers, by rule
@@ -333,8 +332,8 @@ def test_a_number_of_layers_is_chosen_by_the_rule(
 ) -> None:
     run = stand_in(updates(1, 4, 2, 3)) if rule in ("pilot", "worst", "relative") else no_pilot
     choice = choose_layers(tiny_run("layers=2", f"layer_rule={rule}"), decoder(N_TINY), run)
-    assert choice.layers == choice.record.chosen == expected
-    assert (choice.record.asked, choice.record.rule) == (2, rule)
+    assert choice.indices == choice.chosen == expected
+    assert (choice.asked, choice.rule) == (2, rule)
 
 
 @pytest.mark.parametrize("rule", ["first", "last", "spread", "random"])
@@ -344,7 +343,7 @@ def test_every_rule_chooses_as_many_layers_as_asked_for(
 ) -> None:
     config = tiny_run("layers=1", f"layer_rule={rule}")
     for n in range(1, n_layers):
-        chosen = choose_layers(_asking(config, n), decoder(n_layers), no_pilot).layers
+        chosen = choose_layers(_asking(config, n), decoder(n_layers), no_pilot).indices
         assert chosen is not None
         assert len(set(chosen)) == n
         assert set(chosen) <= set(range(n_layers))
@@ -357,14 +356,14 @@ def _asking(config: RunConfig, n: int) -> RunConfig:
 
 def test_spread_layers_lie_apart_evenly(tiny_run: RunFactory) -> None:
     config = tiny_run("layers=6", "layer_rule=spread")
-    assert choose_layers(config, decoder(18), no_pilot).layers == [1, 4, 7, 10, 13, 16]
+    assert choose_layers(config, decoder(18), no_pilot).indices == [1, 4, 7, 10, 13, 16]
 
 
 def test_random_layers_hang_on_the_seed_alone(tiny_run: RunFactory) -> None:
     def chosen(seed: int) -> list[int] | None:
         config = tiny_run("layers=5", "layer_rule=random", f"seed={seed}")
         torch.manual_seed(7 * seed)
-        return choose_layers(config, decoder(18), no_pilot).layers
+        return choose_layers(config, decoder(18), no_pilot).indices
 
     assert chosen(0) == chosen(0)
     assert len({str(chosen(seed)) for seed in range(4)}) > 1
@@ -411,8 +410,8 @@ def test_a_number_at_or_above_the_depth_means_all_with_a_notice(
     tiny_run: RunFactory, capsys: pytest.CaptureFixture[str], n: int
 ) -> None:
     choice = choose_layers(tiny_run(f"layers={n}"), decoder(N_TINY), no_pilot)
-    assert choice.layers is None
-    assert (choice.record.asked, choice.record.chosen) == (n, "all")
+    assert choice.indices is None
+    assert (choice.asked, choice.chosen) == (n, "all")
     assert f"layers={n}: the model has 4 layers, so all of them" in capsys.readouterr().err
 
 
@@ -421,8 +420,8 @@ def test_all_layers_and_a_list_need_no_rule(
     tiny_run: RunFactory, asked: str, layers: list[int] | None
 ) -> None:
     choice = choose_layers(tiny_run(f"layers={asked}"), decoder(N_TINY), no_pilot)
-    assert choice.layers == layers
-    assert choice.record.chosen == (layers or "all")
+    assert choice.indices == layers
+    assert choice.chosen == (layers or "all")
 
 
 @pytest.mark.parametrize("asked", ["[4]", "[0,9]"])
@@ -536,8 +535,8 @@ def test_a_finished_pilot_is_not_run_again(
             "method=g_train",
         ]
         choice = choose_layers(load_run(words), decoder(N_TINY), experiment.run)
-        assert choice.layers == sorted(chosen)
-        assert choice.record.pilot_seconds == grown.record.layers.pilot_seconds
+        assert choice.indices == sorted(chosen)
+        assert choice.pilot_seconds == grown.record.layers.pilot_seconds
 
 
 def test_the_pilot_is_the_plain_sft_run_and_can_be_asked_for_by_its_overrides(tmp_path: Path) -> None:
@@ -549,7 +548,7 @@ def test_the_pilot_is_the_plain_sft_run_and_can_be_asked_for_by_its_overrides(tm
         asked.append(config)
         return stand_in(updates(1, 2, 3, 4))(config)
 
-    pilot_run(load_run(words), run)
+    choose_layers(load_run(words), decoder(N_TINY), run)
     (pilot,) = asked
     plain = load_run([*TINY_RUN, f"results_dir={tmp_path}", "method=sft"])
     assert pilot.path == plain.path

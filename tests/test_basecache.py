@@ -18,7 +18,7 @@ from gdo_cli.evaluation import base_cache as basecache
 from gdo_cli.evaluation.base_cache import base_evaluation
 from gdo_cli.evaluation.evaluator import Evaluation, Evaluator
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import Opened, build_evaluator, read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded, Encoder
 from gdo_cli.models.loading import Loaded
@@ -183,15 +183,15 @@ def test_other_code_measures_anew(suite: Evaluator, monkeypatch: pytest.MonkeyPa
     assert measured(suite)
 
 
-def test_a_run_tells_the_cache_its_weights_and_its_precision() -> None:
+def test_a_run_tells_the_cache_its_weights_and_its_precision(tiny_loaded: Loaded) -> None:
     """What a run hands over changes with the weights' checksum and the dtype it computes in."""
-    run = experiment._Run.__new__(experiment._Run)
-    run.weights, run.dtype, run.device = {"sha256": "a"}, torch.float32, torch.device("cpu")
-    first = run.base_facts()
-    run.weights = {"sha256": "b"}
-    second = run.base_facts()
-    run.dtype = torch.bfloat16
-    assert len({json.dumps(facts, sort_keys=True) for facts in (first, second, run.base_facts())}) == 3
+    opened = Opened(load_run([*TINY_RUN]))
+    opened.loaded = replace(tiny_loaded, provenance={"sha256": "a"})
+    first = opened.facts
+    opened.loaded = replace(tiny_loaded, provenance={"sha256": "b"})
+    second = opened.facts
+    opened.dtype = torch.bfloat16
+    assert len({json.dumps(facts, sort_keys=True) for facts in (first, second, opened.facts)}) == 3
 
 
 # -------------------------------------------------------------------------------------------- broken

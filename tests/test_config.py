@@ -6,16 +6,21 @@ import gc
 import os
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
+from importlib import import_module
+from importlib.metadata import version
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -242,6 +247,26 @@ def test_nothing_of_omegaconf_leaves_the_border() -> None:
         return not OmegaConf.is_config(value) and (not isinstance(value, list) or all(map(plain, value)))
 
     assert plain(run)
+
+
+def test_a_hydra_that_lacks_what_gdo_uses_is_named_with_the_versions_that_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "hydra._internal.callbacks", None)
+    monkeypatch.delitem(sys.modules, "gdo_cli.config.compose")
+    with pytest.raises(UserError) as caught:
+        import_module("gdo_cli.config.compose")
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    (wanted,) = (word for word in project["dependencies"] if word.startswith("hydra-core"))
+    found = version("hydra-core")
+    assert str(caught.value) == f"hydra-core {found}: gdo needs another: pip install '{wanted}'"
+
+
+def test_a_program_that_uses_hydra_itself_keeps_its_own() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        load_run(SMALL)
+        assert GlobalHydra.instance().hydra is before is not None
 
 
 def test_one_composition_leaves_nothing_behind_for_the_next(small: RunConfig) -> None:

@@ -28,7 +28,7 @@ from gdo_cli.data.fields import text
 from gdo_cli.data.jsonl import read_jsonl
 from gdo_cli.data.rows import convert, load_split
 from gdo_cli.data.split import Split
-from gdo_cli.experiment.reading import read_run_data
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.support.errors import UserError
 
 

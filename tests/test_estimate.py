@@ -10,7 +10,7 @@ from conftest import RunFactory, recorded
 from gdo_cli.commands.sweep import estimate
 from gdo_cli.commands.sweep.estimate import Estimator
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.plan import EFFICIENCY, architecture, plan
+from gdo_cli.experiment.plan import EFFICIENCY, plan
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.support.identity import identity
 
@@ -60,7 +60,7 @@ def test_without_such_runs_the_plan_of_the_method_tells(
     monkeypatch.setattr(estimate, "matrix_rate", lambda: 1e9)
     config = tiny_run("method=g_freeze")
     guess = Estimator(config.results_dir).estimate(config)
-    planned = plan("", config.method, architecture("tiny", config.model), 4, 64)
+    planned = plan(config, 64)
     forward = 2 * planned.counts.base * 64
     flops = 4 * planned.flops + (3 * (8 + 4) + 8) * forward
     assert guess.source == "plan"

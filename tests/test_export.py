@@ -19,8 +19,7 @@ from typer.testing import CliRunner
 from gdo_cli.cli.app import app
 from gdo_cli.commands import export as exporting
 from gdo_cli.commands.export import _FORM, Exported, cost, export, in_fp32, model_card
-from gdo_cli.config.build import load_run
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.experiment.run import run
 from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth import folding

@@ -26,7 +26,7 @@ from gdo_cli.commands.plot import plot_all
 from gdo_cli.config.build import load_run
 from gdo_cli.config.grid import load_grid
 from gdo_cli.evaluation import base_cache as basecache
-from gdo_cli.experiment.reading import read_run_data
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.experiment.run import run
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder

@@ -27,7 +27,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
-from gdo_cli.experiment.guards import TOLERANCE, check_preserved
+from gdo_cli.experiment.preparation import TOLERANCE, check_preserved
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import widen
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows

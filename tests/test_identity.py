@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 import gdo_cli
-from gdo_cli.config.build import load_run
-from gdo_cli.config.compose import Composer, hydra_ready
-from gdo_cli.experiment.reopen import rebuild
+from gdo_cli.config.build import load_run, rebuild
+from gdo_cli.config.compose import Composer
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.sft import SFT
 from gdo_cli.models.source import ModelSource
@@ -50,20 +49,18 @@ def test_the_record_of_each_committed_run_hashes_to_its_folders_name() -> None:
 def test_each_committed_run_composed_again_has_its_folders_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDO_DATA_DIR", "rows")
     wrong = []
-    with hydra_ready(None):
-        composer = Composer(None)
-        for run in {run.path.parent: run for run in COMMITTED}.values():
-            config = load_run([*run.record.overrides, f"seed={run.seed}"], None, composer)
-            if config.id != run.id:
-                wrong.append(run.id)
+    composer = Composer()
+    for run in {run.path.parent: run for run in COMMITTED}.values():
+        config = load_run([*run.record.overrides, f"seed={run.seed}"], composer)
+        if config.id != run.id:
+            wrong.append(run.id)
     assert sorted(wrong) == sorted(OF_EXPERIMENTS_THAT_HAVE_CHANGED)
 
 
 def test_each_committed_run_rebuilt_from_its_record_has_its_folders_name() -> None:
-    with hydra_ready(None):
-        composer = Composer(None)
-        for run in {run.id: run for run in COMMITTED}.values():
-            assert rebuild(run, None, [], composer).id == run.id
+    composer = Composer()
+    for run in {run.id: run for run in COMMITTED}.values():
+        assert rebuild(run, composer).id == run.id
 
 
 def configured_classes() -> list[type]:

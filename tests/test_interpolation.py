@@ -21,13 +21,12 @@ from typer.testing import CliRunner
 from gdo_cli.cli.app import app
 from gdo_cli.commands.evaluate import evaluation_config
 from gdo_cli.commands.export import cost, export
-from gdo_cli.config.build import load_run
+from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
-from gdo_cli.experiment.reopen import Opened, measure, rebuild
+from gdo_cli.experiment.reopen import Opened, build_evaluator, measure, read_run_data
 from gdo_cli.experiment.weights import load_trained, prepare
 from gdo_cli.lm.tokens import Encoder
 from gdo_cli.methods.interpolation import Averaged, WiSEFT

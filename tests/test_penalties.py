@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.reading import read_run_data
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.regularized import L2SP, KLToBase, Replay

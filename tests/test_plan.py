@@ -16,15 +16,13 @@ from gdo_cli.cli.app import app
 from gdo_cli.commands.plan import plan_all
 from gdo_cli.config.build import load_run
 from gdo_cli.experiment import plan as planning
-from gdo_cli.experiment.plan import Plan, architecture, plan
+from gdo_cli.experiment.plan import Plan, plan
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.support.errors import UserError
 
 
 def planned(*overrides: str) -> Plan:
-    config = load_run(list(overrides))
-    make = architecture(config.name["model"], config.model)
-    return plan(config.name["method"], config.method, make, batch=2, length=8)
+    return plan(load_run([*overrides, "train.batch_size=2"]), length=8)
 
 
 @pytest.mark.parametrize(

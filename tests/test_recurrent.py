@@ -7,7 +7,7 @@ import torch
 from conftest import VOCABULARY, perturb, random_ids, random_queries
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 
-from gdo_cli.experiment.guards import check_forward
+from gdo_cli.experiment.preparation import check_forward
 from gdo_cli.lm import answer_lm, packing, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compat import only_attends

@@ -10,9 +10,8 @@ from conftest import TINY_RUN
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
-from gdo_cli.config.build import load_run
+from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.data.rows import SAMPLE_DIR
-from gdo_cli.experiment.reopen import rebuild
 from gdo_cli.experiment.run import run
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError

@@ -19,6 +19,7 @@ from conftest import TINY_RUN, RunFactory
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment import reopen
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.checkpoints import (
     Checkpoint,
@@ -312,7 +313,7 @@ def test_a_checkpoint_of_another_machine_is_used_with_a_warning(
     cut: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = describe_machine
-    monkeypatch.setattr(experiment, "describe_machine", lambda device: usual(device) | {"cores": 999})
+    monkeypatch.setattr(reopen, "describe_machine", lambda device: usual(device) | {"cores": 999})
     done = steps_logged(monkeypatch)
     experiment.run(cut)
     assert "begun on another machine" in capsys.readouterr().err
@@ -419,11 +420,10 @@ def test_by_default_checkpoints_cost_a_small_share_of_the_time(
     manager.optimizer = torch.optim.SGD([torch.zeros(1)])
     saved: list[float] = []
 
-    def save(_: int) -> bool:
+    def save(_: int) -> None:
         saved.append(now[0])
         now[0] += 10
         manager.written, manager.cost = now[0], 10.0
-        return True
 
     monkeypatch.setattr(manager, "save", save)
     for step in range(200):

@@ -22,8 +22,9 @@ from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.evaluator import Evaluator
+from gdo_cli.experiment import reopen
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import build_evaluator, read_run_data
 from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth.layer import GrownRows
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -109,7 +110,7 @@ def test_a_finished_run_returns_at_once_without_loading_weights(
     config, first = finished
     stamp = (first.path / "result.json").stat().st_mtime_ns
     monkeypatch.setattr(TinyModel, "load", no_weights)
-    monkeypatch.setattr(experiment, "read_run_data", no_weights)
+    monkeypatch.setattr(reopen, "read_run_data", no_weights)
     assert experiment.run(config).record == first.record
     assert (first.path / "result.json").stat().st_mtime_ns == stamp
 

@@ -34,7 +34,7 @@ from gdo_cli.data.dataset import Row
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.divergence import Reference
 from gdo_cli.evaluation.evaluator import Evaluation
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import build_evaluator, read_run_data
 from gdo_cli.lm import answer_lm, lm_head, scoring
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length

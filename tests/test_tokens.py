@@ -3,7 +3,7 @@
 import pytest
 from conftest import RunFactory
 
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import build_evaluator, read_run_data
 from gdo_cli.lm.tokens import Encoder, LazilyEncoded, Query
 from gdo_cli.models.loading import Loaded
 from gdo_cli.support.errors import UserError

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gdo_cli.config.build import load_run
+from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.reopen import rebuild
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import require_one_of
 

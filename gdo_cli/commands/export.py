@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdo_cli.experiment.reading import require_same_rows
-from gdo_cli.experiment.reopen import Opened, measure, rebuild, reopen
+from gdo_cli.config.build import rebuild
+from gdo_cli.experiment.reopen import Opened, measure, require_same_rows
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
@@ -52,7 +52,7 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
     require_one_of("--dtype", dtype, DTYPES)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: exists and is not empty; name another folder")
-    opened = reopen(run, config_dir)
+    opened = Opened(rebuild(run, config_dir), run)
     loaded = opened.loaded
     tokens = [loaded.tokenizer(text, return_tensors="pt")["input_ids"] for text in _PROMPTS]
     model = in_fp32(opened.trained_model())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from gdo_cli.config.build import load_run
-from gdo_cli.experiment.reopen import Opened, reopen
+from gdo_cli.config.build import load_run, rebuild
+from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.tokens import Query
@@ -33,7 +33,8 @@ def complete(
     config_dir: Path | None,
 ) -> list[Completion]:
     """Return greedy completions of every prompt, up to the end of sequence."""
-    opened = reopen(run, config_dir, overrides) if run else Opened(load_run(overrides, config_dir))
+    config = rebuild(run, config_dir, overrides) if run else load_run(overrides, config_dir)
+    opened = Opened(config, run, overrides)
     encoder = opened.encoder
     contexts = [encoder(Query(prompt, "")).context for prompt in prompts]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.options import options
-from gdo_cli.experiment.plan import Plan, architecture, plan
+from gdo_cli.experiment.plan import Plan, plan
 from gdo_cli.support.errors import UserError
 
 
@@ -23,8 +23,7 @@ def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tupl
     for name in methods:
         try:
             config = load_run([*rest, f"method={name}"], config_dir)
-            make = architecture(config.name["model"], config.model)
-            plans.append(plan(name, config.method, make, config.train.batch_size, length))
+            plans.append(plan(config, length))
         except (UserError, ValueError) as error:
             refused[name] = str(error)
     if not plans:

@@ -1,10 +1,11 @@
-"""From a composition to a checked :class:`RunConfig`. No DictConfig leaves this package."""
+"""A checked :class:`RunConfig`, from a composition or from a finished run's record. No DictConfig leaves this
+package."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -13,149 +14,157 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from gdo_cli.config.compose import Composer, compose
-from gdo_cli.config.options import NOT_OF_A_RUN, options
-from gdo_cli.config.run_config import RunConfig, WandbConfig
+from gdo_cli.config.compose import Composer, Conf, key_of
+from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, options, quoted
+from gdo_cli.config.run_config import RunConfig, Settings, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.methods.base import Method, layer_indices
 from gdo_cli.models.source import ModelSource
 from gdo_cli.probes.base import Probe
+from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError, first_line, suggest
-from gdo_cli.support.identity import identity_name
+from gdo_cli.support.identity import identity, identity_name
 from gdo_cli.tasks.base import Task
 from gdo_cli.training.config import TrainConfig
 
-# The parts of a run: those of a fixed type, and those whose YAML names a dataclass of the base type.
-PLAIN_PARTS = {
-    "data": DataConfig,
-    "train": TrainConfig,
-    "evaluation": EvaluationConfig,
-    "wandb": WandbConfig,
-}
-NAMED_PARTS = {"model": ModelSource, "task": Task, "method": Method}
+PARTS: dict[str, type] = {"model": ModelSource, "task": Task, "method": Method, "data": DataConfig}
+PARTS |= {"train": TrainConfig, "evaluation": EvaluationConfig, "wandb": WandbConfig}
+NAMED = (ModelSource, Task, Method, Probe)  # bases of the classes that YAML names
 
 
-@dataclass
-class _Top:
-    """The settings that belong to no part."""
-
-    layers: Any = "all"
-    layer_rule: str = "pilot"
-    seed: int = 0
-    results_dir: str = "results"
-    save_weights: bool = True
-
-
-def load_run(
-    overrides: list[str], config_dir: Path | None = None, composer: Composer | None = None
-) -> RunConfig:
+def load_run(overrides: list[str], conf: Conf = None) -> RunConfig:
     """Return the run that the overrides describe, checked as far as it can be without loading weights.
 
-    Args:
-        composer: shared by the points of a grid.
     Raises:
         UserError: naming the culprit, the allowed values and the nearest match.
     """
-    config = composer(overrides) if composer else compose(overrides, config_dir)
-    return _build_run(config, overrides, config_dir)
+    composer = Composer.of(conf)
+    return _build_run(composer(overrides), overrides, composer.config_dir)
 
 
 def load_experiment(name: str, config_dir: Path | None = None) -> Any:
-    """Return what an experiment file says of its figure, unchecked, e.g. ``{"kind": "curves", …}``; or
-    None."""
-    figure = OmegaConf.select(compose([f"experiment={name}"], config_dir), "figure")
+    """Return an experiment's figure as its file has it, e.g. ``{"kind": "curves", …}``; or None."""
+    figure = OmegaConf.select(Composer(config_dir)([f"experiment={name}"]), "figure")
     return OmegaConf.to_container(figure, resolve=True) if OmegaConf.is_config(figure) else figure
 
 
 def as_yaml(overrides: list[str], config_dir: Path | None = None) -> str:
     """Return the composed configuration as YAML, after all the checks of :func:`load_run`."""
-    config = compose(overrides, config_dir)
+    config = Composer(config_dir)(overrides)
     _build_run(config, overrides, config_dir)
     for key in NOT_OF_A_RUN[1:]:
         config.pop(key, None)
     return OmegaConf.to_yaml(config, resolve=True)
 
 
-# ------------------------------------------------------------------------------------------ build
+def rebuild(run: RunResult, conf: Conf, extra: Sequence[str] = ()) -> RunConfig:
+    """Return what a finished run was made with, from its record, whatever has become of the YAML files since.
+
+    Args:
+        extra: overrides that win over the record, other probes among them.
+    Raises:
+        UserError: the run holds what this version does not know, or an override that does not fit.
+    """
+    try:
+        return _rebuilt(run, extra, Composer.of(conf))
+    except UserError as error:
+        raise UserError(f"{run.title}: {error}") from error
+
+
+def _rebuilt(run: RunResult, extra: Sequence[str], composer: Composer) -> RunConfig:
+    other_probes = any(word.startswith("probe=") for word in extra)
+    given = [str(w) for w in run.record.overrides if not (other_probes and str(w).startswith("probe"))]
+    *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
+    words = [f"results_dir={quoted(str(results))}", *extra]
+    parsed = composer.parse(words)
+    try:  # for what no record holds, such as batch budgets
+        config = composer([*given, *words])
+    except UserError:  # the files have changed; numbers hang on the record alone
+        config = composer(words)
+    recorded = identity(run.record.config)  # OmegaConf takes plain dictionaries alone
+    chosen = {o.key_or_group for o in parsed if o.key_or_group in GROUPS}
+    for key, base in PARTS.items():
+        if key in recorded and key not in chosen:
+            config[key] = _as_recorded(recorded[key], config.get(key), key, base)
+    if "probe" not in chosen:
+        probes, here = recorded["probe"], config.get("probe") or {}
+        config["probe"] = {p: _as_recorded(probes[p], here.get(p), f"probe.{p}", Probe) for p in probes}
+    config.update({key: recorded[key] for key in ("layers", "layer_rule", "seed")})
+    config["name"] = {**run.name, **{key: config.name[key] for key in chosen & config.name.keys()}}
+    for override in parsed:
+        if override.key_or_group not in GROUPS and not override.is_delete():
+            OmegaConf.update(config, key_of(override), override.value())
+    return _build_run(config, [*given, *words], composer.config_dir)
+
+
+def _as_recorded(content: dict[str, Any], here: Any, where: str, base: type) -> dict[str, Any]:
+    """What is recorded of a part, beside what never is: as it is here, or by default."""
+    kind = _kind(content, where, base)
+    apart = [f for f in dataclasses.fields(kind) if f.metadata.get("identity", True) is False]
+    # Defaults of a model for runs to come; this one has its own rate.
+    kept: dict[str, Any] = {f.name: 0 for f in apart if f.default is dataclasses.MISSING}
+    with suppress(UserError):
+        if OmegaConf.is_dict(here) and _kind(here, where, base) is kind:
+            kept |= {f.name: here[f.name] for f in apart if f.name in here}
+    return kept | content
 
 
 def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None) -> RunConfig:
-    parts: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for key, node in config.items():
-        key = str(key)
-        if key in PLAIN_PARTS:
-            parts[key] = build_part(node, key, PLAIN_PARTS[key])
-        elif key in NAMED_PARTS:
-            parts[key] = build_part(node, key, class_named(node, key, NAMED_PARTS[key]))
-        elif key not in NOT_OF_A_RUN:
-            rest[key] = node
-    for key in (*NAMED_PARTS, *PLAIN_PARTS):
-        if key not in parts:
+    for key in PARTS:
+        if key not in config:
             raise UserError(f"~{key}: a run needs one; {suggest('', options(key, config_dir))}")
+    parts = {key: build_part(config[key], key, base) for key, base in PARTS.items()}
     parts["data"] = parts["data"].resolve()
-    top = build_part(OmegaConf.create(rest), "", _Top)
-    if isinstance(rest.get("seed"), bool) or not 0 <= top.seed < 2**63:
+    rest = {str(key): node for key, node in config.items() if key not in (*PARTS, *NOT_OF_A_RUN)}
+    settings = build_part(rest, "", Settings)
+    if isinstance(rest.get("seed"), bool) or not 0 <= settings.seed < 2**63:
         raise UserError(f"seed={rest['seed']}: must be a whole number, 0 or more, below 2^63")
-    probes = _build_probes(config.get("probe"), config_dir)
-    name = cast(dict[str, str], OmegaConf.to_container(config.name))
-    run = RunConfig(name=name, overrides=overrides, probe=probes, **parts, **vars(top))
+    probes: dict[str, Probe] = {}
+    for name, node in (config.get("probe") or {}).items():
+        if OmegaConf.is_dict(node) and "_target_" in node:
+            probes[str(name)] = build_part(node, f"probe.{name}", Probe)
+        # An experiment may set up a probe that is not chosen.
+        elif name not in (known := options("probe", config_dir)):
+            raise UserError(f"probe.{name}: no such probe; {suggest(str(name), known)}")
+    names = cast(dict[str, str], OmegaConf.to_container(config.name))
+    run = RunConfig(name=names, overrides=overrides, probe=probes, **parts, **vars(settings))
     _check_layers(run)
     return run
-
-
-def _build_probes(node: Any, config_dir: Path | None) -> dict[str, Probe]:
-    probes: dict[str, Probe] = {}
-    known = options("probe", config_dir)
-    for name, fields in (node or {}).items():
-        if name not in known:
-            raise UserError(f"probe.{name}: no such probe; {suggest(str(name), known)}")
-        # An experiment may set up a probe that is not chosen: without _target_, it is none.
-        if "_target_" in fields:
-            where = f"probe.{name}"
-            probes[str(name)] = build_part(fields, where, class_named(fields, where, Probe))
-    return probes
 
 
 def _check_layers(run: RunConfig) -> None:
     """``layers`` is a choice that only some methods have."""
     choice = getattr(run.method, "layers", run.layers)
-    if isinstance(choice, bool) or not (
-        choice == "all"
-        or (isinstance(choice, int) and choice > 0)
-        or (isinstance(choice, list) and choice and all(type(i) is int and i >= 0 for i in choice))
-    ):
-        raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]")
+    if type(choice) is not int or choice < 1:
+        layer_indices(choice, run.model.depth(run.name["model"]))
     if run.layers != "all" and not hasattr(run.method, "layers"):
         raise UserError(
             f"layers={run.layers}: method={run.name['method']} takes no layers; leave it out, or choose a "
             "method that works on layers (g_freeze, g_train, mlp_only, …)"
         )
-    depth = run.model.depth(run.name["model"])
-    if isinstance(choice, list) and depth is not None:
-        layer_indices(choice, depth)
 
 
 # Parts that were built from the same values are the same object: a grid's points share most of them.
 _BUILT: dict[tuple[type, str, str], Any] = {}
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
-def build_part(node: Any, where: str, schema: type) -> Any:
+def build_part(node: Any, where: str, base: type) -> Any:
     """Return the dataclass filled from the node; unknown keys, wrong types and open values raise."""
-    allowed = [field.name for field in dataclasses.fields(schema)]
+    kind = _kind(node, where, base)
+    allowed = [field.name for field in dataclasses.fields(kind)]
     prefix = f"{where}." if where else ""
-    if not OmegaConf.is_dict(node):
+    if not isinstance(node, dict | DictConfig):
         raise UserError(f"{where}={node}: this holds keys, write {prefix}KEY=…; {suggest('', allowed)}")
-    content = cast(dict[str, Any], OmegaConf.to_container(node))
-    content.pop("_target_", None)
+    content = _without_classes(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(node))))
     for key, value in content.items():
         if value == "???":
             raise UserError(f"{prefix}{key}: needs a value; give it as {prefix}{key}=…")
-    known = (schema, where, repr(content))
+    known = (kind, where, repr(content))
     try:
         if known not in _BUILT:
-            _BUILT[known] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content))
+            _BUILT[known] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), content))
         return _BUILT[known]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = str(error.full_key or error.key or "")
@@ -166,25 +175,31 @@ def build_part(node: Any, where: str, schema: type) -> Any:
         raise UserError(f"{where}: {first_line(error)}") from error
 
 
-_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+def _without_classes(content: dict[str, Any]) -> dict[str, Any]:
+    """Plain data without the names of classes, which the fields' types tell."""
+    return {
+        key: _without_classes(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if key != "_target_"
+    }
 
 
 def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:
     """``lr=abc: must be a number``, from what OmegaConf says of a value."""
     key, reason = str(error.full_key), first_line(error)
-    for name, meaning in _TYPES.items():
-        if reason.endswith(f"could not be converted to {name}"):
-            reason = f"must be {meaning}"
-    if reason.startswith("Incompatible value 'None'"):
-        reason = "must not be null"
-    value = content.get(key, "")
-    shown = "null" if value is None else str(value)
-    return f"{key}={shown}: {reason}" if key in content else f"{key}: {reason}"
+    wanted = _TYPES.get(reason.rpartition("could not be converted to ")[2])
+    if wanted or reason.startswith("Incompatible value 'None'"):
+        reason = f"must be {wanted}" if wanted else "must not be null"
+    if key not in content:
+        return f"{key}: {reason}"
+    return f"{key}={'null' if content[key] is None else content[key]}: {reason}"
 
 
-def class_named(node: Any, where: str, base: type) -> type:
-    """Return the dataclass behind ``_target_``; nothing else is ever called from a configuration."""
-    target = str(node.get("_target_")) if OmegaConf.is_dict(node) else str(node)
+def _kind(node: Any, where: str, base: type) -> type:
+    """The dataclass that a node is of; nothing but one of the base is ever called from a configuration."""
+    if base not in NAMED:
+        return base
+    target = str(node.get("_target_") if isinstance(node, dict | DictConfig) else node)
     module, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -202,12 +217,9 @@ def _known_as(name: str, base: type) -> type | None:
     package = import_module(".".join(base.__module__.split(".")[:2]))
     for module in iter_modules(getattr(package, "__path__", [])):
         import_module(f"{package.__name__}.{module.name}")
-    found = [kind for kind in _subclasses(base) if identity_name(kind) == name]
-    return found[0] if found else None
+    return next((kind for kind in _below(base) if identity_name(kind) == name), None)
 
 
-def _subclasses(base: type) -> Iterator[type]:
-    below: list[type] = type.__subclasses__(base)
-    for kind in below:
-        yield kind
-        yield from _subclasses(kind)
+def _below(base: type) -> list[type]:
+    children: list[type] = type.__subclasses__(base)
+    return [kind for child in children for kind in (child, *_below(child))]

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Union
 
 import yaml
-from hydra import compose as hydra_compose
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options
 from gdo_cli.support.errors import UserError, first_line, suggest
 
-Compose = Callable[[list[str]], DictConfig]
+HYDRA = ">=1.3.2,<1.4"  # as in pyproject.toml
+try:  # all of Hydra that gdo uses; with another version, this is what fails
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override, OverrideType
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+    from hydra.types import HydraContext, RunMode
+except ImportError as error:
+    found = version("hydra-core")
+    raise UserError(f"hydra-core {found}: gdo needs another: pip install 'hydra-core{HYDRA}'") from error
+
+__all__ = ["Callbacks", "Composer", "HydraConfig", "HydraContext", "Override", "Plugins", "RunMode", "key_of"]
 _REFERRED_TO = ("suite", "length")  # the second refers to the first
-Composition = tuple[DictConfig, dict[str, str]]
 # What choices of bundled options give: the package's own files stay as they are while it runs.
-_BUNDLED: dict[tuple[str, ...], Composition] = {}
+_BUNDLED: dict[tuple[str, ...], DictConfig] = {}
+
+Conf = Union[Path, "Composer", None]
+"""Where options are found beside the bundled ones: a user's own directory, or a composer that many share."""
 
 
 def key_of(override: Override) -> str:
@@ -35,53 +47,168 @@ def key_of(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-# ---------------------------------------------------------------------------------------- compose
+class _OwnFirst(SearchPathPlugin):
+    """A user's own options win over the bundled ones of their names."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        if self.folder is not None:
+            search_path.prepend("gdo", f"file://{self.folder.resolve()}", anchor="main")
 
 
-def compose(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    """Return the composition of the overrides, its interpolations resolved.
-
-    Raises:
-        UserError: naming the override that is wrong.
-    """
-    with hydra_ready(config_dir):
-        return Composer(config_dir)(overrides)
+Plugins.instance().register(_OwnFirst)
 
 
 class Composer:
-    """Compositions while Hydra is ready: what a choice of options gives is composed once.
+    """Hydra on the bundled configuration and a user's own; what a choice of options gives is composed once.
 
     Composing takes a tenth of a second, and points of a grid differ mostly in values, which are set in a copy
     of what their options gave. Choices of bundled options are shared by all composers; a user's directory may
     change between them.
+
+    Raises:
+        UserError: the user's own directory is none.
     """
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self._config_dir = config_dir
-        self._by_options: dict[tuple[str, ...], Composition] = {} if config_dir else _BUNDLED
+    @classmethod
+    def of(cls, conf: Conf) -> Composer:
+        return conf if isinstance(conf, Composer) else cls(conf)
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        if config_dir is not None and not config_dir.is_dir():
+            raise UserError(f"--config-dir {config_dir}: no such directory")
+        self.config_dir = config_dir
+        self._by_options: dict[tuple[str, ...], DictConfig] = {} if config_dir else _BUNDLED
+        _OwnFirst.folder = config_dir
+        outer = GlobalHydra.instance().hydra  # of a program that uses Hydra itself
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir().resolve()), job_name="gdo", version_base="1.3"):
+            self.loader = GlobalHydra.instance().config_loader()
+        GlobalHydra.instance().hydra = outer
 
     def __call__(self, overrides: list[str]) -> DictConfig:
-        with hydra_messages():
-            parsed = parse(overrides, self._config_dir)
-            config = composed(overrides, self._config_dir, lambda _: self._compose(parsed))
+        """Return the composition of the overrides, its interpolations resolved.
+
+        Raises:
+            UserError: naming the override that is wrong.
+        """
+        parsed = self.parse(overrides)
+        chosen = sorted((o for o in parsed if o.key_or_group in GROUPS), key=lambda o: str(o.key_or_group))
+        lines = tuple(str(o.input_line) for o in chosen)
+        if lines not in self._by_options:
+            self._by_options[lines] = self.load(list(lines))
+        config = copy.deepcopy(self._by_options[lines])
+        if not _set(config, [o for o in parsed if o.key_or_group not in GROUPS]):
+            config = self.load(overrides)  # Hydra knows how, or what is wrong
+        OmegaConf.set_struct(config, False)
+        with self.messages(overrides):
             for key in _REFERRED_TO:
                 if key in config:
                     config[key] = config[key]  # resolved once, not for every setting that refers to it
             OmegaConf.resolve(config)
-            return config
-
-    def _compose(self, overrides: list[Override]) -> DictConfig:
-        values = [o for o in overrides if o.key_or_group not in GROUPS]
-        chosen = sorted((o for o in overrides if o.key_or_group in GROUPS), key=lambda o: str(o.key_or_group))
-        options = tuple(str(o.input_line) for o in chosen)
-        if options not in self._by_options:
-            self._by_options[options] = by_hydra(list(options))
-        config, names = copy.deepcopy(self._by_options[options])
-        if not _set(config, values):  # Hydra knows how, or what is wrong
-            config, names = by_hydra([str(o.input_line) for o in overrides])
-        OmegaConf.set_struct(config, False)
-        config["name"] = names
         return config
+
+    def load(self, words: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """Return Hydra's composition, its own settings included for MULTIRUN; ``name`` holds the choices."""
+        with self.messages(words):
+            config = self.loader.load_configuration("config", overrides=words, run_mode=mode)
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            config["name"] = {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+            if mode is RunMode.RUN:
+                config.pop("hydra")
+        return config
+
+    def parse(self, words: Sequence[str], sweeps: bool = False) -> list[Override]:
+        """Parse each override on its own, so that a message can name the one that is wrong.
+
+        Args:
+            sweeps: whether several values may stand in one, and settings of Hydra's own among them.
+        """
+        parser = OverridesParser.create(config_loader=self.loader)
+        return [self._parse_one(parser, word, sweeps) for word in words]
+
+    def _parse_one(self, parser: OverridesParser, text: str, sweeps: bool) -> Override:
+        try:
+            (override,) = parser.parse_overrides([text])
+            if override.is_discrete_sweep():
+                list(override.sweep_string_iterator())
+        except (HydraException, ValueError) as error:
+            raise UserError(
+                f"{text}: not an override; they are written key=value, e.g. task=scitail train.lr=1e-4 "
+                "(quote values with spaces or brackets)"
+            ) from error
+        group = override.key_or_group
+        if not group:
+            raise UserError(f"{text}: not an override; they are written key=value")
+        if not sweeps and override.is_hydra_override():
+            raise UserError(f"{text}: only 'gdo sweep' takes launchers, sweepers and other settings of Hydra")
+        if override.is_sweep_override():
+            if not sweeps:
+                raise UserError(f"{text}: several values; 'gdo sweep' takes them, this command takes one")
+            if override.is_hydra_override():
+                raise UserError(f"{text}: several values; only settings of runs can be swept")
+        elif group in GROUPS:
+            value, known = override.value(), options(group, self.config_dir)
+            if override.is_delete():
+                raise UserError(f"{text}: a run needs one; {suggest('', known)}")
+            listed = group == "probe" and isinstance(value, list)
+            if not (isinstance(value, str) or listed or (group == "experiment" and value is None)):
+                raise UserError(f"{text}: name one option; {suggest(str(value), known)}")
+            # A name becomes a folder's, and must not lead out of its group.
+            names = [str(name) for name in (value if listed else [value])]
+            if not all(re.fullmatch(r"(?!.*\.\.)[\w.+-]*", name) for name in names):
+                raise UserError(f"{text}: a name, not a path; {suggest('', known)}")
+        return override
+
+    @contextmanager
+    def messages(self, words: Sequence[str] = ()) -> Iterator[None]:
+        """Turn what Hydra, OmegaConf and YAML raise into one line each.
+
+        Raises:
+            UserError: it names the one of the words that is wrong, where one is.
+        """
+        try:
+            yield
+        except yaml.YAMLError as error:
+            raise UserError(f"a YAML file cannot be read: {' '.join(str(error).split())}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"a YAML file cannot be read: not UTF-8 ({error.reason})") from error
+        except RecursionError as error:
+            raise UserError("a YAML file cannot be read: its defaults lead back to itself") from error
+        # An AttributeError is a merge into null.
+        except (HydraException, OmegaConfBaseException, AttributeError, ValueError) as error:
+            raise UserError(self._explain(error, words)) from error
+
+    def _explain(self, error: Exception, words: Sequence[str]) -> str:
+        """What composing failed on: an option, or a key, with the ones there are."""
+        text, line = str(error), first_line(error)
+        if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
+            group, _, option = match[1].removesuffix(".yaml").rpartition("/")
+            plugged = PLUGGED.get(group, {})
+            if extra := plugged.get(option):
+                return f"{group}={option}: its plugin is not installed: pip install 'gdo-cli[{extra}]'"
+            if group in PLUGGED or group in GROUPS:
+                known = options(group, self.config_dir) or self.loader.get_group_options(group)
+                return f"{group}={option}: no such option; {suggest(option, {*plugged, *known})}"
+        if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
+            key = match[1] or match[2]
+            parent, _, last = key.rpartition(".")
+            return f"{key}: no such key; {suggest(last, self._keys(parent, words))}"
+        culprit = next((word for word in words if word.split("=", 1)[0].lstrip("+~") in text), None)
+        return f"{culprit}: {line}" if culprit and culprit not in line else line
+
+    def _keys(self, parent: str, words: Sequence[str]) -> list[str]:
+        """The keys under a dotted path, given the options that were chosen, for the message."""
+        chosen = [word for word in words if word.split("=", 1)[0] in (*GROUPS, *PLUGGED)]
+        try:
+            config = self.loader.load_configuration("config", overrides=chosen, run_mode=RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):
+            config = self.loader.load_configuration("config", overrides=[], run_mode=RunMode.RUN)
+        node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
+        keys = map(str, node) if OmegaConf.is_dict(node) else ()
+        return [key for key in keys if key not in ("_target_", "hydra", *NOT_OF_A_RUN[1:])]
 
 
 def _set(config: DictConfig, values: list[Override]) -> bool:
@@ -94,150 +221,3 @@ def _set(config: DictConfig, values: list[Override]) -> bool:
     except (OmegaConfBaseException, AttributeError):
         return False
     return True
-
-
-def composed(overrides: list[str], config_dir: Path | None, composer: Compose) -> DictConfig:
-    """Return what the composer makes of the overrides.
-
-    Raises:
-        UserError: what is wrong with them, in one line.
-    """
-    try:
-        return composer(overrides)
-    except (HydraException, OmegaConfBaseException, AttributeError) as error:  # the last: a merge into null
-        raise UserError(_explain(error, overrides, config_dir)) from error
-
-
-def by_hydra(overrides: list[str]) -> Composition:
-    """Return Hydra's composition and the chosen option of each group."""
-    config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
-    names = option_names(config)
-    with open_dict(config):
-        config.pop("hydra")
-    return config, names
-
-
-def option_names(config: DictConfig) -> dict[str, str]:
-    """Return the chosen option of each group, of a composition that Hydra's own settings are still part
-    of."""
-    choices = cast(dict[str, Any], OmegaConf.to_container(config.hydra.runtime.choices))
-    return {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
-
-
-@contextmanager
-def hydra_ready(config_dir: Path | None) -> Iterator[None]:
-    """Hydra set up on the bundled configuration, and on the user's own directory before it."""
-    if config_dir is not None and not config_dir.is_dir():
-        raise UserError(f"--config-dir {config_dir}: no such directory")
-    search = create_config_search_path(str(conf_dir().resolve()))
-    if config_dir is not None:
-        search.prepend("gdo", f"file://{config_dir.resolve()}", anchor="main")
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2("gdo", search)
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def parse(overrides: list[str], config_dir: Path | None, sweeps: bool = False) -> list[Override]:
-    """Parse each override on its own, so that a message can name the one that is wrong.
-
-    Args:
-        sweeps: whether several values may stand in one, and settings of Hydra's own among them.
-    """
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    return [_parse_one(parser, override, config_dir, sweeps) for override in overrides]
-
-
-def _parse_one(parser: OverridesParser, text: str, config_dir: Path | None, sweeps: bool) -> Override:
-    try:
-        (override,) = parser.parse_overrides([text])
-        if override.is_discrete_sweep():
-            list(override.sweep_string_iterator())
-    except (HydraException, ValueError) as error:
-        raise UserError(
-            f"{text}: not an override; they are written key=value, e.g. task=scitail train.lr=1e-4 "
-            "(quote values with spaces or brackets)"
-        ) from error
-    group = override.key_or_group
-    if not group:
-        raise UserError(f"{text}: not an override; they are written key=value")
-    if not sweeps and override.is_hydra_override():
-        raise UserError(f"{text}: only 'gdo sweep' takes launchers, sweepers and other settings of Hydra")
-    if override.is_sweep_override():
-        if not sweeps:
-            raise UserError(f"{text}: several values; 'gdo sweep' takes them, this command takes one")
-        if override.is_hydra_override():
-            raise UserError(f"{text}: several values; only settings of runs can be swept")
-    elif group in GROUPS:
-        value = override.value()
-        if override.is_delete():
-            raise UserError(f"{text}: a run needs one; {suggest('', options(group, config_dir))}")
-        listed = group == "probe" and isinstance(value, list)
-        if not (isinstance(value, str) or listed or (group == "experiment" and value is None)):
-            raise UserError(f"{text}: name one option; {suggest(str(value), options(group, config_dir))}")
-        # A name becomes a folder's, and must not lead out of its group.
-        names = [str(name) for name in (value if listed else [value])]
-        if not all(re.fullmatch(r"(?!.*\.\.)[\w.+-]*", name) for name in names):
-            raise UserError(f"{text}: a name, not a path; {suggest('', options(group, config_dir))}")
-    return override
-
-
-# --------------------------------------------------------------------------------------- messages
-
-
-@contextmanager
-def hydra_messages() -> Iterator[None]:
-    """Turn what Hydra, OmegaConf and YAML raise into one line each."""
-    try:
-        yield
-    except yaml.YAMLError as error:
-        raise UserError(f"a YAML file cannot be read: {' '.join(str(error).split())}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"a YAML file cannot be read: not UTF-8 ({error.reason})") from error
-    except RecursionError as error:
-        raise UserError("a YAML file cannot be read: its defaults lead back to itself") from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(first_line(error)) from error
-
-
-def _explain(error: Exception, overrides: list[str], config_dir: Path | None) -> str:
-    """What composing failed on: an option, or a key, with the ones there are."""
-    text = str(error)
-    if match := re.search(r"Could not find '([^']+)'|Could not load '([^']+)'", text):
-        group, _, option = (match[1] or match[2]).removesuffix(".yaml").rpartition("/")
-        if group in PLUGGED:
-            return _no_plugin(group, option)
-        if group in GROUPS:
-            return f"{group}={option}: no such option; {suggest(option, options(group, config_dir))}"
-    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
-        key = match[1] or match[2]
-        parent, _, last = key.rpartition(".")
-        return f"{key}: no such key; {suggest(last, _keys(parent, overrides))}"
-    culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
-    return (
-        f"{culprit}: {first_line(error)}"
-        if culprit and culprit not in first_line(error)
-        else first_line(error)
-    )
-
-
-def _no_plugin(group: str, option: str) -> str:
-    known = GlobalHydra.instance().config_loader().get_group_options(group)
-    if extra := PLUGGED[group].get(option):
-        return f"{group}={option}: its plugin is not installed: pip install 'gdo-cli[{extra}]'"
-    return f"{group}={option}: no such option; {suggest(option, {*known, *PLUGGED[group]})}"
-
-
-def _keys(parent: str, overrides: list[str]) -> list[str]:
-    """The keys under a dotted path, given the options that were chosen, for the message."""
-    chosen = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
-    try:
-        config, _ = by_hydra(chosen)
-    except (HydraException, OmegaConfBaseException):
-        config, _ = by_hydra([])
-    node = OmegaConf.select(config, parent, throw_on_missing=False) if parent else config
-    if not OmegaConf.is_dict(node):
-        return []
-    return [str(key) for key in node if key not in ("_target_", *NOT_OF_A_RUN[1:])]

@@ -1,8 +1,7 @@
-"""Hydra's launchers and sweepers, running gdo's points. A neighbour of the Hydra border
-(:mod:`gdo_cli.config.compose`).
+"""Hydra's launchers and sweepers, running gdo's points.
 
 The points of a grid are known and checked by now, so those that are open go straight to the launcher, as
-Hydra's basic sweeper would hand them over; searches go through Hydra's multirun.
+Hydra's basic sweeper would hand them over; for a search, Hydra's sweeper chooses them.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from time import strftime
+from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from gdo_cli.config.compose import composed, hydra_messages, hydra_ready
-from gdo_cli.config.grid import Engine
+from gdo_cli.config.compose import Callbacks, Composer, HydraConfig, HydraContext, Plugins, RunMode
+from gdo_cli.config.grid import Sweep
 from gdo_cli.config.options import quoted
 from gdo_cli.support.console import note
 from gdo_cli.support.errors import UserError
@@ -51,22 +47,17 @@ class Outcome:
 Run = Callable[[list[str]], Outcome]
 
 
-@dataclass(frozen=True)
-class _Task:
+def _job(run: Run, _: DictConfig) -> float | str:
     """What Hydra calls for every job, maybe in another process: the outcome is left in the sweep's folder."""
-
-    run: Run
-
-    def __call__(self, _: DictConfig) -> float | str:
-        hydra = HydraConfig.get()
-        outcome = self.run([str(word) for word in hydra.overrides.task])
-        content = json.dumps(asdict(outcome), ensure_ascii=False).encode()
-        write_atomically(Path(hydra.runtime.output_dir) / f"point-{hydra.job.num}.json", content)
-        # A search reads what is no number as a failed trial.
-        return str(outcome.error) if outcome.score is None else outcome.score
+    hydra = HydraConfig.get()
+    outcome = run([str(word) for word in hydra.overrides.task])
+    content = json.dumps(asdict(outcome), ensure_ascii=False).encode()
+    write_atomically(Path(hydra.runtime.output_dir) / f"point-{hydra.job.num}.json", content)
+    # A search reads what is no number as a failed trial.
+    return str(outcome.error) if outcome.score is None else outcome.score
 
 
-def launch(engine: Engine, points: list[list[str]], run: Run, results_dir: Path) -> list[Outcome]:
+def launch(sweep: Sweep, points: list[list[str]], run: Run, results_dir: Path) -> list[Outcome]:
     """Run the points with Hydra's launcher, all of them at once as far as it goes.
 
     Args:
@@ -77,34 +68,32 @@ def launch(engine: Engine, points: list[list[str]], run: Run, results_dir: Path)
     Raises:
         UserError: settings of the launcher that it does not take.
     """
-    with _folder(results_dir) as folder, _prepared(engine, folder) as (setup, context):
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=_Task(run), config=setup
-        )
-        lost = None
+    with _folder(results_dir) as folder, _prepared(sweep, folder, run) as setup:
+        launcher = Plugins.instance().instantiate_launcher(**setup)
+        lost = ""
         try:
             launcher.launch(points, initial_job_idx=0)
         except Exception as error:  # a worker that was killed, a queue that refuses: the launcher's own
-            lost = error
+            lost = f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         outcomes = _outcomes(folder)
         told = {tuple(outcome.words) for outcome in outcomes}
-        reason = f"nothing was heard of it{f' ({_one_line(lost)})' if lost else ''}"
-        return outcomes + [Outcome(words, error=reason) for words in points if tuple(words) not in told]
+        missing = [words for words in points if tuple(words) not in told]
+        return outcomes + [Outcome(words, error=f"nothing was heard of it{lost}") for words in missing]
 
 
-def search(engine: Engine, words: list[str], run: Run, results_dir: Path) -> list[Outcome]:
+def search(sweep: Sweep, words: list[str], run: Run, results_dir: Path) -> list[Outcome]:
     """Let Hydra's sweeper choose points by the scores of those before, and run them.
 
     Returns:
         The outcomes, in the order in which they were tried.
     """
-    with _folder(results_dir) as folder, _prepared(engine, folder) as (setup, _):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        _quiet_optuna()
-        own = [str(word) for word in setup.hydra.overrides.hydra]
+    with _folder(results_dir) as folder, _prepared(sweep, folder, run) as setup:
+        with suppress(ImportError):
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            hydra.multirun("config", _Task(run), [*words, *own], with_log_configuration=False)
+            Plugins.instance().instantiate_sweeper(**setup).sweep(arguments=words)
         except (ValueError, RuntimeError):
             if not (tried := _outcomes(folder)) or any(outcome.score is not None for outcome in tried):
                 raise
@@ -112,21 +101,20 @@ def search(engine: Engine, words: list[str], run: Run, results_dir: Path) -> lis
 
 
 @contextmanager
-def _prepared(engine: Engine, folder: Path) -> Iterator[tuple[DictConfig, HydraContext]]:
-    """Hydra's configuration for the launcher, and what it needs to compose the jobs."""
+def _prepared(sweep: Sweep, folder: Path, run: Run) -> Iterator[dict[str, Any]]:
+    """What Hydra makes launchers and sweepers of."""
     logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # failures are told in gdo's own words
-    with hydra_messages(), hydra_ready(engine.config_dir):
-        loader = GlobalHydra.instance().config_loader()
-        words = [*engine.words, *_own_words(engine, folder)]
+    composer = Composer(sweep.config_dir)
+    config = composer.load([*sweep.settings, *_own_words(sweep, folder)], RunMode.MULTIRUN)
+    callbacks = Callbacks(config)
+    context = HydraContext(config_loader=composer.loader, callbacks=callbacks)
+    callbacks.on_multirun_start(config=config, config_name="config")
+    with composer.messages():
+        yield {"hydra_context": context, "task_function": partial(_job, run), "config": config}
+    callbacks.on_multirun_end(config=config, config_name="config")
 
-        def composer(words: list[str]) -> DictConfig:
-            return loader.load_configuration("config", overrides=words, run_mode=RunMode.MULTIRUN)
 
-        setup = composed(words, engine.config_dir, composer)
-        yield setup, HydraContext(config_loader=loader, callbacks=Callbacks(setup))
-
-
-def _own_words(engine: Engine, folder: Path) -> list[str]:
+def _own_words(sweep: Sweep, folder: Path) -> list[str]:
     """Settings of Hydra that gdo wants otherwise, unless they are given."""
     wanted = {
         "hydra/hydra_logging": "none",
@@ -136,15 +124,15 @@ def _own_words(engine: Engine, folder: Path) -> list[str]:
         "hydra.sweep.dir": quoted(str(folder)),
         "hydra.sweep.subdir": ".",
     }
-    if engine.sweeper == "optuna":
+    if sweep.sweeper == "optuna":
         wanted |= {"hydra.sweeper.direction": "maximize", "hydra.sweeper.max_failure_rate": "1.0"}
-        if not any(word.startswith("hydra/sweeper/sampler=") for word in engine.words):
+        if not any(word.startswith("hydra/sweeper/sampler=") for word in sweep.settings):
             wanted["hydra.sweeper.sampler.seed"] = "0"  # so that the same command tries the same points
-        if engine.launcher == "basic":
+        if sweep.launcher == "basic":
             wanted["hydra.sweeper.n_jobs"] = "1"  # a batch would only keep it from learning in between
-    if engine.launcher == "ray":  # the plugin's own value is refused where there is a cluster already
+    if sweep.launcher == "ray":  # the plugin's own value is refused where there is a cluster already
         wanted["++hydra.launcher.ray.init.object_store_memory"] = "null"
-    given = {word.partition("=")[0].lstrip("+~") for word in engine.words}
+    given = {word.partition("=")[0].lstrip("+~") for word in sweep.settings}
     return [f"{key}={value}" for key, value in wanted.items() if key.lstrip("+") not in given]
 
 
@@ -169,17 +157,6 @@ def _folder(results_dir: Path) -> Iterator[Path]:
             note(f"logs and what else the jobs left: {folder}")
 
 
-def _quiet_optuna() -> None:
-    with suppress(ImportError):
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
 def _outcomes(folder: Path) -> list[Outcome]:
     files = sorted(folder.glob("point-*.json"), key=lambda file: int(file.stem.partition("-")[2]))
     return [Outcome(**json.loads(file.read_text("utf-8"))) for file in files]
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

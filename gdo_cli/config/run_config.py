@@ -37,19 +37,33 @@ class WandbConfig:
         require_one_of("wandb.mode", self.mode, ("disabled", "offline", "online"))
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run. Two runs with the same :attr:`id` and seed are the same run.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run that belong to no part.
 
     Attributes:
-        name: the chosen options by group, e.g. ``{"model": "gemma3_270m", "method": "sft", …}``.
-        overrides: the words that it was composed from.
         layers: ``all``, a number of layers, or a list of layer indices.
         layer_rule: which ones, where a number is given: the ``pilot`` run's largest updates (the
             paper's rule), the largest ``relative`` ones, its ``worst``, the weights with most signal over
             noise (``snr``), or ``first``, ``last``, ``spread``, ``random``.
         results_dir: folder that holds ``runs/`` and ``figures/``.
         save_weights: whether the trained weights are kept in the run folder.
+    """
+
+    layers: Any = "all"
+    layer_rule: str = "pilot"
+    seed: int = 0
+    results_dir: str = field(default="results", metadata=NOT_IDENTITY)
+    save_weights: bool = field(default=True, metadata=NOT_IDENTITY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """Everything that decides a run. Two runs with the same :attr:`id` and seed are the same run.
+
+    Attributes:
+        name: the chosen options by group, e.g. ``{"model": "gemma3_270m", "method": "sft", …}``.
+        overrides: the words that it was composed from.
     """
 
     identity_name: ClassVar[str] = "gdo_cli.schema.RunConfig"
@@ -60,14 +74,9 @@ class RunConfig:
     train: TrainConfig
     evaluation: EvaluationConfig
     probe: dict[str, Probe]
+    wandb: WandbConfig = field(default_factory=WandbConfig, metadata=NOT_IDENTITY)
     name: dict[str, str] = field(metadata=NOT_IDENTITY)
     overrides: list[str] = field(metadata=NOT_IDENTITY)
-    layers: Any = "all"
-    layer_rule: str = "pilot"
-    seed: int = 0
-    results_dir: str = field(default="results", metadata=NOT_IDENTITY)
-    save_weights: bool = field(default=True, metadata=NOT_IDENTITY)
-    wandb: WandbConfig = field(default_factory=WandbConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         require_one_of("layer_rule", self.layer_rule, LAYER_RULES)

@@ -7,7 +7,6 @@ can run code. A new one is written beside the old one and renamed over it.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import time
@@ -19,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdo_cli.runs.folder import CHECKPOINT, RunFolder
 from gdo_cli.support.console import warn
 from gdo_cli.support.errors import first_line
+from gdo_cli.support.files import write_atomically
 from gdo_cli.training.distributed import full_tensor, is_rank_zero, max_over_ranks, on_rank_zero, shard_like
 
 # Unless told otherwise a checkpoint is written once a minute, or less often where that would cost more
@@ -61,17 +61,10 @@ class Checkpoint:
         Raises:
             OSError: no room, or no permission; nothing is left behind.
         """
-        beside = file.with_name(f".{file.name}.tmp")
         try:
-            with beside.open("wb") as stream:
-                torch.save(vars(self), stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(file)
+            write_atomically(file, lambda stream: torch.save(vars(self), stream))
         except RuntimeError as error:  # torch's writer stumbles over what the disk has said before
             raise OSError(first_line(error.__context__ or error)) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, file: Path) -> Checkpoint:
@@ -97,57 +90,48 @@ class CheckpointManager:
         facts: what decides the numbers beside the configuration; a checkpoint made under others is not
             gone on from.
         every: steps between checkpoints; 0 for none; None for as often as it costs little.
+        tensors: gives the run's tensors, by name, the same ones each time.
+        state: gives what :meth:`find` will give back.
     """
 
-    def __init__(self, folder: RunFolder, facts: dict[str, Any], every: int | None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: RunFolder,
+        facts: dict[str, Any],
+        every: int | None,
+        tensors: Callable[[], dict[str, Tensor]] = dict,
+        state: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.folder, self.file = folder, folder.path / CHECKPOINT
         self.facts = json.loads(json.dumps(facts))  # as they come back from the file
-        self.every = every
-        self.file = folder.path / CHECKPOINT
+        self.every, self.tensors, self.state = every, tensors, state
         self.found: Checkpoint | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.written = time.monotonic()
-        self.cost = 0.0
-        self.own: Callable[[], dict[str, Any]] = dict
-        self.named: Callable[[], dict[str, Tensor]] = dict
+        self.written, self.cost = time.monotonic(), 0.0
 
     def find(self) -> dict[str, Any] | None:
-        """Return what the last checkpoint says of the run, if there is one to go on from."""
-        run = on_rank_zero(self._find)
-        if run is not None and self.found is None:  # the first process has checked it
-            self.found = Checkpoint.read(self.file)
-        return run
-
-    def _find(self) -> dict[str, Any] | None:
-        if not self.file.exists():
+        """Return what the last checkpoint says of the run, if there is one to go on from, and put its tensors
+        in their place."""
+        if not on_rank_zero(self._usable):
             return None
+        self.found = self.found or Checkpoint.read(self.file)  # the first process has checked it
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(self.found.tensors[name])
+        return self.found.run
+
+    def _usable(self) -> bool:
+        if not self.file.exists():
+            return False
         try:
             found = Checkpoint.read(self.file)
             if other := [key for key, value in self.facts.items() if found.facts.get(key) != value]:
                 raise Unusable(f"made with other {', '.join(other)}")
             self.folder.cut_metrics(found.metrics)
+            self.found = found
         except (Unusable, ValueError) as error:
             warn(f"{self.file} is of no use ({error}): the run starts again")
-            return None
-        self.found = found
-        return found.run
-
-    def follow(
-        self,
-        named: Callable[[], dict[str, Tensor]],
-        own: Callable[[], dict[str, Any]],
-    ) -> None:
-        """Say what a checkpoint is made of, and put the found one's tensors in their place.
-
-        Args:
-            named: the run's tensors, by name, the same ones each time.
-            own: what :meth:`find` gives back.
-        """
-        self.named, self.own = named, own
-        if self.found is not None:
-            with torch.no_grad():
-                for name, tensor in named().items():
-                    tensor.copy_(self.found.tensors[name])
+        return self.found is not None
 
     def attach(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Take the run's optimizer and put it where the checkpoint left it; returns the steps done."""
@@ -157,69 +141,49 @@ class CheckpointManager:
             return 0
         found, self.found = self.found, None
         parameters = optimizer.param_groups[0]["params"]
-        moments = {
-            # Cloned, for the file is only mapped, and would fill the disk beside its successor.
-            index: {key: shard_like(tensor.clone(), parameters[index]) for key, tensor in of_one.items()}
-            for index, of_one in found.optimizer["state"].items()
-        }
-        optimizer.load_state_dict(found.optimizer | {"state": moments})
+        # Cloned, for the file is only mapped, and would fill the disk beside its successor.
+        optimizer.load_state_dict(_each(found.optimizer, lambda i, t: shard_like(t.clone(), parameters[i])))
         scheduler.load_state_dict(found.scheduler)
         _set_random_states(found.random)
         return found.step
 
-    def due(self) -> bool:
-        """Return whether the next checkpoint's time has come, where it is not told in steps."""
-        return time.monotonic() - self.written >= max(EVERY_SECONDS, self.cost / SHARE)
-
-    def after(self, step: int, stopping: bool = False) -> bool:
-        """Write a checkpoint after a step if it is time; True if it stands."""
+    def after(self, step: int, stopping: bool = False) -> None:
+        """Write a checkpoint after a step if it is time."""
         if self.every == 0 or self.optimizer is None:
-            return False
-        if stopping or (step % self.every == 0 if self.every else max_over_ranks(self.due())):
-            return self.save(step)
-        return False
+            return
+        due = time.monotonic() - self.written >= max(EVERY_SECONDS, self.cost / SHARE)
+        if stopping or (step % self.every == 0 if self.every else max_over_ranks(due)):
+            self.save(step)
 
-    def save(self, step: int) -> bool:
+    def save(self, step: int) -> None:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
-        began = time.monotonic()
-        tensors, optimizer = self._tensors()  # every process may have a piece of them
-        try:
-            return on_rank_zero(lambda: self._write(step, tensors, optimizer))
-        finally:
-            self.written = time.monotonic()
-            self.cost = self.written - began
-
-    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the run's tensors and the optimizer's state, whole on rank zero, which writes them."""
         assert self.optimizer is not None
-        tensors = {name: _whole(tensor) for name, tensor in self.named().items()}
-        optimizer = self.optimizer.state_dict()
-        moments = {
-            index: {key: _whole(tensor) for key, tensor in of_one.items()}
-            for index, of_one in optimizer["state"].items()
-        }
-        return tensors, optimizer | {"state": moments}
+        began = time.monotonic()
+        # Every process may have a piece of them.
+        tensors = {name: _whole(tensor) for name, tensor in self.tensors().items()}
+        optimizer = _each(self.optimizer.state_dict(), lambda _, tensor: _whole(tensor))
+        on_rank_zero(lambda: self._write(step, tensors, optimizer))
+        self.written = time.monotonic()
+        self.cost = self.written - began
 
-    def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> bool:
+    def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        moments = [moment for of_one in optimizer["state"].values() for moment in of_one.values()]
+        size = sum(tensor.nbytes for tensor in (*tensors.values(), *moments))
         try:
-            self._need_room(
-                [*tensors.values(), *(t for s in optimizer["state"].values() for t in s.values())]
-            )
-            metrics = self.folder.measure_metrics()
-            scheduler = self.scheduler.state_dict()
+            if (free := shutil.disk_usage(self.file.parent).free) < 1.01 * size:
+                raise OSError(f"{size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB free")
+            metrics, scheduler = self.folder.measure_metrics(), self.scheduler.state_dict()
             Checkpoint(
-                step, self.facts, self.own(), metrics, tensors, optimizer, scheduler, _random_states()
+                step, self.facts, self.state(), metrics, tensors, optimizer, scheduler, _random_states()
             ).write(self.file)
         except OSError as error:
             warn(f"step {step}: no checkpoint could be written ({error}); the run goes on without")
-            return False
-        return True
 
-    def _need_room(self, tensors: list[Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in tensors)
-        free = shutil.disk_usage(self.file.parent).free
-        if free < 1.01 * size:
-            raise OSError(f"{size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB free")
+
+def _each(optimizer: dict[str, Any], change: Callable[[int, Tensor], Tensor]) -> dict[str, Any]:
+    """The state of an optimizer with every tensor of it changed, given the index of its parameter."""
+    state = {i: {k: change(i, tensor) for k, tensor in of.items()} for i, of in optimizer["state"].items()}
+    return optimizer | {"state": state}
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -248,8 +212,3 @@ def _set_random_states(states: dict[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"])
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
-
-
-def trained(model: nn.Module) -> dict[str, Tensor]:
-    """Return what trains, by name."""
-    return {f"weight.{name}": p for name, p in model.named_parameters() if p.requires_grad}

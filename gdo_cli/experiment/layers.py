@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from statistics import mean
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gdo_cli.config.run_config import PILOT_RULES, RunConfig
-from gdo_cli.experiment.spectrum import layer_signal
-from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.decoder import find_decoder, mlp_projections
 from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.sft import SFT
 from gdo_cli.runs.ranking import ranking
@@ -19,22 +20,12 @@ from gdo_cli.runs.record import RunResult
 from gdo_cli.runs.run_record import ChosenLayers
 from gdo_cli.support.console import note
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The layers of a run.
-
-    Attributes:
-        layers: indices in order; None for all.
-        record: what was asked for, the rule, and the pilot run with its cost, for result.json.
-    """
-
-    layers: list[int] | None
-    record: ChosenLayers
+# Interquartile range of a normal distribution in standard deviations.
+_IQR = 1.349
 
 
-def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig], RunResult]) -> Choice:
-    """Return the layers that a run's ``layers`` and ``layer_rule`` stand for.
+def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig], RunResult]) -> ChosenLayers:
+    """Return the layers that a run's ``layers`` and ``layer_rule`` stand for, and how they were chosen.
 
     Args:
         model: the base model; ``snr`` reads its weights, the other rules only count its layers.
@@ -42,30 +33,35 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
     Raises:
         UserError: an index out of range.
     """
-    asked = getattr(config.method, "layers", "all")
+    asked, rule = getattr(config.method, "layers", "all"), config.layer_rule
     n_layers = len(find_decoder(model))
     if not isinstance(asked, int):
-        layers = layer_indices(asked, n_layers)
-        return Choice(layers, ChosenLayers(asked, chosen=layers or "all"))
+        return ChosenLayers(asked, chosen=layer_indices(asked, n_layers) or "all")
     if asked >= n_layers:
         note(f"layers={asked}: the model has {n_layers} layers, so all of them")
-        return Choice(None, ChosenLayers(asked, depth=n_layers))
-    record = ChosenLayers(asked, config.layer_rule)
-    if config.layer_rule in PILOT_RULES:
-        pilot = pilot_run(config, run)
-        order = ranking(pilot, "relative" if config.layer_rule == "relative" else "norm")
-        cost = pilot.record.wall_seconds
-        record = replace(record, pilot=pilot.title, pilot_seconds=cost, ranking=order)
-        chosen = order[-asked:] if config.layer_rule == "worst" else order[:asked]
-    elif config.layer_rule == "snr":
+        return ChosenLayers(asked, depth=n_layers)
+    record = ChosenLayers(asked, rule)
+    if rule in PILOT_RULES:
+        pilot = pilot_config(config)
+        note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
+        found = run(pilot)
+        order = ranking(found, "relative" if rule == "relative" else "norm")
+        seconds = found.record.wall_seconds
+        record = replace(record, pilot=found.title, pilot_seconds=seconds, ranking=order)
+        chosen = order[-asked:] if rule == "worst" else order[:asked]
+    elif rule == "snr":
         values = layer_signal(model)
         order = sorted(range(n_layers), key=lambda layer: (-values[layer], layer))
         known = [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
         record = replace(record, snr=known, ranking=order)
         chosen = order[:asked]
+    elif rule == "random":
+        chosen = random.Random(f"layers/{config.seed}").sample(range(n_layers), asked)
+    elif rule == "spread":
+        chosen = [round((i + 0.5) * n_layers / asked - 0.5) for i in range(asked)]
     else:
-        chosen = _without_pilot(config.layer_rule, asked, n_layers, config.seed)
-    return Choice(sorted(chosen), replace(record, chosen=sorted(chosen)))
+        chosen = list(range(n_layers))[-asked:] if rule == "last" else list(range(asked))
+    return replace(record, chosen=sorted(chosen))
 
 
 def needs_pilot(config: RunConfig) -> bool:
@@ -76,41 +72,45 @@ def needs_pilot(config: RunConfig) -> bool:
     return few and config.layer_rule in PILOT_RULES
 
 
-def pilot_run(config: RunConfig, run: Callable[[RunConfig], RunResult]) -> RunResult:
-    """Return the finished pilot of a run."""
-    pilot = pilot_config(config)
-    note(f"layers={config.layers}: ranked by a pilot run of SFT ({pilot.id})")
-    return run(pilot)
-
-
 def pilot_config(config: RunConfig) -> RunConfig:
     """Return the SFT run on the same model, task and data, at the model's own rate and for as many steps."""
-    train = replace(config.train, lr=config.model.lr, warmup_steps=config.model.warmup_steps)
+    lr, warmup_steps = config.model.lr, config.model.warmup_steps
     dropped = ("method", "layer", "train.lr=", "train.warmup_steps=")
-    kept = [word for word in config.overrides if not word.startswith(dropped)]
+    words = [word for word in config.overrides if not word.startswith(dropped)]
+    words += ["method=sft", "layers=all", f"train.lr={lr}", f"train.warmup_steps={warmup_steps}"]
     return replace(
         config,
         method=SFT(),
-        train=train,
+        train=replace(config.train, lr=lr, warmup_steps=warmup_steps),
         layers="all",
         layer_rule="pilot",
         name=config.name | {"method": "sft"},
-        overrides=[
-            *kept,
-            "method=sft",
-            "layers=all",
-            f"train.lr={train.lr}",
-            f"train.warmup_steps={train.warmup_steps}",
-        ],
+        overrides=words,
     )
 
 
-def _without_pilot(rule: str, n: int, n_layers: int, seed: int) -> list[int]:
-    if rule == "first":
-        return list(range(n))
-    if rule == "last":
-        return list(range(n_layers - n, n_layers))
-    if rule == "spread":
-        return [round((i + 0.5) * n_layers / n - 0.5) for i in range(n)]
-    assert rule == "random"
-    return random.Random(f"layers/{seed}").sample(range(n_layers), n)
+def layer_signal(model: nn.Module) -> list[float]:
+    """Return the mean signal-to-noise ratio of the MLP's matrices of each decoder layer."""
+    values = []
+    for index in range(len(find_decoder(model))):
+        columns, rows = mlp_projections(model, [index])
+        matrices = [model.get_submodule(name).get_parameter("weight") for name in columns + rows]
+        values.append(mean(signal_to_noise(matrix) for matrix in matrices))
+    return values
+
+
+def signal_to_noise(weight: Tensor) -> float:
+    """Return Σ of the singular values above noise / Σ of the others, by the largest one (Spectrum; Hartford
+    et al., 2024, section 3).
+
+    Noise ends at the Marchenko-Pastur edge σ·(1 + √β), where β ≤ 1 is the matrix's aspect ratio and σ,
+    robust to outliers, the singular values' interquartile range / 1.349. Infinite where nothing is noise.
+    """
+    singular = torch.linalg.svdvals(weight.detach().double())
+    if not float(singular.max()):
+        return 0.0
+    quartiles = torch.quantile(singular, torch.tensor([0.25, 0.75], dtype=singular.dtype))
+    sigma = float(quartiles[1] - quartiles[0]) / _IQR
+    edge = sigma * (1 + math.sqrt(min(weight.shape) / max(weight.shape)))
+    signal, noise = (float(part.sum()) for part in (singular[singular > edge], singular[singular <= edge]))
+    return signal / noise / float(singular.max()) if noise else math.inf

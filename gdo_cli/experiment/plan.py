@@ -8,16 +8,16 @@ that it keeps for the backward pass.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.weights import prepare
@@ -25,9 +25,9 @@ from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.device import hold_weights
 from gdo_cli.lm.parameters import text_parameters
-from gdo_cli.methods.base import Method, layer_indices
+from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.parameters import count_parameters
-from gdo_cli.models.source import ARCHITECTURES, ModelSource
+from gdo_cli.models.source import ARCHITECTURES
 from gdo_cli.runs.run_record import Parameters
 from gdo_cli.support.errors import UserError
 from gdo_cli.training.updates import UpdateTracker
@@ -59,76 +59,58 @@ class Plan:
     flops: int
 
 
-def architecture(name: str, source: ModelSource) -> Callable[[], PreTrainedModel]:
-    """Return a maker of the model on the meta device: from a bundled file, or a folder's config.json.
+def plan(config: RunConfig, length: int) -> Plan:
+    """Prepare the run's method on a model without numbers, and take one step of ``length`` tokens a sequence.
 
     Raises:
         UserError: the architecture is not known without the network.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    content = source.shape(name)
-    if content is None:
-        known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
-        raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
-
-    def make() -> PreTrainedModel:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
-        return model
-
-    return make
-
-
-def plan(label: str, method: Method, make: Callable[[], PreTrainedModel], batch: int, length: int) -> Plan:
-    """Prepare the method on a fresh model and take one step of ``batch`` sequences of ``length``.
-
-    Raises:
         ValueError: the method cannot be applied to this model.
     """
-    model, n_base = _prepared(method, make())
+    model, n_base = _prepared(config)
     hold_weights(model, torch.bfloat16)
     parameters = text_parameters(model).values()
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    activations, flops = _one_step(model, batch, length) if trained else (0, 0)
+    activations, flops = _one_step(model, config.train.batch_size, length) if trained else (0, 0)
     weights = sum(p.numel() * p.element_size() for p in parameters)
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
-    return Plan(label, count_parameters(model, n_base), weights, 3 * 4 * trained, activations, flops)
+    counted = count_parameters(model, n_base)
+    return Plan(config.name["method"], counted, weights, 3 * 4 * trained, activations, flops)
 
 
 def counts(config: RunConfig) -> Parameters:
-    """Return what the method adds and trains, as ``count_parameters`` has it; no step is taken.
-
-    Raises:
-        UserError: the architecture is not known without the network.
-        ValueError: the method cannot be applied to this model.
-    """
-    return count_parameters(*_prepared(config.method, architecture(config.name["model"], config.model)()))
-
-
-def _prepared(method: Method, model: Any) -> tuple[Any, int]:
-    """The model as the method trains it, and how many parameters it had before."""
-    n_base = sum(p.numel() for p in text_parameters(model).values())
-    n_layers = len(find_decoder(model))
-    choice = getattr(method, "layers", "all")
-    # Which layers does not matter for what they cost: the last ones stand for any number.
-    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
-    return prepare(method, model.requires_grad_(False), chosen), n_base
+    """Return what the method adds and trains, as :func:`plan` has it and raises; no step is taken."""
+    return count_parameters(*_prepared(config))
 
 
 def why_not(config: RunConfig) -> str | None:
     """Return why the method cannot be applied to the model, as far as the model's shape tells."""
-    if not config.method.trains:
-        return None  # nothing is added; what there is to be checked needs weights
     try:
-        _prepared(config.method, architecture(config.name["model"], config.model)())
+        if config.method.trains:  # else nothing is added; what there is to be checked needs weights
+            _prepared(config)
     except ValueError as error:
         return f"method={config.name['method']}: {error}"
     except (UserError, RuntimeError):  # the shape is not known, or says too little
-        return None
+        pass
     return None
+
+
+def _prepared(config: RunConfig) -> tuple[Any, int]:
+    """The model on the meta device, as the method trains it, and how many parameters it had before."""
+    name = config.name["model"]
+    content = config.model.shape(name)
+    if content is None:
+        known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
+        raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+    n_base = sum(p.numel() for p in text_parameters(model).values())
+    n_layers = len(find_decoder(model))
+    choice = getattr(config.method, "layers", "all")
+    # Which layers does not matter for what they cost: the last ones stand for any number.
+    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
+    return prepare(config.method, model.requires_grad_(False), chosen), n_base
 
 
 def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
@@ -138,7 +120,7 @@ def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int
     except ImportError as error:  # no documented part of torch
         raise UserError(f"torch {torch.__version__} cannot run a step without numbers: no plan") from error
     with FakeTensorMode():
-        _pretend(model)
+        model.to_empty(device="cpu")  # fake tensors run as if on the CPU, autocast included; meta ones do not
         model.get_input_embeddings().padding_idx = None  # leaving it out has a size that data decide
         lm = AnswerLM(model, torch.bfloat16)
         ids = torch.zeros(batch, length, dtype=torch.long)
@@ -149,19 +131,6 @@ def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int
         with FlopCounterMode(display=False) as counter, _kept_tensors(own) as kept:
             F.cross_entropy(lm(ids, positions), targets).backward()
     return sum(kept.values()), counter.get_total_flops()
-
-
-def _pretend(model: nn.Module) -> None:
-    """Meta tensors become fake ones, which run as if on the CPU (autocast included). Tied stay tied."""
-    fakes: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in fakes:
-                fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-                fakes[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-            module._parameters[name] = fakes[id(parameter)]
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
 @contextmanager

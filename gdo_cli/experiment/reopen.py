@@ -1,55 +1,26 @@
-"""Finished runs opened again: configuration, rows and models. Nothing else opens the model of a run."""
+"""The rows and models of a configuration, and those of a finished run. Nothing else opens a run's model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from gdo_cli.config.compose import Composer
-from gdo_cli.config.options import quoted
-from gdo_cli.config.recorded import load_recorded
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_facts
 from gdo_cli.evaluation.evaluator import Evaluator
-from gdo_cli.evaluation.run_data import RunData
-from gdo_cli.experiment.reading import build_evaluator, read_run_data, require_same_rows
+from gdo_cli.evaluation.run_data import Rehearsed, RunData, read_data, sampled_parts
 from gdo_cli.experiment.weights import kept_weights, load_trained
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.device import compute_dtype, describe_machine, hold_weights, pick_device
 from gdo_cli.lm.tokens import Encoder, end_ids
+from gdo_cli.methods.regularized import Replay
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.record import RunResult
+from gdo_cli.support.console import Reporter, warn
 from gdo_cli.support.errors import UserError
-from gdo_cli.support.identity import identity
-from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_state, versions
-
-
-def rebuild(
-    run: RunResult,
-    config_dir: Path | None,
-    extra: list[str] | None = None,
-    composer: Composer | None = None,
-) -> RunConfig:
-    """Return what the run was made with, from its record; ``extra`` overrides win, other probes among them.
-
-    Raises:
-        UserError: the run holds what this version does not know, or an override that does not fit.
-    """
-    extra = extra or []
-    other_probes = any(word.startswith("probe=") for word in extra)
-    recorded = [str(word) for word in run.record.overrides]
-    kept = [word for word in recorded if not (other_probes and word.startswith("probe"))]
-    *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
-    try:
-        content = identity(run.record.config)  # OmegaConf takes plain dictionaries alone
-        words = [f"results_dir={quoted(str(results))}", *extra]
-        return load_recorded(content, dict(run.name), kept, words, config_dir, composer)
-    except UserError as error:
-        raise UserError(f"{run.title}: {error}") from error
 
 
 class Opened:
@@ -111,8 +82,7 @@ class Opened:
 
     def base(self) -> AnswerLM:
         """Return the untouched model."""
-        self.loaded.model.requires_grad_(False)
-        return self._ready(self.loaded.model)
+        return self._ready(self.loaded.model.requires_grad_(False))
 
     def tuned(self) -> AnswerLM:
         """Return the model as it was at the end of the run."""
@@ -125,8 +95,7 @@ class Opened:
 
     def _ready(self, model: Any) -> AnswerLM:
         hold_weights(model, self.dtype)  # before freezing: what was trained stays in fp32, as it was measured
-        model.requires_grad_(False)
-        lm = AnswerLM(model.to(self.device), self.dtype)
+        lm = AnswerLM(model.requires_grad_(False).to(self.device), self.dtype)
         lm.eval()
         return lm
 
@@ -154,10 +123,47 @@ def measure(opened: Opened) -> dict[str, float]:
         return evaluator.evaluate(lm, "test", reporter.advance).metrics
 
 
-def reopen(run: RunResult, config_dir: Path | None = None, overrides: Sequence[str] = ()) -> Opened:
-    """Open a finished run.
+def read_run_data(config: RunConfig) -> RunData:
+    """Read every split that the run needs, and say so if it is the bundled sample's.
 
     Raises:
-        UserError: its weights were not kept, or its record holds what this version does not know.
+        UserError: missing data, or more unusable rows than allowed.
     """
-    return Opened(rebuild(run, config_dir, list(overrides)), run, overrides)
+    task, probes, method = config.task, config.probe, config.method
+    replay = Rehearsed(method.dataset, method.min_characters) if isinstance(method, Replay) else None
+    if parts := sampled_parts(task, probes, config.data, replay):
+        warn(
+            f"data=sample: the bundled sample stands for {', '.join(parts)}; it is made for trying things "
+            "out, not for results (real rows: data.dir=FOLDER, or data=hub)"
+        )
+    return read_data(task, probes, config.data, config.evaluation, method.shots, replay)
+
+
+def build_evaluator(config: RunConfig, data: RunData, encoder: Encoder) -> Evaluator:
+    """Return what measures a model on the run's rows.
+
+    Raises:
+        UserError: too many training examples are longer than allowed.
+    """
+    return Evaluator(config.task, config.probe, data, encoder, config.evaluation, config.train.max_length)
+
+
+def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str] = ()) -> None:
+    """Raise a UserError unless the rows that were read are those that the run was made with.
+
+    Args:
+        data: the record of what was read, as ``data`` in a run's record.
+        extra: overrides of the command; where they name other data, other rows are what is asked for.
+    """
+    keys = [word.partition("=")[0] for word in extra]
+    if any(key in ("data", "task", "task.path") or ".dataset" in key for key in keys):
+        return
+    for part, now in data.items():
+        before = run.record.data.get(part)
+        old, new = (of.get("sha256") if isinstance(of, dict) else None for of in (before, now))
+        if old and new and old != new:
+            raise UserError(
+                f"{run.title}: the {part} rows are not those that the run was made with (checksum "
+                f"{new[:12]}… instead of {old[:12]}…); name their place (data.dir=FOLDER), or other data "
+                "on purpose (data=…)"
+            )

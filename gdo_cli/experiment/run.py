@@ -11,38 +11,27 @@ from typing import Any
 import torch
 
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.evaluation.base_cache import base_evaluation, base_facts
+from gdo_cli.evaluation.base_cache import base_evaluation
 from gdo_cli.evaluation.evaluator import Evaluation
-from gdo_cli.evaluation.run_data import RunData, changed_splits
-from gdo_cli.experiment.checkpoints import CheckpointManager, trained
-from gdo_cli.experiment.failures import enough_memory, marked
-from gdo_cli.experiment.layers import Choice, choose_layers
+from gdo_cli.evaluation.run_data import changed_splits
+from gdo_cli.experiment import attempt
+from gdo_cli.experiment.checkpoints import CheckpointManager
+from gdo_cli.experiment.layers import choose_layers
 from gdo_cli.experiment.preparation import prepare_model
-from gdo_cli.experiment.processes import init_distributed, local_rank_zero_first, lock_on_rank_zero
-from gdo_cli.experiment.reading import build_evaluator, read_run_data, require_same_rows
-from gdo_cli.experiment.source import check_method, find_source
+from gdo_cli.experiment.reopen import Opened, require_same_rows
 from gdo_cli.experiment.tracking import Mirror
-from gdo_cli.experiment.weights import save_trained
+from gdo_cli.experiment.weights import check_method, save_trained
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compiling import compiled
-from gdo_cli.lm.device import (
-    compute_dtype,
-    describe_machine,
-    peak_memory,
-    pick_device,
-    reset_peak_memory,
-)
-from gdo_cli.lm.tokens import Encoder, end_ids
+from gdo_cli.lm.device import peak_memory, reset_peak_memory
 from gdo_cli.methods.parameters import describe_parameters
-from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
-from gdo_cli.runs.run_record import RunRecord
-from gdo_cli.support.console import note, warn
+from gdo_cli.runs.run_record import ChosenLayers, RunRecord
+from gdo_cli.support.console import Reporter, note, warn
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.support.identity import identity
-from gdo_cli.support.progress import Reporter
-from gdo_cli.support.provenance import code_sha256, code_state, versions
+from gdo_cli.support.provenance import code_sha256
 from gdo_cli.support.signals import Stop, Stopped, stoppable
 from gdo_cli.training.distributed import is_rank_zero, max_over_ranks, on_rank_zero, unsharded, world_size
 from gdo_cli.training.loop import Step, train
@@ -63,7 +52,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         UserError: data or weights that cannot be had, or an impossible choice of method or layers.
         RunFailed: growth changed the function, or training diverged.
     """
-    config = init_distributed(config)
+    config = attempt.init_distributed(config)
     folder = RunFolder(config.path)
     if not force and (finished := on_rank_zero(folder.load)) is not None:
         note(f"already done: {finished.path}")
@@ -71,70 +60,50 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
             warn(f"the {role} data have changed since the run was made; --force makes it again")
         on_rank_zero(folder.tidy)
         return finished
-    check_method(config)
-    with lock_on_rank_zero(folder), stoppable() as stop:
+    source = check_method(config)
+    with attempt.lock_on_rank_zero(folder), stoppable() as stop:
         if not force and (finished := on_rank_zero(folder.load)) is not None:
             return finished  # another process finished it while this one waited
-        with local_rank_zero_first():
-            data = read_run_data(config)
-            source = find_source(config)
+        opened = Opened(config)
+        with attempt.local_rank_zero_first():
+            data = opened.data
             if source is not None and source.name["task"] == config.name["task"]:
                 require_same_rows(source, data.provenance)
-            loaded = config.model.load()
-        choice = choose_layers(config, loaded.model, run)
+            base = opened.loaded.model
+        layers = choose_layers(config, base, run)
         if force:
             on_rank_zero(folder.clear)
-        started = _Run(config, folder, data, loaded, choice, stop)
-        with marked(folder, started.where):
+        started = _Run(opened, folder, layers, stop)
+        with attempt.marked(folder, started.where):
             return started.complete()
 
 
 class _Run:
     """The state of a run between its stages."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        data: RunData,
-        loaded: Loaded,
-        choice: Choice,
-        stop: Stop,
-    ) -> None:
-        self.config = config
-        self.stop = stop
+    def __init__(self, opened: Opened, folder: RunFolder, layers: ChosenLayers, stop: Stop) -> None:
+        self.config, self.opened, self.folder = opened.config, opened, folder
+        self.layers, self.stop = layers, stop
         self.stage = "preparing"
-        self.choice = choice
-        self.folder = folder
         self.began = time.perf_counter()
-        self.code = code_state()  # now: the checkout may change while the run goes on
-        self.device = pick_device()
-        self.dtype = compute_dtype(config.train.precision, self.device)
-        self.weights = loaded.provenance
-        self.encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
-        self.evaluator = build_evaluator(config, data, self.encoder)
-        self.base = loaded.model
-        self.checkpoints = CheckpointManager(folder, self.facts(), config.train.checkpoint_every)
-        self.total_steps = config.train.total_steps(len(self.evaluator.train)) if config.method.trains else 0
-        self.so_far: dict[str, Any] = {
-            "step": 0,
-            "tokens": 0,
-            "train_seconds": 0.0,
-            "seconds": 0.0,
-            "peak": 0,
-        }
-        reset_peak_memory(self.device)
+        self.record = opened.record()  # now: the checkout may change while the run goes on
+        self.record["machine"] |= {"processes": world_size()}
+        self.evaluator = opened.evaluator()
+        steps = self.config.train.total_steps(len(self.evaluator.train))
+        self.total_steps = steps if self.config.method.trains else 0
+        self.so_far: Any = {"step": 0, "tokens": 0, "train_seconds": 0.0, "seconds": 0.0, "peak": 0}
+        reset_peak_memory(opened.device)
 
     def complete(self) -> RunResult:
-        torch.manual_seed(self.config.seed)
-        lm = self.prepared()
-        note(describe_parameters(self.config.method.label, self.parameters))
+        config = self.config
+        torch.manual_seed(config.seed)
+        lm, self.updates, self.parameters = prepare_model(self.opened, self.evaluator, self.layers.indices)
+        note(describe_parameters(config.method.label, self.parameters))
         with (
-            Mirror(self.config, self.folder.path) as mirror,
-            Reporter(self.config.name["method"], self.total_steps) as reporter,
+            Mirror(config, self.folder.path) as self.mirror,
+            Reporter(config.name["method"], self.total_steps) as self.reporter,
         ):
-            self.mirror, self.reporter = mirror, reporter
-            penalty = self.penalty(lm)
+            penalty = config.method.penalty(lm, self.evaluator.replay, config.seed)
             with self.stop.deferred():
                 self.begin(lm)
                 self.evaluate_if_due(lm)
@@ -147,12 +116,49 @@ class _Run:
                 with unsharded(lm):
                     return on_rank_zero(lambda: self.finish(lm))
 
-    def finish(self, lm: AnswerLM) -> RunResult:
-        final = self.final(lm)
-        self.stage = "writing results"
-        self.folder.save_predictions(final.predictions)
-        checksum = save_trained(lm.model, self.folder.path) if self.config.save_weights else None
-        return self.folder.seal(self.record(final, checksum))
+    def begin(self, lm: AnswerLM) -> None:
+        """Start a new folder, or take up what a checkpoint holds."""
+
+        def tensors() -> dict[str, torch.Tensor]:
+            trained = {f"weight.{name}": p for name, p in lm.model.named_parameters() if p.requires_grad}
+            return trained | self.updates.state()
+
+        every = self.config.train.checkpoint_every
+        self.checkpoints = CheckpointManager(self.folder, self.facts(), every, tensors, self.state)
+        if found := self.checkpoints.find():
+            on_rank_zero(self.folder.prepare_resume)
+            self.so_far = found["so_far"]
+            note(f"going on from step {self.so_far['step']} of {self.total_steps}")
+            if found["machine"] != self.record["machine"]:
+                warn("begun on another machine: the numbers may differ in their last digits")
+        else:
+            on_rank_zero(lambda: self.folder.start({"name": self.config.name} | identity(self.config)))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the numbers of the steps to come; a checkpoint made under others is not
+        used."""
+        settings = asdict(self.config.train) | asdict(self.config.evaluation)
+        del settings["checkpoint_every"], settings["shard"]
+        return {
+            "versions": self.record["versions"],
+            "code": code_sha256(),
+            "configuration": identity(self.config),
+            "settings": settings,
+            "precision": str(self.opened.dtype),
+            "weights": self.opened.loaded.provenance["sha256"],
+            "data": self.evaluator.provenance,
+            "layers": self.layers.chosen,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
+        return {"so_far": self.spent(), "machine": self.record["machine"]}
+
+    def spent(self) -> dict[str, Any]:
+        """Steps, tokens, time and memory of the run, all of its parts together."""
+        seconds = self.so_far["seconds"] + time.perf_counter() - self.began
+        peak = max(self.so_far["peak"], peak_memory(self.opened.device))
+        return self.so_far | {"seconds": seconds, "peak": peak}
 
     def where(self) -> str:
         """Return how far the run is, for messages: ``evaluating after step 50 of 300``."""
@@ -163,69 +169,19 @@ class _Run:
         batch = f"{self.config.train.batch_size} examples of up to {longest} tokens"
         return f"step {self.so_far['step'] + 1} of {self.total_steps} ({batch})"
 
-    def begin(self, lm: AnswerLM) -> None:
-        """Start a new folder, or take up what a checkpoint holds."""
-        if found := self.checkpoints.find():
-            on_rank_zero(self.folder.prepare_resume)
-            self.so_far = found["so_far"]
-            note(f"going on from step {self.so_far['step']} of {self.total_steps}")
-            if found["machine"] != self.machine():
-                warn("begun on another machine: the numbers may differ in their last digits")
-        else:
-            on_rank_zero(lambda: self.folder.start({"name": self.config.name} | identity(self.config)))
-        self.checkpoints.follow(lambda: trained(lm.model) | self.updates.state(), self.state)
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
-        return {"so_far": self.spent(), "machine": self.machine()}
-
-    def machine(self) -> dict[str, Any]:
-        return describe_machine(self.device) | {"processes": world_size()}
-
-    def spent(self) -> dict[str, Any]:
-        """Steps, tokens, time and memory of the run, all of its parts together."""
-        seconds = self.so_far["seconds"] + time.perf_counter() - self.began
-        return self.so_far | {
-            "seconds": seconds,
-            "peak": max(self.so_far["peak"], peak_memory(self.device)),
-        }
-
-    def penalty(self, lm: AnswerLM) -> Penalty | None:
-        method, replay = self.config.method, self.evaluator.replay
-        return method.penalty(lm, replay, self.config.seed) if method.trains else None
-
     def steps(self, lm: AnswerLM, penalty: Penalty | None) -> Iterator[Step]:
-        config, eos_id = self.config, self.encoder.eos_id
-        if not config.method.trains:
+        if not self.config.method.trains:
             return
         self.stage = "training"
+        config, seed, eos_id = self.config.train, self.config.seed, self.opened.encoder.eos_id
+        attach, watch = self.checkpoints.attach, self.updates.add_gradients
+        # Weights that come and go (FSDP2) would be compiled again each time.
+        how = "never" if config.shard and world_size() > 1 else config.compile
         with (
-            enough_memory(self.next_step, SMALLER_BATCH),
-            compiled(lm.model, self.compile(), self.total_steps),
+            attempt.enough_memory(self.next_step, SMALLER_BATCH),
+            compiled(lm.model, how, self.total_steps),
         ):
-            yield from train(
-                lm,
-                self.evaluator.train,
-                config.train,
-                config.seed,
-                eos_id,
-                penalty,
-                self.checkpoints.attach,
-                self.updates.add_gradients,
-            )
-
-    def compile(self) -> str:
-        """Return ``train.compile``; weights that come and go (FSDP2) would be compiled again each time."""
-        train = self.config.train
-        return "never" if train.shard and world_size() > 1 else train.compile
-
-    def prepared(self) -> AnswerLM:
-        """Return the model that trains, checked to compute what the base does."""
-        ready = prepare_model(
-            self.config, self.base, self.choice.layers, self.evaluator, self.device, self.dtype
-        )
-        self.updates, self.parameters = ready.updates, ready.parameters
-        return ready.lm
+            yield from train(lm, self.evaluator.train, config, seed, eos_id, penalty, attach, watch)
 
     def log(self, step: Step) -> None:
         self.so_far["step"] = step.step
@@ -246,7 +202,7 @@ class _Run:
             return
         self.stage = "evaluating"
         try:
-            with enough_memory(self.where, SMALLER_EVALUATION), unsharded(lm):
+            with attempt.enough_memory(self.where, SMALLER_EVALUATION), unsharded(lm):
                 on_rank_zero(lambda: self.evaluate(lm, step))
         except Stopped:
             self.checkpoints.after(step, stopping=True)
@@ -261,7 +217,7 @@ class _Run:
             return self.evaluator.evaluate(lm, "validation", self.advance, between)
 
         untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
-        evaluation = base_evaluation(self.evaluator, self.base_facts(), measure) if untouched else measure()
+        evaluation = base_evaluation(self.evaluator, self.opened.facts, measure) if untouched else measure()
         self.last = evaluation
         if not math.isfinite(loss := evaluation.metrics.get("task/loss", 0.0)):
             raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
@@ -277,58 +233,41 @@ class _Run:
         self.stop.check()
         self.reporter.advance(part, n, total)
 
-    def base_facts(self) -> dict[str, Any]:
-        return base_facts(self.weights, self.dtype, self.device)
-
     def final(self, lm: AnswerLM) -> Evaluation:
         """Measure the task on test data; the probes are those of the last step, which are the same items."""
         self.stage = "evaluating on test data"
-        with enough_memory(self.where, SMALLER_EVALUATION):
+        with attempt.enough_memory(self.where, SMALLER_EVALUATION):
             test = self.evaluator.evaluate_task(lm, "test", self.advance)
         probes = {key: value for key, value in self.last.metrics.items() if not key.startswith("task/")}
         self.reporter.evaluation("final", test.metrics)
         rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
         return Evaluation(test.metrics | probes, test.predictions + rows)
 
-    def facts(self) -> dict[str, Any]:
-        """Return what decides the numbers of the steps to come; a checkpoint made under others is not
-        used."""
-        settings = asdict(self.config.train) | asdict(self.config.evaluation)
-        del settings["checkpoint_every"], settings["shard"]
-        return {
-            "versions": versions(),
-            "code": code_sha256(),
-            "configuration": identity(self.config),
-            "settings": settings,
-            "precision": str(self.dtype),
-            "weights": self.weights["sha256"],
-            "data": self.evaluator.provenance,
-            "layers": self.choice.record.chosen,
-        }
-
-    def record(self, final: Evaluation, trained_sha256: str | None) -> RunRecord:
+    def finish(self, lm: AnswerLM) -> RunResult:
+        """Measure for the last time, and write the run's predictions, weights and, last, its record."""
+        config, final = self.config, self.final(lm)
+        self.stage = "writing results"
+        self.folder.save_predictions(final.predictions)
+        checksum = save_trained(lm.model, self.folder.path) if config.save_weights else None
         spent = self.spent()
-        return RunRecord(
-            id=self.config.id,
-            seed=self.config.seed,
-            method_label=self.config.method.label,
-            name=self.config.name,
-            overrides=[o for o in self.config.overrides if not o.startswith(LOCAL)],
-            config=identity(self.config),
+        record = RunRecord(
+            id=config.id,
+            seed=config.seed,
+            method_label=config.method.label,
+            name=config.name,
+            overrides=[o for o in config.overrides if not o.startswith(LOCAL)],
+            config=identity(config),
             final=final.metrics,
             steps=self.total_steps,
-            layers=self.choice.record,
+            layers=self.layers,
             parameters=self.parameters,
             updates=self.updates.norms(),
-            data=self.evaluator.provenance,
-            weights=self.weights,
-            precision=str(self.dtype).removeprefix("torch."),
+            weights=self.opened.loaded.provenance,
             wall_seconds=round(spent["seconds"], 1),
             train_seconds=round(spent["train_seconds"], 1),
             tokens_per_second=round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
             peak_memory_bytes=spent["peak"],
-            machine=self.machine(),
-            versions=versions(),
-            code=self.code,
-            trained_sha256=trained_sha256,
+            trained_sha256=checksum,
+            **self.record,
         )
+        return self.folder.seal(record)

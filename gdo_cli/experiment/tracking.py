@@ -3,6 +3,7 @@ here is said once and never harms a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,21 @@ class Mirror:
     def _start(self) -> None:
         import wandb
 
-        name = self.config.name
+        config, wanted = self.config, self.config.wandb
+        limits = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), LIMIT_S)
         self.run = wandb.init(
-            project=self.config.wandb.project,
-            entity=self.config.wandb.entity,
-            mode=self.config.wandb.mode,  # type: ignore[arg-type]
+            project=wanted.project,
+            entity=wanted.entity,
+            mode=wanted.mode,  # type: ignore[arg-type]
             dir=str(self.folder),
-            id=f"{self.config.id}-{self.config.seed}",
-            name=f"{name['task']} {name['method']} seed {self.config.seed}",
-            config=identity(self.config),
+            id=f"{config.id}-{config.seed}",
+            name=f"{config.name['task']} {config.name['method']} seed {config.seed}",
+            config=identity(config),
             resume="allow",  # a run that was interrupted goes on under its name
-            settings=wandb.Settings(
-                init_timeout=LIMIT_S, login_timeout=LIMIT_S, finish_timeout=LIMIT_S, silent=True
-            ),
+            settings=wandb.Settings(**limits, silent=True),
         )
 
-    def _guarded(self, action: Any) -> None:
+    def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:  # wandb raises all manner of things; none may end a run

@@ -1,27 +1,68 @@
-"""The trained weights of a run: kept, and put back onto the base model."""
+"""The trained weights of a run: kept, put back onto the base model, and taken by other methods."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gdo_cli.experiment.source import recorded_method
+from gdo_cli.config.build import build_part
+from gdo_cli.config.run_config import RunConfig
 from gdo_cli.lm.device import hold_weights
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
+from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import files_sha256
+from gdo_cli.support.identity import identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from gdo_cli.runs.record import RunResult
-
 FILE = "parameters.safetensors"
 ADAPTER = "adapter_model.safetensors"  # PEFT's name
+
+
+def check_method(config: RunConfig) -> RunResult | None:
+    """Refuse a run that its method cannot be part of, before anything is loaded.
+
+    Returns:
+        The finished run that the method takes its weights from; None where it takes none.
+    Raises:
+        UserError: with the reason.
+    """
+    method, name = config.method, config.name["model"]
+    method.check(config.task, config.train)
+    if not isinstance(method, OfRun):
+        return None
+    source = find_run(method.run, method.results_dir)
+    try:
+        if not source.record.steps:
+            raise UserError(f"{source.title} trained nothing; name a run that did")
+        kept_weights(source)
+        if source.name["model"] != name:
+            raise UserError(f"a run of model={source.name['model']}, not of {name}")
+        if source.record.config["model"] != identity(config.model):
+            raise UserError(f"its model={name} had other settings")
+    except UserError as error:
+        raise UserError(f"method.run={method.run}: {error}") from error
+    method.check_source(_method_of(source))
+    return source
+
+
+def kept_weights(run: RunResult) -> Path:
+    """Return the folder of a run's trained weights.
+
+    Raises:
+        UserError: they were not kept.
+    """
+    if run.weights is None:
+        again = f"gdo train --force {shlex.join(run.record.overrides)}"
+        raise UserError(f"{run.title}: its weights were not kept; run it again: {again}")
+    return run.weights
 
 
 def save_trained(model: Any, folder: Path) -> str | None:
@@ -45,15 +86,19 @@ def save_trained(model: Any, folder: Path) -> str | None:
     return files_sha256([folder / "trained" / FILE])
 
 
-def kept_weights(run: RunResult) -> Path:
-    """Return the folder of a run's trained weights.
+def prepare(method: Method, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+    """Return the model as the method changes it; one that is made of a run's weights is handed that run's."""
+    if not isinstance(method, OfRun):
+        return method.prepare(model, layers)
+    source = find_run(method.run, method.results_dir)
+    return method.combine(lambda alpha: load_trained(model, _method_of(source), source, alpha))
 
-    Raises:
-        UserError: they were not kept.
-    """
-    if run.weights is None:
-        raise UserError(f"{run.title}: its weights were not kept; run it again: gdo train --force …")
-    return run.weights
+
+def _method_of(run: RunResult) -> Method:
+    """The run's method with the settings that it ran with, whatever has become of its YAML file."""
+    # OmegaConf takes plain dictionaries alone.
+    method: Method = build_part(identity(run.record.config["method"]), "method", Method)
+    return method
 
 
 def load_trained(
@@ -66,10 +111,9 @@ def load_trained(
     Raises:
         UserError: the weights were not kept, are damaged, or are not those of this method.
     """
-    chosen = run.record.layers.chosen
     hold_weights(base.requires_grad_(False), getattr(torch, run.record.precision))
     torch.manual_seed(run.seed)  # what started at random starts at the same numbers
-    model = prepare(method, base, None if chosen == "all" else chosen)
+    model = prepare(method, base, run.record.layers.indices)
     if not method.trains:
         return model
     folder = kept_weights(run)
@@ -82,14 +126,6 @@ def load_trained(
         for parameter, before in zip(trains, start, strict=False):
             parameter.copy_(before.lerp(parameter, alpha))
     return model
-
-
-def prepare(method: Method, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-    """Return the model as the method changes it; one that is made of a run's weights is handed that run's."""
-    if not isinstance(method, OfRun):
-        return method.prepare(model, layers)
-    source = find_run(method.run, method.results_dir)
-    return method.combine(lambda alpha: load_trained(model, recorded_method(source), source, alpha))
 
 
 def _restore(model: Any, folder: Path, checksum: str | None) -> None:
@@ -121,7 +157,6 @@ def _restore(model: Any, folder: Path, checksum: str | None) -> None:
     # What layers share has several names, of which one is enough.
     trains = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
     restored = {id(p) for name, p in trains if name not in report.missing_keys}
-    missing = {name for name, p in trains if id(p) not in restored}
-    if strange or missing:
-        strange = [*strange, *sorted(missing)][:3]
-        raise UserError(f"{folder}: not the weights of this method: {', '.join(strange)}")
+    strange += sorted({name for name, p in trains if id(p) not in restored})
+    if strange:
+        raise UserError(f"{folder}: not the weights of this method: {', '.join(strange[:3])}")

@@ -20,7 +20,6 @@ class FinishedRuns:
 
     def __init__(self, results: Path, config_dir: Path | None = None) -> None:
         self._results = results
-        self._config_dir = config_dir
         self._composer = Composer(config_dir)
         self._found: dict[tuple[str, ...], Found] = {}
 
@@ -32,7 +31,7 @@ class FinishedRuns:
         """
         words = (f"experiment={experiment}", f"results_dir={self._results}", *overrides)
         if words not in self._found:
-            points = load_grid(list(words), self._config_dir, self._composer)
+            points = load_grid(list(words), self._composer)
             found = [(config, self._run(config)) for _, config in points]
             runs = [run for _, run in found if run is not None]
             self._found[words] = runs, [config for config, run in found if run is None]

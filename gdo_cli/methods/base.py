@@ -85,21 +85,24 @@ def _quiet_peft() -> Iterator[None]:
         yield
 
 
-def layer_indices(choice: Any, n_layers: int) -> list[int] | None:
+def layer_indices(choice: Any, n_layers: int | None) -> list[int] | None:
     """Return the decoder layers of an explicit choice: None for ``all``, else sorted indices.
 
     A *number* of layers is no explicit choice: which ones is decided by a rule (see
     :mod:`gdo_cli.experiment.layers`).
 
+    Args:
+        n_layers: of the model; None where that is not known.
     Raises:
         UserError: not a choice at all, or an index out of range.
     """
     if choice == "all":
         return None
-    if isinstance(choice, list) and choice and all(type(item) is int for item in choice):
-        outside = [i for i in choice if not 0 <= i < n_layers]
-        if outside or len(set(choice)) != len(choice):
-            wrong = f"no layer {outside[0]}" if outside else "a layer is named twice"
-            raise UserError(f"layers={choice}: {wrong}; the model has layers 0 to {n_layers - 1}")
+    if isinstance(choice, list) and choice and all(type(item) is int and item >= 0 for item in choice):
+        if n_layers is not None and max(choice) >= n_layers:
+            outside = next(i for i in choice if i >= n_layers)
+            raise UserError(f"layers={choice}: no layer {outside}; the model has layers 0 to {n_layers - 1}")
+        if len(set(choice)) != len(choice):
+            raise UserError(f"layers={choice}: a layer is named twice")
         return sorted(choice)
     raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]")

@@ -50,6 +50,11 @@ class ChosenLayers:
     chosen: Any = "all"
     depth: int | None = None
 
+    @property
+    def indices(self) -> list[int] | None:
+        """The chosen layers; None for all."""
+        return None if self.chosen == "all" else list(self.chosen)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:

@@ -1,4 +1,4 @@
-"""What a person is told: notices on standard error, tables and results on standard output.
+"""What a person is told: notices and progress on standard error, tables and results on standard output.
 
 Notices go through the logger ``gdo``, so that who uses gdo as a library can silence or route them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -75,14 +75,68 @@ class _Labelled(io.TextIOBase):
 @contextmanager
 def label_lines(label: str) -> Iterator[None]:
     """Mark what is said here with a label: for processes that share a terminal or a log."""
-    out: Any = _Labelled(sys.stdout, label)
-    err: Any = _Labelled(sys.stderr, label)
-    console.file, errors.file = out, err
+    both: Any = (_Labelled(sys.stdout, label), _Labelled(sys.stderr, label))
+    console.file, errors.file = both
     try:
         yield
     finally:
         # None: the standard streams, whichever these are by then. What they were may be closed.
         console.file = errors.file = None  # type: ignore[assignment]
+
+
+class Reporter:
+    """Follows long work: bars on a terminal, a few plain lines elsewhere. Use as a context manager."""
+
+    def __init__(self, title: str, total_steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=errors,
+            disable=not errors.is_terminal,
+            transient=True,
+        )
+        self.main = self.bars.add_task(title, total=total_steps, status="")
+        self.part: Any = None
+        self.part_name = ""
+
+    def __enter__(self) -> Reporter:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def step(self, number: int, loss: float, tokens_per_s: float) -> None:
+        status = f"loss {loss:.3f} · {tokens_per_s:,.0f} tokens/s"
+        self.bars.update(self.main, completed=number, status=status)
+
+    def advance(self, part: str, n: int, total: int) -> None:
+        """Progress inside an evaluation: n more of the total are done."""
+        if part != self.part_name:
+            self.end_evaluation()
+            self.part = self.bars.add_task(f"  evaluating {part}", total=total, status="")
+            self.part_name = part
+        self.bars.advance(self.part, n)
+
+    def part_of(self, part: str, total: int) -> Callable[[int], None]:
+        """Return what tells the progress of one part: called with the number that is done."""
+        return lambda n: self.advance(part, n, total)
+
+    def end_evaluation(self) -> None:
+        if self.part is not None:
+            self.bars.remove_task(self.part)
+        self.part, self.part_name = None, ""
+
+    def evaluation(self, step: int | str, metrics: dict[str, float]) -> None:
+        """One line for an evaluation that is done."""
+        self.end_evaluation()
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in metrics.items() if not key.endswith("_se"))
+        self.bars.console.print(f"[bold]{step!s:>6}[/]  {shown}", highlight=False, soft_wrap=True)
 
 
 def key_values(rows: dict[str, str]) -> Table:

@@ -31,9 +31,7 @@ def suggest(word: str, allowed: Iterable[str], lister: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, with the next where it ends in a colon; its kind where it
-    says
-    nothing."""
+    """Return the first line of what an error says (two after a colon), or its kind if it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         return f"{lines[0]} {lines[1]}"
@@ -66,8 +64,5 @@ def rank_zero_first() -> Iterator[None]:
         yield
     except BaseException:
         if not is_rank_zero():
-            time.sleep(SECONDS_BEFORE_OTHERS)
+            time.sleep(2)
         raise
-
-
-SECONDS_BEFORE_OTHERS = 2.0

@@ -5,33 +5,31 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
 from gdo_cli.support.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGE = Path(str(files("gdo_cli")))  # where the package lies, whichever of its modules asks
 
 
-def announced_sha256(file: Path) -> str | None:
-    """Return the checksum by which the hub's cache names a large file's content; None for any other file."""
-    content = file.readlink() if file.is_symlink() else file
-    known = content.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", content.name)
-    return content.name if known else None
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write the whole file or nothing: beside it, synced, renamed.
 
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole file or nothing: written beside it, synced, renamed."""
+    Args:
+        content: or what writes it.
+    """
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content) if isinstance(content, bytes) else content(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_for_user(path: Path | None, text: str) -> None:
@@ -56,18 +54,23 @@ def cache_dir() -> Path:
 
 
 def files_sha256(files: list[Path]) -> str:
-    """Return the checksum of all of them together; each is compared with what the hub's cache knows of it."""
+    """Return the checksum of all of them together.
+
+    Raises:
+        UserError: a file is not what the hub's cache, which names large files by their checksum, says it is.
+    """
     digest = hashlib.sha256()
     for file in files:
-        own, announced = hashlib.sha256(), announced_sha256(file)
+        own, blob = hashlib.sha256(), file.readlink() if file.is_symlink() else file
+        announced = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
                 if announced:
                     own.update(block)
-        if announced and own.hexdigest() != announced:
+        if announced and own.hexdigest() != blob.name:
             raise UserError(
                 f"{file}: not what the hub announced, or damaged since (checksum {own.hexdigest()[:12]}… "
-                f"instead of {announced[:12]}…): remove {file.resolve()} to have it fetched again"
+                f"instead of {blob.name[:12]}…): remove {file.resolve()} to have it fetched again"
             )
     return digest.hexdigest()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 from gdo_cli.support.files import PACKAGE
@@ -19,10 +19,8 @@ def versions() -> dict[str, str]:
     """Return installed versions of what the numbers depend on."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = _version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -32,11 +30,9 @@ _version = cache(version)  # reading a package's metadata takes milliseconds, an
 @cache
 def code_sha256(*packages: str) -> str:
     """Return the checksum of the source of some of the package's rooms, or of all of it."""
-    root = PACKAGE
-    files = sorted(file for part in packages or (".",) for file in (root / part).rglob("*.py"))
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    for file in sorted(file for part in packages or (".",) for file in (PACKAGE / part).rglob("*.py")):
+        digest.update(str(file.relative_to(PACKAGE)).encode() + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -44,20 +40,13 @@ def code_state() -> dict[str, Any]:
     """Return commit of the code and whether the checkout had changes; nothing for an installed wheel."""
     if commit := os.environ.get("GDO_CODE_COMMIT"):  # a copy of the code without its .git
         return {"commit": commit, "dirty": False}
-    root = PACKAGE.parent
-    if not (root / ".git").exists():
+    if not (PACKAGE.parent / ".git").exists():
         return {}
+    git = partial(check_output, cwd=PACKAGE.parent, stderr=DEVNULL, text=True, timeout=10)
     try:
-        commit = _git(root, "rev-parse", "HEAD")
+        commit = git(["git", "rev-parse", "HEAD"]).strip()
         # Results that a run itself writes are no change of the code.
-        changed = _git(root, "status", "--porcelain", "--", "gdo_cli", "conf", "pyproject.toml")
-        return {"commit": commit, "dirty": bool(changed)}
-    except (OSError, subprocess.SubprocessError):
+        changed = git(["git", "status", "--porcelain", "--", "gdo_cli", "conf", "pyproject.toml"])
+        return {"commit": commit, "dirty": bool(changed.strip())}
+    except (OSError, SubprocessError):
         return {}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()

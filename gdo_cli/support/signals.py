@@ -63,10 +63,9 @@ class Stop:
             os.write(2, b"\x1b[?25h")  # the cursor, which progress bars hide
         if not self.patient:
             raise Stopped(number)
-        name = NAMES[signal.Signals(number)]
-        if not is_rank_zero():
-            return
-        os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
+        if is_rank_zero():
+            name = NAMES[signal.Signals(number)]
+            os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
 
 
 _stop = Stop()
@@ -80,16 +79,11 @@ def stoppable() -> Iterator[Stop]:
         Stopped: at its end at the latest.
     """
     global _stop
-    usual: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-    }
-    if threading.current_thread() is not threading.main_thread():
-        yield Stop()
-        return
-    free = [n for n in NAMES if signal.getsignal(n) is usual[n]]
-    if not free:  # inside another run, or under a launcher
-        yield _stop
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    free = [n for n in NAMES if main and signal.getsignal(n) is usual[n]]
+    if not free:  # inside another run, under a launcher, or in a thread
+        yield _stop if main else Stop()
         return
     _stop = Stop()
     _stop.handled = free

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.reading import read_run_data
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.device import compute_dtype, hold_weights
 from gdo_cli.lm.scoring import is_exact, score

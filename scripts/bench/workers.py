@@ -26,7 +26,7 @@ from bench import scorers
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.run_data import RunData
-from gdo_cli.experiment.reading import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import build_evaluator, read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compiling import compiled
 from gdo_cli.lm.decoder import mlp_projections

@@ -9,18 +9,19 @@ from typing import Any, ClassVar
 
 from gdo_cli.commands.analyze.representations import drift_by_layer, hidden_states
 from gdo_cli.commands.analyze.skeleton import analyse_run
+from gdo_cli.config.build import rebuild
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.dataset import Row
 from gdo_cli.evaluation.divergence import Reference
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.evaluation.run_data import subset
-from gdo_cli.experiment.reopen import Opened, rebuild
+from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.winogrande import WinoGrande
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.outcomes import Answer, Outcome
-from gdo_cli.support.progress import Reporter
+from gdo_cli.support.console import Reporter
 
 KIND = "drift"
 TEXT = "perplexity"  # the probe that reads general text

@@ -16,14 +16,15 @@ from gdo_cli.commands.analyze.function_vectors import Array, Measured, in_residu
 from gdo_cli.commands.analyze.heads import Heads
 from gdo_cli.commands.analyze.prompts import Sample, TaskPrompts, all_questions
 from gdo_cli.commands.analyze.skeleton import analyse_run
+from gdo_cli.config.build import rebuild
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_arrays
-from gdo_cli.experiment.reopen import Opened, rebuild
+from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.runs.record import RunResult
+from gdo_cli.support.console import Reporter
 from gdo_cli.support.errors import UserError, require_one_of
 from gdo_cli.support.files import write_atomically
-from gdo_cli.support.progress import Reporter
 
 KIND, VECTORS = "fv", "fv.safetensors"
 MEASURING = ("commands/analyze", "lm")  # whose code decides what is measured

@@ -9,9 +9,8 @@ from typing import Any
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.console import note
+from gdo_cli.support.console import Reporter, note
 from gdo_cli.support.errors import UserError
-from gdo_cli.support.progress import Reporter
 
 Measure = Callable[[Opened, Reporter], dict[str, Any]]
 

@@ -18,14 +18,15 @@ from gdo_cli.commands.analyze.function_vectors import Array
 from gdo_cli.commands.analyze.fv import read_vectors
 from gdo_cli.commands.analyze.prompts import TaskPrompts, all_questions
 from gdo_cli.commands.analyze.skeleton import analyse_run
+from gdo_cli.config.build import rebuild
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.reopen import Opened, rebuild
+from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.outcomes import Outcome, mean
+from gdo_cli.support.console import Reporter
 from gdo_cli.support.errors import UserError, require
-from gdo_cli.support.progress import Reporter
 
 KIND = "steer"
 

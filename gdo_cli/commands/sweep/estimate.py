@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.experiment.plan import EFFICIENCY, Plan, architecture, matrix_rate, plan
+from gdo_cli.experiment.plan import EFFICIENCY, Plan, matrix_rate, plan
 from gdo_cli.methods.partial import Frozen
 from gdo_cli.runs.find import find_runs
 from gdo_cli.runs.record import RunResult
@@ -74,8 +74,7 @@ class Estimator:
         key = f"{config.name['model']} {config.model} {method} {config.train.batch_size}"
         if key not in self.plans:
             try:
-                make = architecture(config.name["model"], config.model)
-                self.plans[key] = plan(key, method, make, config.train.batch_size, LENGTH)
+                self.plans[key] = plan(replace(config, method=method), LENGTH)
             except (UserError, ValueError, RuntimeError):
                 self.plans[key] = None
         return self.plans[key]

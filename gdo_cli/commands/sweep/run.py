@@ -23,7 +23,7 @@ from gdo_cli.data.rows import require_source
 from gdo_cli.experiment.layers import needs_pilot, pilot_config
 from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.run import run
-from gdo_cli.experiment.source import check_method
+from gdo_cli.experiment.weights import check_method
 from gdo_cli.models.source import ModelSource
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.record import RunResult
@@ -208,7 +208,7 @@ class _Work:
         waiting = list({config.path: (words, config) for words, config in points}.values())
         while waiting:
             results_dir = Path(waiting[0][1].results_dir)
-            outcomes = launch(self.sweep.engine, [words for words, _ in waiting], self.job, results_dir)
+            outcomes = launch(self.sweep, [words for words, _ in waiting], self.job, results_dir)
             told = {tuple(outcome.words): outcome for outcome in outcomes}
             for words, config in waiting:
                 if error := told[tuple(words)].error:
@@ -226,7 +226,7 @@ class _Work:
 
 
 def _alone(sweep: Sweep) -> bool:
-    return sweep.engine.launcher == "basic"
+    return sweep.launcher == "basic"
 
 
 def _done(point: Point) -> bool:
@@ -267,13 +267,12 @@ def _patiently(config: RunConfig) -> RunResult:
 
 def _search(sweep: Sweep, dry_run: bool) -> bool:
     """Let a sweeper search, once for every grid; True if no point failed."""
-    engine = sweep.engine
     failed = False
     for words in sweep.searches:
-        job = Job({}, str(Path.cwd()), {}, _alone(sweep), frozenset(words), engine.config_dir)
-        console.print(f"hydra/sweeper={engine.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
+        job = Job({}, str(Path.cwd()), {}, _alone(sweep), frozenset(words), sweep.config_dir)
+        console.print(f"hydra/sweeper={sweep.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
         if not dry_run:
-            tried = search(engine, words, job, Path(sweep.points[0][1].results_dir))
+            tried = search(sweep, words, job, Path(sweep.points[0][1].results_dir))
             failed |= any(outcome.error for outcome in tried)
             _print_tried(tried, shared=set(words))
     return not failed
