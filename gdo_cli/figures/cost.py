@@ -37,8 +37,8 @@ def draw(runs: list[RunResult], marked: Sequence[str] = (), retention: str = RET
     """
     trained = [run for run in runs if run.record.steps]
     require(bool(trained), "none of the runs trains anything, so there is no cost to draw")
-    groups.require_measure(retention, set.intersection(*(set(run.final) for run in trained)))
     score = groups.measures(trained)[0]
+    groups.require_measure(retention, set.intersection(*(set(run.final) for run in trained)))
     names = distinct_names(trained)
     points = [_point(names[key], seeds, [score, retention]) for key, seeds in by_id(trained).items()]
     points.sort(key=lambda point: -point[score])

@@ -45,7 +45,7 @@ def draw(
         below.set_xlabel("training steps")
         below.set_ylabel(f"New task: {style.name_of(score)}")
     axes[0, 0].set_ylabel(f"Original domain:\n{style.name_of(retention)}")
-    style.legend_above(figure, axes.flat)
+    style.legend(figure, axes.flat)
     style.under(figure, runs, groups.errors_told("bands", runs))
     return style.Drawing(figure, points)
 

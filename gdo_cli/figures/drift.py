@@ -39,8 +39,7 @@ def draw(runs: list[RunResult]) -> style.Drawing:
         *_winogrande(axes[1, 1], found),
     ]
     axes[0, 0].plot([], [], "o-", color=style.GREY, label=_BASE)
-    entries = style.legend_entries(axes[0, :1])
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=min(5, len(entries)))
+    style.legend(figure, axes[0, :1], columns=5)
     style.under(figure, runs)
     return style.Drawing(figure, points)
 

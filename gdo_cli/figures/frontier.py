@@ -45,8 +45,7 @@ def draw(
         ax.set_title(groups.named("task", task))
         ax.set_xlabel(f"New task: {style.name_of(members[0].task_score)} (validation)")
     axes[0].set_ylabel(f"Kept: {style.name_of(retention)}")
-    entries = style.legend_entries(axes)
-    figure.legend(entries.values(), entries.keys(), loc="outside right upper")
+    style.legend(figure, axes, "outside right upper", columns=1)
     style.under(figure, runs, f"{groups.errors_told('cross', runs)}, their mean")
     return style.Drawing(figure, points, table)
 
@@ -115,8 +114,11 @@ def _panel(ax: Axes, task: str, lines: Lines, looks: dict[str, style.Line]) -> l
         numbers = [f"{area(found):.3f}", f"{best[key][-1][0]:.3f}", f"{at} [{above}, {below}]"]
         rows.append((area(found), [task, label, *counts, *numbers]))
     style.from_zero(ax)
-    if trained:
-        _typical_error(ax, error, kept_error)
+    if trained:  # a cross in the corner: the mean standard error, for the eye
+        (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+        place = (left + 0.04 * (right - left) + error, bottom + 0.04 * (top - bottom) + kept_error)
+        bars: dict[str, Any] = {"xerr": error, "yerr": kept_error, "elinewidth": 0.8}
+        ax.errorbar(*place, **bars, color=style.GREY, label="standard error")
     return [row for _, row in sorted(rows, key=lambda item: -item[0])]
 
 
@@ -124,10 +126,3 @@ def _seeds(line: list[dict[str, Any]]) -> str:
     """``1``, or ``1 to 3`` where its points are means over different numbers of seeds."""
     counts = [point["seeds"] for point in line]
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _typical_error(ax: Axes, score: float, retention: float) -> None:
-    """A cross in the corner: the mean standard error, for the eye."""
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    place = (left + 0.04 * (right - left) + score, bottom + 0.04 * (top - bottom) + retention)
-    ax.errorbar(*place, xerr=score, yerr=retention, color=style.GREY, elinewidth=0.8, label="standard error")

@@ -33,10 +33,13 @@ def draw(runs: list[RunResult], published: Published | None = None) -> style.Dra
     """
     by_task = groups.by_setting(runs, "task")
     points: list[dict[str, Any]] = []
+    names: list[str] = []
     places: list[float] = []  # of the rows, with a gap between tasks
     for task, members in by_task.items():
-        points += _points(task, members, (published or {}).get(task, {}))
-        places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(points) - len(places))]
+        own, short = _points(task, members, published or {}), groups.named("task", task).partition(" (")[0]
+        places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(own))]
+        names += [f"{short}: {point['row']}" if point["method"] else point["row"] for point in own]
+        points += own
     figure, (axes,) = style.panels(8.2, 0.25 * places[-1] + 1.6, 1, len(MEASURES), sharey=True)
     axes[2].sharex(axes[1])
     for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
@@ -51,7 +54,7 @@ def draw(runs: list[RunResult], published: Published | None = None) -> style.Dra
     axes[1].set_xlim(min(0.0, *(end for end in ends if end is not None)) - 0.03, 1.03)
     axes[0].set_xlim(0, 1.03 * points[0]["of"])
     axes[0].set_xlabel(f"of the {points[0]['of']} most effective")
-    axes[0].set_yticks(places, [_name(point, short=True) for point in points])
+    axes[0].set_yticks(places, names)
     axes[0].set_ylim(places[-1] + 0.6, -0.6)
     if any(point["published_cosine"] is not None for point in points):
         axes[0].plot([], [], "o", color=style.GREY, markerfacecolor="none", label="in the paper (Gemma 3 1B)")
@@ -65,9 +68,7 @@ def draw(runs: list[RunResult], published: Published | None = None) -> style.Dra
     return style.Drawing(figure, points, [heading, *map(_cells, points)])
 
 
-def _points(
-    task: str, runs: list[RunResult], published: dict[str, tuple[float, float]]
-) -> list[dict[str, Any]]:
+def _points(task: str, runs: list[RunResult], published: Published) -> list[dict[str, Any]]:
     """A record for each run, and the ceiling and the floor, which are the base's and so the same for all."""
     analyses = [groups.analysis_of(run, ANALYSIS) for run in runs]
 
@@ -84,7 +85,7 @@ def _points(
     points = []
     for run, analysis, name in zip(runs, analyses, groups.names_with_seeds(runs), strict=True):
         method = run.name["method"]
-        heads, cosine = published.get(method, (None, None))
+        heads, cosine = published.get(task, {}).get(method, (None, None))
         told = {"method": method, "seed": run.seed, "published_overlap": heads, "published_cosine": cosine}
         points.append(record(name, analysis, analysis["run"], "run") | told)
     first = analyses[0]
@@ -92,13 +93,6 @@ def _points(
     points.append(record("base, other prompts", first, first["ceiling"], "base_other_prompts"))
     points.append(record("random heads", first, floor, None))
     return points
-
-
-def _name(point: dict[str, Any], short: bool) -> str:
-    task = groups.named("task", point["task"])
-    if short:
-        return f"{task.partition(' (')[0]}: {point['row']}" if point["method"] else point["row"]
-    return f"{task}: {point['row']}"
 
 
 def _mark(ax: Axes, place: float, point: dict[str, Any], measure: str) -> None:
@@ -116,7 +110,7 @@ def _mark(ax: Axes, place: float, point: dict[str, Any], measure: str) -> None:
 
 def _cells(point: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    cells = [_name(point, short=False)]
+    cells = [f"{groups.named('task', point['task'])}: {point['row']}"]
     for measure in MEASURES:
         form, of = (".3g", f"/{point['of']}") if measure == "overlap" else (".2f", "")
         low, high = point[f"{measure}_low"], point[f"{measure}_high"]

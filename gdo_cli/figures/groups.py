@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from statistics import mean, variance
 from typing import Any, TypeVar
 
@@ -40,9 +40,6 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 def by_setting(runs: Iterable[RunResult], key: str) -> dict[str, list[RunResult]]:
     """Return runs by the value of a setting that all of them have."""
     return grouped(runs, lambda run: str(run.setting(key)))
-
-
-# -------------------------------------------------------------------------------------- told apart
 
 
 def line_of(run: RunResult, keys: Sequence[str]) -> str:
@@ -117,9 +114,6 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield above + key, rate(value) if key == "lr" else str(value)
 
 
-# ---------------------------------------------------------------------------------------- measured
-
-
 def measures(runs: Sequence[RunResult]) -> list[str]:
     """Return the task's score, then the probes that all the runs have been through at the end.
 
@@ -141,6 +135,16 @@ def over_seeds(seeds: Sequence[Mapping[str, float]], metric: str) -> dict[str, A
     """Return the mean of a measure over seeds, each given by its scores, its standard error, their number."""
     value = mean(scores[metric] for scores in seeds)
     return {"value": value, "se": standard_error(seeds, metric), "seeds": len(seeds)}
+
+
+def means(
+    rows: Iterable[Mapping[str, Any]], cell: Sequence[str], values: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return a record for each combination of ``cell`` that rows have, with the means of their values."""
+    return [
+        dict(zip(cell, key, strict=True)) | {name: mean(row[name] for row in same) for name in values}
+        for key, same in grouped(rows, lambda row: tuple(row[name] for name in cell)).items()
+    ]
 
 
 def standard_error(seeds: Sequence[Mapping[str, float]], metric: str) -> float:
@@ -169,9 +173,6 @@ def analysis_of(run: RunResult, kind: str) -> dict[str, Any]:
     found = run.analysis(kind)
     assert found is not None, "gdo plot hands over analysed runs alone"
     return found
-
-
-# ----------------------------------------------------------------------------------------- sources
 
 
 def errors_told(what: str, runs: Iterable[RunResult]) -> str:

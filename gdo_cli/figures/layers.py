@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -41,7 +40,9 @@ def draw(runs: list[RunResult]) -> style.Drawing:
     points: list[dict[str, Any]] = []
     figure, axes = style.panels(8.4, 0.9 + 1.75 * len(by_task), len(by_task), 2)
     for row, (task, members) in zip(axes, by_task.items(), strict=True):
-        parts = _parts(task, members)
+        groups.require_one_setting(members)
+        rows = [{"task": task, "seeds": len(members)} | part for run in members for part in update_parts(run)]
+        parts = groups.means(rows, ("task", "layer", "module", "seeds"), MEASURES)
         points += parts
         for ax, measure in zip(row, MEASURES, strict=True):
             _bars(ax, parts, measure)
@@ -49,20 +50,9 @@ def draw(runs: list[RunResult]) -> style.Drawing:
     for column, title in zip(axes.T, MEASURES.values(), strict=True):
         column[0].set_title(title)
         column[-1].set_xlabel("layer (above it: its rank)")
-    style.legend_above(figure, axes[0, :1])
+    style.legend(figure, axes[0, :1])
     style.under(figure, runs)
     return style.Drawing(figure, points)
-
-
-def _parts(task: str, runs: list[RunResult]) -> list[dict[str, Any]]:
-    """One record per layer and kind of matrix, the mean over the seeds."""
-    groups.require_one_setting(runs)
-    rows = (row for run in runs for row in update_parts(run))
-    return [
-        {"task": task, "layer": layer, "module": module, "seeds": len(runs)}
-        | {measure: mean(part[measure] for part in parts) for measure in MEASURES}
-        for (layer, module), parts in groups.grouped(rows, lambda row: (row["layer"], row["module"])).items()
-    ]
 
 
 def _bars(ax: Axes, parts: list[dict[str, Any]], measure: str) -> None:

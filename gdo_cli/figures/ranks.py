@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
@@ -20,7 +21,7 @@ MEASURES = {
     "stable_rank": ("stable rank", ":"),
 }
 _OF = {"weights": ("change of weights", style.BLUE), "gradients": ("sum of gradients", style.ORANGE)}
-_CELL = ("of", "module", "layer", "from_step", "to_step")
+_CELL = ("task", "of", "module", "layer", "from_step", "to_step")
 Points = list[dict[str, Any]]
 
 
@@ -41,17 +42,17 @@ def draw(runs: list[RunResult], measure: str = "effective_rank") -> style.Drawin
     maps = [(of, module) for of in _OF for module in modules]
     width, height = 1.6 + 2.5 * len(by_task), 1.1 + 1.35 * len(maps) + 1.5
     figure, axes = style.panels(width, height, len(maps) + 1, len(by_task))
-    for column, (task, own) in zip(axes.T, by_task.items(), strict=True):
-        *above, last = column
+    for index, (task, own) in enumerate(by_task.items()):
+        *above, last = axes[:, index]
         for ax, (of, module) in zip(above, maps, strict=True):
             _map(ax, [p for p in own if (p["of"], p["module"]) == (of, module)], measure)
-            ax.tick_params(labelbottom=ax is above[-1], labelleft=ax in axes[:, 0])
-        column[0].set_title(groups.named("task", task))
+            ax.tick_params(labelbottom=ax is above[-1], labelleft=index == 0)
+            if index == 0:
+                ax.set_ylabel(f"{module.removesuffix('_proj')}: up to step")
+        above[0].set_title(groups.named("task", task))
         above[-1].set_xlabel("layer")
         _means(last, own)
-        last.tick_params(labelleft=last is axes[-1, 0])
-    for ax, (_, module) in zip(axes[:-1, 0], maps, strict=True):
-        ax.set_ylabel(f"{module.removesuffix('_proj')}: up to step")
+        last.tick_params(labelleft=index == 0)
     axes[-1, 0].set_ylabel("mean over layers")
     low, high = zip(*(ax.get_ylim() for ax in axes[-1]), strict=True)
     for ax in axes[-1]:
@@ -80,14 +81,9 @@ def _points(task: str, runs: list[RunResult]) -> Points:
     for run in runs:
         found = [line for line in run.metrics if line["kind"] == "rank"]
         steps = [0, *sorted({int(row["step"]) for row in found})]
-        since = dict(zip(steps[1:], steps, strict=False))
-        rows += [row | {"from_step": since[row["step"]], "to_step": row["step"]} for row in found]
-    return [
-        {"task": task}
-        | dict(zip(_CELL, cell, strict=True))
-        | {name: mean(row[name] for row in same) for name in (*MEASURES, "full_rank")}
-        for cell, same in groups.grouped(rows, lambda row: tuple(row[key] for key in _CELL)).items()
-    ]
+        stages = {to: {"task": task, "from_step": since, "to_step": to} for since, to in pairwise(steps)}
+        rows += [row | stages[row["step"]] for row in found]
+    return groups.means(rows, _CELL, (*MEASURES, "full_rank"))
 
 
 def _map(ax: Axes, points: Points, measure: str) -> None:

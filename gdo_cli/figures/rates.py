@@ -32,7 +32,12 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
     across = [x] if isinstance(x, str) else x
 
     def place(run: RunResult) -> float:
-        return _place(run, across)
+        """Its value of the first setting that it has."""
+        key = next((key for key in across if groups.has(run, key)), across[0])
+        value = run.setting(key)
+        told = f"x={key}: {value} of {run.title} is not a number to go across by"
+        require(isinstance(value, int | float), told)
+        return float(value)
 
     metrics = groups.measures(runs)
     by_line = groups.grouped(sorted(runs, key=place), lambda run: groups.line_of(run, [lines]))
@@ -41,64 +46,43 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
         for same in places.values():
             groups.require_one_setting(same, lines=lines, x=", ".join(across))
     looks = style.line_styles(runs, [lines])
+    written = rate if across == ["train.lr"] else "{:g}".format
     points: list[dict[str, Any]] = []
-    column = across[0].rpartition(".")[2]
+    table: dict[tuple[str, float], list[str]] = {}
     figure, (axes,) = style.panels(2.5 * len(metrics), 2.9, 1, len(metrics))
     for ax, metric in zip(axes, metrics, strict=True):
         for line, places in series.items():
             label = groups.label_of(by_line[line][0], lines)
-            own = [
-                {"line": label, "metric": metric, column: at}
+            own: list[dict[str, Any]] = [
+                {"line": label, "metric": metric, across[0].rpartition(".")[2]: at}
                 | groups.over_seeds([run.final for run in same], metric)
                 | {"validation": _validation(same)}
                 for at, same in places.items()
             ]
             style.draw_means(ax, list(places), own, looks[line], label=label)
             points += own
-        _levels(ax, runs, metric, across)
+            for at, point in zip(places, own, strict=True):
+                begun = [label, written(at), style.number(point["validation"], ".3f")]
+                table.setdefault((line, at), begun).append(plus_minus(point["value"], point["se"]))
+        start = groups.untouched(runs, metric)
+        if start is not None:
+            ax.axhline(start, color=style.GREY, linestyle=":", linewidth=1, label="untouched model")
+        if across == ["train.lr"]:
+            style.draw_guessing(ax, runs, metric)
         _scales(ax, metric, across, sorted({*map(place, runs)}))
         ax.set_xlabel("\n".join(SETTINGS.get(key, key) for key in across))
         ax.set_title(style.name_of(metric) + (" (new task)" if metric == metrics[0] else ""))
-    style.legend_above(figure, axes[:1])
+    style.legend(figure, axes[:1])
     style.under(figure, runs, groups.errors_told("bars", runs))
     place_name = " / ".join(SETTINGS.get(key, key) for key in across)
     heading = ["method", place_name, "validation, last three", *map(style.name_of, metrics), "seeds"]
-    written = rate if across == ["train.lr"] else "{:g}".format
-    rows = [
-        [groups.label_of(same[0], lines), written(at), *_cells(same, metrics)]
-        for places in series.values()
-        for at, same in places.items()
-    ]
+    rows = [[*row, str(len(series[line][at]))] for (line, at), row in table.items()]
     return style.Drawing(figure, points, [heading, *rows])
-
-
-def _place(run: RunResult, across: list[str]) -> float:
-    """The run's value of the first setting that it has."""
-    key = next((key for key in across if groups.has(run, key)), across[0])
-    value = run.setting(key)
-    told = f"x={key}: {value} of {run.title} is not a number to go across by"
-    require(isinstance(value, int | float), told)
-    return float(value)
 
 
 def _validation(runs: list[RunResult]) -> float | None:
     """The mean score on validation items, where the runs were evaluated while training."""
     return mean(run.validation_score for run in runs) if all(run.evaluations for run in runs) else None
-
-
-def _cells(runs: list[RunResult], metrics: list[str]) -> list[str]:
-    """The table's numbers, of runs that differ in their seed alone."""
-    means = [groups.over_seeds([run.final for run in runs], metric) for metric in metrics]
-    told = [plus_minus(found["value"], found["se"]) for found in means]
-    return [style.number(_validation(runs), ".3f"), *told, str(len(runs))]
-
-
-def _levels(ax: Axes, runs: list[RunResult], metric: str, across: list[str]) -> None:
-    start = groups.untouched(runs, metric)
-    if start is not None:
-        ax.axhline(start, color=style.GREY, linestyle=":", linewidth=1, label="untouched model")
-    if across == ["train.lr"]:
-        style.draw_guessing(ax, runs, metric)
 
 
 def _scales(ax: Axes, metric: str, across: list[str], places: list[float]) -> None:

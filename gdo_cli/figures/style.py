@@ -126,9 +126,6 @@ def number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-# ------------------------------------------------------------------------------------------ panels
-
-
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **share: Any) -> tuple[Figure, Any]:
     """Return a figure of this many inches, and its axes by row and column."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -156,23 +153,17 @@ def from_zero(ax: Axes) -> None:
     ax.set_ylim(-0.03 * top, top)
 
 
-# ------------------------------------------------------------------------------------- around them
-
-
-def legend_entries(axes: Iterable[Axes]) -> dict[str, Any]:
-    """Return what the legends of panels would show, each label once, levels last."""
-    found = {
+def legend(
+    figure: Figure, axes: Iterable[Axes], where: Any = "outside upper center", columns: int | None = None
+) -> None:
+    """One legend for panels, levels last, in as many columns as its longest label leaves room for."""
+    handles = {
         label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    return dict(sorted(found.items(), key=lambda entry: entry[0] in LEVELS))
-
-
-def legend_above(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend for all panels, in as many columns as its longest label leaves room for."""
-    entries = legend_entries(axes)
-    widest = 0.6 + text_width(entries)  # with the line before it
-    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    labels = sorted(handles, key=lambda label: label in LEVELS)
+    room = int(figure.get_figwidth() / (0.6 + text_width(labels)))  # with the line before it
+    columns = max(1, min(len(labels), columns or room))
+    figure.legend([handles[label] for label in labels], labels, loc=where, ncols=columns)
 
 
 def text_width(labels: Iterable[str]) -> float:
