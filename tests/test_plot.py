@@ -15,7 +15,7 @@ from gdo_cli.commands.plot import plot_all
 from gdo_cli.config.build import load_experiment
 from gdo_cli.config.grid import load_grid
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures.spec import read_spec
+from gdo_cli.figures.experiments import read_spec
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity

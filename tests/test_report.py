@@ -45,7 +45,7 @@ from gdo_cli.config.build import load_experiment
 from gdo_cli.config.grid import load_grid
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures.spec import read_spec
+from gdo_cli.figures.experiments import read_spec
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult

@@ -217,10 +217,11 @@ def test_a_result_that_is_not_whole_is_told_with_what_it_lacks(tmp_path: Path) -
 
 
 def test_a_setting_that_no_run_has_is_named(tmp_path: Path) -> None:
-    record = finish(tmp_path).record
-    assert record.setting("train.lr") == record.lr
-    with pytest.raises(UserError, match=r"train\.rate"):
-        record.setting("train.rate")
+    run = finish(tmp_path)
+    assert run.setting("train.lr") == run.record.config["train"]["lr"]
+    assert run.setting("task") == run.name["task"]
+    with pytest.raises(UserError, match=r"no setting 'train\.rate' to tell runs apart by; .*train\.lr"):
+        run.setting("train.rate")
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

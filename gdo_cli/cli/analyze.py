@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gdo_cli.cli.arguments import ConfigDir, Results, RunName, messages
+from gdo_cli.cli.arguments import ConfigDir, Results, RunName, finished
 
 analyze = typer.Typer(
     name="analyze",
@@ -16,38 +16,23 @@ analyze = typer.Typer(
 )
 
 Again = Annotated[bool, typer.Option("--force", help="Analyse again even if it is done.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws prompts and bootstrap.")]
-DriftPrompts = Annotated[
-    int,
-    typer.Option("--prompts", min=2, help="Prompts, of the probes and of the task, to compare states on."),
-]
-DriftItems = Annotated[int, typer.Option("--items", min=2, help="Items of WinoGrande.")]
-DriftShots = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--shots", min=0, help="Solved examples in front of them; may be repeated (default: 0 5 20)."
-    ),
-]
-Shots = Annotated[int, typer.Option(min=2, help="Solved examples in every prompt.")]
-Prompts = Annotated[int, typer.Option(min=2, help="Prompts over which the heads' outputs are averaged.")]
-EffectPrompts = Annotated[
-    int, typer.Option(min=2, help="Prompts with shuffled answers, for the heads' indirect effects.")
-]
-Precision = Annotated[
-    str, typer.Option(help="fp32, bf16 or auto; in bf16 most heads' effects drown in rounding.")
-]
-TopHeads = Annotated[int, typer.Option("--heads", min=1, help="Heads of a function vector.")]
 
 
 @analyze.command()
 def fv(
     run: RunName,
-    shots: Shots = 10,
-    prompts: Prompts = 100,
-    effect_prompts: EffectPrompts = 25,
-    heads: TopHeads = 10,
-    seed: Seed = 0,
-    precision: Precision = "fp32",
+    shots: Annotated[int, typer.Option(min=2, help="Solved examples in every prompt.")] = 10,
+    prompts: Annotated[
+        int, typer.Option(min=2, help="Prompts over which the heads' outputs are averaged.")
+    ] = 100,
+    effect_prompts: Annotated[
+        int, typer.Option(min=2, help="Prompts with shuffled answers, for the heads' indirect effects.")
+    ] = 25,
+    heads: Annotated[int, typer.Option(min=1, help="Heads of a function vector.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Draws prompts and bootstrap.")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or auto; in bf16 most heads' effects drown in rounding.")
+    ] = "fp32",
     force: Again = False,
     results: Results = Path("results"),
     config_dir: ConfigDir = None,
@@ -59,23 +44,25 @@ def fv(
     vectors that they add up to. Beside it the ceiling (the base on other prompts)
     and the floor (heads drawn at random).
     """
-    with messages():
-        from gdo_cli.runs.find import find_run
+    found = finished(run, results)
+    from gdo_cli.cli.tables import print_function_vectors
+    from gdo_cli.commands.analyze.fv import Options, analyse
 
-        found = find_run(run, results)  # before what is slow to import
-        from gdo_cli.cli.analysis_tables import print_function_vectors
-        from gdo_cli.commands.analyze.fv import Options, analyse
-
-        options = Options(shots, prompts, effect_prompts, heads, seed, precision)
-        print_function_vectors(analyse(found, options, config_dir, force))
+    options = Options(shots, prompts, effect_prompts, heads, seed, precision)
+    print_function_vectors(analyse(found, options, config_dir, force))
 
 
 @analyze.command()
 def drift(
     run: RunName,
-    prompts: DriftPrompts = 128,
-    items: DriftItems = 100,
-    shots: DriftShots = None,
+    prompts: Annotated[
+        int, typer.Option(min=2, help="Prompts, of the probes and of the task, to compare states on.")
+    ] = 128,
+    items: Annotated[int, typer.Option(min=2, help="Items of WinoGrande.")] = 100,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Solved examples in front of them; may be repeated (default: 0 5 20)."),
+    ] = None,
     force: Again = False,
     results: Results = Path("results"),
     config_dir: ConfigDir = None,
@@ -87,15 +74,12 @@ def drift(
     with few and more solved examples, and with the two options given, which tells
     lost format from lost knowledge.
     """
-    with messages():
-        from gdo_cli.runs.find import find_run
+    found = finished(run, results)
+    from gdo_cli.cli.tables import print_drift
+    from gdo_cli.commands.analyze.drift import Options, analyse
 
-        found = find_run(run, results)  # before what is slow to import
-        from gdo_cli.cli.analysis_tables import print_drift
-        from gdo_cli.commands.analyze.drift import Options, analyse
-
-        options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
-        print_drift(analyse(found, options, config_dir, force))
+    options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
+    print_drift(analyse(found, options, config_dir, force))
 
 
 @analyze.command()
@@ -116,12 +100,9 @@ def steer(
     Added at the last token to the residual stream behind a layer, in the run and
     in its base; as a control, a random vector of the same length.
     """
-    with messages():
-        from gdo_cli.runs.find import find_run
+    found = finished(run, results)
+    from gdo_cli.cli.tables import print_steering
+    from gdo_cli.commands.analyze.steer import Options, analyse
 
-        found = find_run(run, results)  # before what is slow to import
-        from gdo_cli.cli.analysis_tables import print_steering
-        from gdo_cli.commands.analyze.steer import Options, analyse
-
-        options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
-        print_steering(analyse(found, options, config_dir, force))
+    options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
+    print_steering(analyse(found, options, config_dir, force))

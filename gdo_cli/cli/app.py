@@ -8,10 +8,21 @@ from typing import Annotated
 import typer
 
 from gdo_cli.cli.analyze import analyze
-from gdo_cli.cli.arguments import ConfigDir, Force, Overrides, Results, RunName, messages
+from gdo_cli.cli.arguments import (
+    Commands,
+    ConfigDir,
+    Csv,
+    Force,
+    Markdown,
+    Overrides,
+    Results,
+    RunName,
+    finished,
+)
 
 app = typer.Typer(
     name="gdo",
+    cls=Commands,
     help="Fine-tune a language model without losing what it knew, and prove it.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,14 +61,13 @@ def train(overrides: Overrides = None, config_dir: ConfigDir = None, force: Forc
     lists what each has. A finished run is not repeated; one that was interrupted
     goes on from its last checkpoint.
     """
-    with messages():
-        from gdo_cli.config.build import load_run
+    from gdo_cli.config.build import load_run
 
-        config = load_run(overrides or [], config_dir)
-        from gdo_cli.cli.tables import print_result
-        from gdo_cli.experiment.run import run
+    config = load_run(overrides or [], config_dir)
+    from gdo_cli.cli.tables import print_result
+    from gdo_cli.experiment.run import run
 
-        print_result(run(config, force))
+    print_result(run(config, force))
 
 
 @app.command()
@@ -80,16 +90,15 @@ def sweep(
     submitit_slurm, ray; [b]hydra/sweeper=optuna[/b] searches for the best score on
     validation items.
     """
-    with messages():
-        from gdo_cli.config.grid import load_sweep
+    from gdo_cli.config.grid import load_sweep
 
-        points = load_sweep(overrides or [], config_dir)
-        if points.impossible and not skip_invalid:
-            raise points.refusal()
-        from gdo_cli.commands.sweep.run import run_sweep
+    points = load_sweep(overrides or [], config_dir)
+    if points.impossible and not skip_invalid:
+        raise points.refusal()
+    from gdo_cli.commands.sweep.run import run_sweep
 
-        if not run_sweep(points, dry_run, skip_invalid):
-            raise typer.Exit(1)
+    if not run_sweep(points, dry_run, skip_invalid):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -113,17 +122,16 @@ def evaluate(
     config_dir: ConfigDir = None,
 ) -> None:
     """Measure a finished run, the base model, or any local checkpoint."""
-    with messages():
-        from gdo_cli.runs.find import find_target
+    from gdo_cli.runs.find import find_target
 
-        run, overrides = find_target(target or [], results)  # before what is slow to import
-        from gdo_cli.commands.evaluate import evaluation_config
-        from gdo_cli.experiment.reopen import Opened, measure
+    run, overrides = find_target(target or [], results)  # before what is slow to import
+    from gdo_cli.commands.evaluate import evaluation_config
+    from gdo_cli.experiment.reopen import Opened, measure
 
-        config = evaluation_config(run, overrides, probe, items, task, config_dir)
-        from gdo_cli.cli.tables import print_metrics
+    config = evaluation_config(run, overrides, probe, items, task, config_dir)
+    from gdo_cli.cli.tables import print_metrics
 
-        print_metrics(measure(Opened(config, run, overrides)))
+    print_metrics({"value": measure(Opened(config, run, overrides))})
 
 
 @app.command()
@@ -136,10 +144,9 @@ def plot(
     config_dir: ConfigDir = None,
 ) -> None:
     """Draw figures from finished runs: PNG, PDF, and the CSV of the points."""
-    with messages():
-        from gdo_cli.commands.plot import plot_all
+    from gdo_cli.commands.plot import plot_all
 
-        plot_all(names or [], results, config_dir)
+    plot_all(names or [], results, config_dir)
 
 
 @app.command("ls")
@@ -164,35 +171,29 @@ def list_runs(
             "--metric", "-m", help="Measures beside the task's score (default: winogrande/exact_match)."
         ),
     ] = None,
-    markdown: Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")] = None,
+    markdown: Markdown = None,
+    table: Csv = None,
     results: Results = Path("results"),
 ) -> None:
     """Table of runs: filtered, grouped, averaged over seeds."""
-    with messages():
-        from gdo_cli.cli.tables import print_listing
-        from gdo_cli.commands.ls import as_csv, as_markdown, listed, mean_rows, measures, run_rows
-        from gdo_cli.support.files import write_for_user
+    from gdo_cli.cli.tables import print_listing
+    from gdo_cli.commands.ls import as_csv, as_markdown, listed, mean_rows, measures, run_rows
+    from gdo_cli.support.files import write_for_user
 
-        runs, others = listed(results, filters or [])
-        metrics = measures(runs, metric)
-        rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
-        write_for_user(markdown, as_markdown(rows))
-        write_for_user(table, as_csv(rows))
-        print_listing(rows, others, bool(filters))
+    runs, others = listed(results, filters or [])
+    metrics = measures(runs, metric)
+    rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
+    write_for_user(markdown, as_markdown(rows))
+    write_for_user(table, as_csv(rows))
+    print_listing(rows, others, bool(filters))
 
 
 @app.command()
-def show(
-    run: RunName,
-    results: Results = Path("results"),
-) -> None:
+def show(run: RunName, results: Results = Path("results")) -> None:
     """All that is known of one run."""
-    with messages():
-        from gdo_cli.cli.tables import print_run
-        from gdo_cli.runs.find import find_run
+    from gdo_cli.cli.tables import print_run
 
-        print_run(find_run(run, results))
+    print_run(finished(run, results))
 
 
 @app.command()
@@ -204,21 +205,20 @@ def compare(
             "the seeds of a run share stands for their mean."
         ),
     ],
-    markdown: Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")] = None,
+    markdown: Markdown = None,
+    table: Csv = None,
     results: Results = Path("results"),
 ) -> None:
     """Finished runs side by side: scores with intervals, and paired tests on the same items."""
-    with messages():
-        from gdo_cli.cli.tables import print_comparison
-        from gdo_cli.commands.compare import as_csv, as_markdown
-        from gdo_cli.commands.compare import compare as compare_runs
-        from gdo_cli.support.files import write_for_user
+    from gdo_cli.cli.tables import print_comparison
+    from gdo_cli.commands.compare import as_csv, as_markdown
+    from gdo_cli.commands.compare import compare as compare_runs
+    from gdo_cli.support.files import write_for_user
 
-        found = compare_runs(runs, results)
-        write_for_user(markdown, as_markdown(found))
-        write_for_user(table, as_csv(found))
-        print_comparison(found)
+    found = compare_runs(runs, results)
+    write_for_user(markdown, as_markdown(found))
+    write_for_user(table, as_csv(found))
+    print_comparison(found)
 
 
 @app.command()
@@ -238,20 +238,17 @@ def export(
     config_dir: ConfigDir = None,
 ) -> None:
     """Write a run as a stock checkpoint that plain transformers loads without gdo."""
-    with messages():
-        from gdo_cli.runs.find import find_run
+    found = finished(run, results)
+    from gdo_cli.cli.tables import print_exported, print_metrics
+    from gdo_cli.commands.export import cost, push_to_hub
+    from gdo_cli.commands.export import export as write
 
-        found = find_run(run, results)  # before what is slow to import
-        from gdo_cli.cli.tables import print_exported, print_metrics
-        from gdo_cli.commands.export import cost, push_to_hub
-        from gdo_cli.commands.export import export as write
-
-        exported = write(found, folder, form, dtype, config_dir)
-        print_exported(exported)
-        if not exported.exact:
-            print_metrics(cost(found, folder, config_dir), found.final, before="the run", after="exported")
-        if push:
-            typer.echo(push_to_hub(folder, push))
+    exported = write(found, folder, form, dtype, config_dir)
+    print_exported(exported)
+    if not exported.exact:
+        print_metrics({"the run": found.final, "exported": cost(found, folder, config_dir)})
+    if push:
+        typer.echo(push_to_hub(folder, push))
 
 
 @app.command()
@@ -268,21 +265,19 @@ def generate(
     config_dir: ConfigDir = None,
 ) -> None:
     """Greedy completions of a run's model, beside those of the base model."""
-    with messages():
-        import sys
+    import sys
 
-        from gdo_cli.runs.find import find_run
-        from gdo_cli.support.errors import require
+    from gdo_cli.support.errors import require
 
-        prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        require(bool(prompts), "no prompt: give one, or lines on standard input")
-        require(all(c < "\ud800" or c > "\udfff" for c in "".join(prompts)), "a prompt is not UTF-8")
-        run = None if "=" in target else find_run(target, results)  # before what is slow to import
-        from gdo_cli.cli.tables import print_completions
-        from gdo_cli.commands.generate import complete
+    prompts = prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    require(bool(prompts), "no prompt: give one, or lines on standard input")
+    require(all(c < "\ud800" or c > "\udfff" for c in "".join(prompts)), "a prompt is not UTF-8")
+    run = None if "=" in target else finished(target, results)
+    from gdo_cli.cli.tables import print_completions
+    from gdo_cli.commands.generate import complete
 
-        overrides = target.split() if run is None else []
-        print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
+    overrides = target.split() if run is None else []
+    print_completions(complete(prompts, run, overrides, max_new_tokens, config_dir))
 
 
 @app.command()
@@ -292,22 +287,20 @@ def plan(
     config_dir: ConfigDir = None,
 ) -> None:
     """Parameters, memory, operations and time of every method, without loading weights."""
-    with messages():
-        from gdo_cli.cli.tables import print_plans
-        from gdo_cli.commands.plan import plan_all
-        from gdo_cli.experiment.plan import matrix_rate
+    from gdo_cli.cli.tables import print_plans
+    from gdo_cli.commands.plan import plan_all
+    from gdo_cli.experiment.plan import matrix_rate
 
-        plans, refused = plan_all(overrides or [], length, config_dir)
-        print_plans(plans, refused, matrix_rate())
+    plans, refused = plan_all(overrides or [], length, config_dir)
+    print_plans(plans, refused, matrix_rate())
 
 
 @app.command()
 def config(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     """Print the composed configuration, checked, as YAML."""
-    with messages():
-        from gdo_cli.config.build import as_yaml
+    from gdo_cli.config.build import as_yaml
 
-        typer.echo(as_yaml(overrides or [], config_dir), nl=False)
+    typer.echo(as_yaml(overrides or [], config_dir), nl=False)
 
 
 @app.command()
@@ -316,22 +309,20 @@ def options(
     config_dir: ConfigDir = None,
 ) -> None:
     """List the options of the configuration groups."""
-    with messages():
-        from gdo_cli.cli.tables import print_options
-        from gdo_cli.config.options import GROUPS
-        from gdo_cli.support.errors import require, require_one_of
+    from gdo_cli.cli.tables import print_options
+    from gdo_cli.config.options import GROUPS
+    from gdo_cli.support.errors import require, require_one_of
 
-        require(not config_dir or config_dir.is_dir(), f"--config-dir {config_dir}: no such directory")
-        if group is not None:
-            require_one_of("group", group, GROUPS)
-        print_options([group] if group else list(GROUPS), config_dir)
+    require(not config_dir or config_dir.is_dir(), f"--config-dir {config_dir}: no such directory")
+    if group is not None:
+        require_one_of("group", group, GROUPS)
+    print_options([group] if group else list(GROUPS), config_dir)
 
 
 @app.command()
 def doctor() -> None:
     """Machine, precision, weights, data and hub: what is there, and what to do about the rest."""
-    with messages():
-        from gdo_cli.commands.doctor import examine
+    from gdo_cli.commands.doctor import examine
 
-        if not examine():
-            raise typer.Exit(1)
+    if not examine():
+        raise typer.Exit(1)

@@ -1,16 +1,20 @@
-"""What the commands share: arguments, and how mistakes are told."""
+"""What the commands share: arguments, how a run is found, and how mistakes are told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from gdo_cli.support.errors import RunFailed, UserError, rank_zero_first
 from gdo_cli.support.signals import Stopped
+
+if TYPE_CHECKING:
+    from gdo_cli.runs.record import RunResult
 
 Overrides = Annotated[
     list[str] | None,
@@ -26,6 +30,15 @@ Results = Annotated[
     Path, typer.Option("--results", envvar="GDO_RESULTS_DIR", help="Folder that holds runs/ and figures/.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Path of a run, or a part of its name.")]
+Markdown = Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")]
+
+
+def finished(name: str, results: Path) -> RunResult:
+    """Return the run of that name; to be called before anything slow is imported."""
+    from gdo_cli.runs.find import find_run
+
+    return find_run(name, results)
 
 
 @contextmanager
@@ -51,3 +64,11 @@ def messages() -> Iterator[None]:
         raise typer.Exit(stopped.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+class Commands(TyperGroup):
+    """Commands whose mistakes are told by :func:`messages`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with messages():
+            return super().invoke(ctx)

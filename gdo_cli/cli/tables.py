@@ -1,10 +1,11 @@
-"""What the commands print: tables of runs, one run, metrics, options."""
+"""What the commands print: tables of runs, one run, metrics, options, and what analyses have found."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -22,39 +23,68 @@ if TYPE_CHECKING:
     from gdo_cli.experiment.plan import Plan
 
 
-def print_result(run: RunResult) -> None:
-    """A finished run in short: start and end side by side."""
-    start = run.evaluations[0] if run.evaluations else {}
-    print_metrics(run.final, start, title=f"{run.label} on {run.name['task']}, {run.name['model']}")
-    console.print(f"[bold]{run.path}[/]", soft_wrap=True)
-
-
-def print_metrics(
-    metrics: dict[str, float],
-    start: dict[str, Any] | None = None,
-    title: str | None = None,
-    before: str = "before, validation",
-    after: str = "test",
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: Collection[int] = (0,),
+    folds: Collection[int] = (),
+    min_width: int | None = None,
+    **look: Any,
 ) -> None:
-    """Metrics with their standard errors; beside them, others of the same name (``start``)."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    table.add_column("measure")
-    if start:
-        table.add_column(before, justify="right")
-    table.add_column(after if start else "value", justify="right")
-    for key in metrics:
-        if key.endswith("_se"):
-            continue
-        others = [with_error(start, key)] if start else []
-        table.add_row(key + _arrow(key), *others, with_error(metrics, key))
+    """Print a table without lines, numbers on the right.
+
+    Args:
+        words: places of the columns of words, on the left.
+        folds: places of those that are broken, down to ``min_width``, where there is too little room.
+    """
+    table = Table(**{"box": None, "pad_edge": False, "collapse_padding": True, "header_style": "dim"} | look)
+    for place, column in enumerate(columns):
+        fold: dict[str, Any] = {"min_width": min_width} if place in folds else {"no_wrap": True}
+        table.add_column(column, justify="left" if place in words else "right", overflow="fold", **fold)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def print_heading(text: str) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def print_remark(text: str) -> None:
+    """What a reader has to know of the numbers above."""
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def with_error(metrics: dict[str, Any], key: str) -> str:
     """``0.812 ± 0.021``, the standard error behind the sign."""
-    if key not in metrics:
-        return "–"
-    return plus_minus(metrics[key], metrics.get(f"{key}_se"))
+    return plus_minus(metrics[key], metrics.get(f"{key}_se")) if key in metrics else "–"
+
+
+def _with_arrow(measure: str) -> str:
+    """A measure, marked where more of it is worse, so that nobody reads a loss as a score."""
+    return measure if measure_named(measure).higher_is_better else f"{measure} ↓"
+
+
+# ------------------------------------------------------------------------------------------- runs
+
+
+def print_result(run: RunResult) -> None:
+    """A finished run in short: start and end side by side."""
+    print_metrics(_start_and_end(run), f"{run.label} on {run.name['task']}, {run.name['model']}")
+    print_heading(f"[bold]{run.path}[/]")
+
+
+def _start_and_end(run: RunResult) -> dict[str, dict[str, Any]]:
+    """Return a run's metrics by what they are called; those before training, if they are known, first."""
+    start = run.evaluations[0] if run.evaluations else {}
+    return {"before, validation": start, "test": run.final} if start else {"value": run.final}
+
+
+def print_metrics(sides: dict[str, dict[str, Any]], title: str | None = None) -> None:
+    """Metrics of the last side with their standard errors; beside them, others of the same name."""
+    keys = [key for key in list(sides.values())[-1] if not key.endswith("_se")]
+    rows = [[_with_arrow(key), *(with_error(side, key) for side in sides.values())] for key in keys]
+    print_table(["measure", *sides], rows, title=title, title_justify="left", collapse_padding=False)
 
 
 # Headings short enough for eighty columns, which the source of the data has to leave.
@@ -63,30 +93,21 @@ _NOT_SHOWN = ("data",)
 _WORDS = ("run", "model", "task", "method", "layers", "status", "why")
 
 
-def print_rows(rows: list[Row]) -> None:
-    """Rows of ``gdo ls``, whatever their columns."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    shown = [key for key in (rows[0] if rows else ()) if key not in _NOT_SHOWN]
-    folds = ("why",) if "why" in shown else _WORDS  # where there is too little room; numbers never
-    for key in shown:
-        justify: Literal["left", "right"] = "left" if key in _WORDS else "right"
-        table.add_column(_NARROW.get(key, key), justify=justify, no_wrap=key not in folds, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell_text(key, row[key])) for key in shown))
-    console.print(table)
-    if any(isinstance(cell, Interval) and not math.isinf(cell.half) for row in rows for cell in row.values()):
-        console.print("± half of a 95 % confidence interval over runs (Student's t)", style="dim")
-
-
 def print_listing(rows: list[Row], besides: dict[str, int], filtered: bool) -> None:
-    """The rows, and how many runs there are beside them that are not done."""
+    """Rows of ``gdo ls``, whatever their columns, and how many runs are not done."""
     if rows:
-        print_rows(rows)
+        shown = [key for key in rows[0] if key not in _NOT_SHOWN]
+        words = [place for place, key in enumerate(shown) if key in _WORDS]
+        folds = [shown.index("why")] if "why" in shown else words  # numbers never
+        cells = [[escape(cell_text(key, row[key])) for key in shown] for row in rows]
+        print_table([_NARROW.get(key, key) for key in shown], cells, words, folds)
     else:
         console.print("no such runs" if filtered else "no finished runs; start one with: gdo train")
+    if any(isinstance(cell, Interval) and not math.isinf(cell.half) for row in rows for cell in row.values()):
+        print_remark("± half of a 95 % confidence interval over runs (Student's t)")
     if besides:
         counted = ", ".join(f"{n} {status}" for status, n in besides.items())
-        console.print(f"besides: {counted} (gdo ls status={','.join(besides)})", style="dim", highlight=False)
+        print_remark(f"besides: {counted} (gdo ls status={','.join(besides)})")
 
 
 def print_run(run: RunResult) -> None:
@@ -114,8 +135,12 @@ def print_run(run: RunResult) -> None:
     }
     console.print(key_values(facts))
     console.print()
-    print_metrics(run.final, run.evaluations[0] if run.evaluations else None)
+    print_metrics(_start_and_end(run))
     _print_ranking(run)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return "  ".join(f"{k}={v}" for k, v in values.items() if v is not None and k != "_target_")
 
 
 def _print_ranking(run: RunResult) -> None:
@@ -126,57 +151,43 @@ def _print_ranking(run: RunResult) -> None:
     if not moved:
         return
     console.print("\nHow far the layers moved (Frobenius norms; relative: each matrix by its own norm, mean)")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("rank", "layer", *next(iter(moved.values()))):
-        table.add_column(column, justify="right")
-    for place, layer in enumerate(ranking(run), 1):
-        table.add_row(str(place), str(layer), *(f"{value:.4f}" for value in moved[layer].values()))
-    console.print(table)
+    rows = [
+        [str(place), str(layer), *(f"{value:.4f}" for value in moved[layer].values())]
+        for place, layer in enumerate(ranking(run), 1)
+    ]
+    columns = ["rank", "layer", *next(iter(moved.values()))]
+    print_table(columns, rows, words=(), collapse_padding=False)
 
 
 def print_comparison(found: Comparison) -> None:
     """Runs side by side; as many as fit, the first one in every table."""
     from gdo_cli.commands.compare import counts, lines
 
+    headings = []
+    for column in found.columns:  # the method, and below it the run's name on lines of their own
+        task, method, seeds = column.title.split("/")
+        headings.append(f"{escape(column.label)}\n[dim]{method}\n{task}, {seeds}[/]")
     texts = {m: ["\n".join(lines(cell, m)) for cell in row] for m, row in found.rows.items()}
-    places = {m: f"{m}{_arrow(m)}\n[dim]{counts(row)}[/]" for m, row in found.rows.items()}
-    headings = [_heading(column.label, column.title) for column in found.columns]
     widest = max(len(line) for row in texts.values() for text in row for line in text.split("\n"))
-    fit = (console.width - max(map(len, found.rows))) // (widest + 1)
-    others = list(range(1, len(headings)))
-    for start in range(0, len(others), max(1, fit - 1)):
-        shown = [0, *others[start : start + max(1, fit - 1)]]
-        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-        table.add_column("measure", no_wrap=True)
-        for index in shown:
-            table.add_column(headings[index], justify="right", overflow="fold", min_width=widest)
+    beside = max(1, (console.width - max(map(len, found.rows))) // (widest + 1) - 1)
+    for start in range(1, len(headings), beside):
+        shown = [0, *range(start, min(start + beside, len(headings)))]
+        rows: list[list[str]] = []
         for measure, row in texts.items():
-            table.add_row(places[measure], *(row[index] for index in shown))
-            table.add_row()
-        console.print(table)
+            place = f"{_with_arrow(measure)}\n[dim]{counts(found.rows[measure])}[/]"
+            rows += [place, *(row[index] for index in shown)], []
+        columns = ["measure", *(headings[index] for index in shown)]
+        folds = range(1, len(columns))
+        print_table(columns, rows, folds=folds, min_width=widest, header_style="bold")
     for note in found.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
-
-
-def _heading(label: str, title: str) -> str:
-    """The method, and below it the run's name on lines of their own."""
-    task, method, seeds = title.split("/")
-    return f"{escape(label)}\n[dim]{method}\n{task}, {seeds}[/]"
-
-
-def _arrow(measure: str) -> str:
-    """A mark where more of it is worse, so that nobody reads a loss as a score."""
-    return "" if measure_named(measure).higher_is_better else " ↓"
+        print_remark(note)
 
 
 def print_exported(exported: Exported) -> None:
     """Where the checkpoint is, in what form, and how far its logits are from the run's model."""
     kind = "rounding" if exported.exact else "an approximation"
-    console.print(
-        f"[bold]{exported.path}[/]  form {exported.form}; logits differ by up to "
-        f"{exported.difference:.1e} of the largest ({kind})",
-        soft_wrap=True,
-    )
+    difference = f"{exported.difference:.1e} of the largest ({kind})"
+    print_heading(f"[bold]{exported.path}[/]  form {exported.form}; logits differ by up to {difference}")
 
 
 def print_completions(completions: list[Completion]) -> None:
@@ -192,53 +203,116 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
     """What every method costs; memory in GiB, time on this machine's CPU."""
     from gdo_cli.experiment.plan import EFFICIENCY
 
-    base = plans[0].counts.base
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    table.add_column("method", no_wrap=True)
-    for column in ("added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ["method", "added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"]
+    rows = []
     for item in plans:
         parts = (item.weights, item.training, item.activations)
-        counts = item.counts
-        table.add_row(
-            item.method,
-            f"{counts.added / 1e6:,.1f}M",
-            f"{counts.trainable / 1e6:,.1f}M",
-            f"{100 * counts.trainable_share:.1f}",
-            *(f"{part / 2**30:.2f}" for part in (*parts, sum(parts))),
-            f"{item.flops / 1e12:.2f}",
-            f"{item.flops / (EFFICIENCY * rate):.1f}",
-        )
-    console.print(table)
-    console.print(
-        f"{base:,} parameters in the base. Weights, gradients with Adam, and activations of one step in GiB; "
-        f"time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. What a penalty "
-        "needs (l2_sp, kl_to_base, replay) is not counted.",
-        style="dim",
+        millions = [f"{count / 1e6:,.1f}M" for count in (item.counts.added, item.counts.trainable)]
+        memory = [f"{part / 2**30:.2f}" for part in (*parts, sum(parts))]
+        time = [f"{item.flops / 1e12:.2f}", f"{item.flops / (EFFICIENCY * rate):.1f}"]
+        rows.append([item.method, *millions, f"{100 * item.counts.trainable_share:.1f}", *memory, *time])
+    print_table(columns, rows)
+    print_remark(
+        f"{plans[0].counts.base:,} parameters in the base. Weights, gradients with Adam, and activations of "
+        f"one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. "
+        "What a penalty needs (l2_sp, kl_to_base, replay) is not counted."
     )
     for name, reason in refused.items():
-        console.print(f"{name}: {reason}", style="dim", markup=False, soft_wrap=True)
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return "  ".join(f"{k}={v}" for k, v in values.items() if v is not None and k != "_target_")
+        print_remark(f"{name}: {reason}")
 
 
 def print_options(groups: list[str], config_dir: Path | None) -> None:
     """Options of the groups, with the first line of comment of each file."""
     from gdo_cli.config.options import conf_dir, options
 
+    look: dict[str, Any] = {"title_justify": "left", "show_header": False, "collapse_padding": False}
     for group in groups:
-        table = Table(title=group, title_justify="left", box=None, pad_edge=False, show_header=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
+        rows = []
         for option in options(group, config_dir):
             files = [root / group / f"{option}.yaml" for root in (config_dir, conf_dir()) if root]
-            table.add_row(f"  {option}", _first_comment(next(f for f in files if f.is_file())))
-        console.print(table)
+            lines = next(f for f in files if f.is_file()).read_text("utf-8", errors="replace").splitlines()
+            comments = (line for line in lines if line.startswith("#") and "@package" not in line)
+            rows.append([f"[bold]  {option}[/]", next(comments, "").lstrip("# ")])
+        print_table(["", ""], rows, words=(0, 1), folds=(1,), title=group, **look)
 
 
-def _first_comment(file: Path) -> str:
-    lines = file.read_text("utf-8", errors="replace").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
-    return comments[0] if comments else ""
+# --------------------------------------------------------------------------------------- analyses
+
+
+def print_function_vectors(found: dict[str, Any]) -> None:
+    """The paper's two numbers between a floor and a ceiling, and the heads that they are about."""
+    options, models, floor = found["options"], found["models"], found["chance"]
+    print_heading(
+        f"[bold]Function vectors[/]  {found['run_name']}; {options['heads']} of {found['n_heads']} heads, "
+        f"{options['shots']} shots, {options['prompts']} prompts, {options['effect_prompts']} shuffled"
+    )
+    forms = {"overlap": "g", "cosine_base_heads": ".2f", "cosine_own_heads": ".2f"}
+    rows = [
+        [name, *(_with_interval(found[key][measure], form) for measure, form in forms.items())]
+        for name, key in (("the run", "run"), ("base, other prompts", "ceiling"))
+    ]
+    rows.append(["random heads", f"{floor['overlap']['value']:.1f}", "", _with_interval(floor["cosine"])])
+    print_table(["against the base", "heads shared", "cosine, its heads", "cosine, own heads"], rows)
+    print_remark(
+        "its heads: the base's in both models; own heads: each model's. In brackets: 95 % of 1,000 bootstrap "
+        "draws of prompts\n"
+    )
+    rows = []
+    for name, key in (("the base", "base"), ("the run", "run")):
+        right = (f"{models[key]['right_answer'][shots]:.3f}" for shots in ("clean", "shuffled"))
+        rows.append([name, *right, " ".join(f"{h['layer']}.{h['head']}" for h in models[key]["heads"])])
+    print_table(["model", "right answer", "shuffled", "most effective heads (layer.head)"], rows)
+    print_remark(
+        "right answer: probability of its first token with the shots as they are, and with their answers "
+        "shuffled"
+    )
+
+
+def _with_interval(number: dict[str, float], form: str = ".2f") -> str:
+    """``0.95 [0.93, 0.97]``, or the value alone where it has no interval."""
+    if "low" not in number:
+        return format(number["value"], form)
+    return Interval(number["value"], number["low"], number["high"]).with_ends(form)
+
+
+def print_drift(found: dict[str, Any]) -> None:
+    """Layer by layer, then what the model says."""
+    hidden, scores = found["hidden"], found["winogrande"]
+    places = ", ".join(f"{part['places']} places of {part['texts']} {kind}" for kind, part in hidden.items())
+    print_heading(f"[bold]Drift from the base[/]  {found['run_name']}; {places}")
+    by_layer = zip(*(part[what] for part in hidden.values() for what in ("cka", "cosine")), strict=True)
+    rows = [[str(layer), *(f"{n:.4f}" for n in numbers)] for layer, numbers in enumerate(by_layer)]
+    print_table(["layer", *(f"{what}, {kind}" for kind in hidden for what in ("CKA", "cosine"))], rows)
+    console.print()
+    kinds = {"task_answer": "task, at the answer", "task_prompt": "task, in the prompt"}
+    numbers = {name: found["kl"][key] for key, name in (kinds | {"text": "general text"}).items()}
+    rows = [[name, plus_minus(number["value"], number["se"], ".4f")] for name, number in numbers.items()]
+    print_table(["KL to the base, nats", "value"], rows)
+    console.print()
+    rows = [
+        [f"{name}, {who}", *(with_error(scores[who][shots], measure) for shots in scores["base"])]
+        for measure, name in (("exact_match", "generated"), ("choice", "options given"))
+        for who in ("base", "run")
+    ]
+    print_table(["WinoGrande", *(f"{shots} shots" for shots in scores["base"])], rows)
+    print_remark(
+        "options given: the right one of the two is the likelier answer to the same prompt (chance 0.5)"
+    )
+
+
+def print_steering(found: dict[str, Any]) -> None:
+    """What each vector does behind each layer, the unsteered models first."""
+    prompts, scale = found["options"]["prompts"], found["options"]["scale"]
+    print_heading(f"[bold]Steering[/]  {found['run_name']}; {prompts} zero-shot prompts, scale {scale:g}")
+    rows = []
+    for row in found["effects"]:
+        layer = "" if row["layer"] is None else str(row["layer"])
+        length = f"{row['relative_length']:.2g}×" if row.get("relative_length") else ""
+        scores = (with_error(row, key) for key in ("probability", "exact_match"))
+        rows.append([row["model"], layer, row["added"], length, *scores])
+    columns = ["model", "layer", "added", "length", "P(right answer)", "exact match"]
+    print_table(columns, rows, words=(0, 2))
+    print_remark(
+        "length: over that of the hidden state it is added to (--scale); P(right answer): probability of its "
+        "first token"
+    )

@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 
 from gdo_cli.runs.folder import FAILURE, RunFolder
 from gdo_cli.runs.record import RETENTION, RunResult, read_run
+from gdo_cli.runs.run_record import look_up
 from gdo_cli.stats.uncertainty import Interval, plus_minus
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate, table
@@ -61,10 +63,9 @@ class Listed:
         """Return a filter's key, or a setting by its dotted name (``train.lr``); None where there is none."""
         if key == "status":
             return self.status
-        value: Any = self.name | self.config if key not in self.name else self.name
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
+        with suppress(UserError):
+            return look_up(key, self.name, self.config)
+        return None
 
 
 def listed(results_dir: Path, filters: Sequence[str]) -> tuple[list[Listed], dict[str, int]]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Sized
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from rich.markup import escape
 from gdo_cli.config.build import load_experiment
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures.drawing import Drawing
-from gdo_cli.figures.finished import FinishedRuns
-from gdo_cli.figures.spec import FigureSpec, read_spec
+from gdo_cli.figures.experiments import FinishedRuns, read_spec
+from gdo_cli.figures.style import Drawing
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import console
 from gdo_cli.support.errors import UserError, require_one_of
@@ -44,26 +42,6 @@ class Plotted:
     absent: str = ""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """An experiment's figure, to be drawn.
-
-    Attributes:
-        plotted: what is to be said of it before.
-        spec: how it is drawn; None if the experiment has no figure, or a wrong one.
-        runs: what from; without any, nothing is drawn.
-        stem: where to, a suffix apart.
-        gap: how points without a run are filled in, if there are any.
-    """
-
-    name: str
-    plotted: Plotted
-    spec: FigureSpec | None = None
-    runs: list[RunResult] = field(default_factory=list)
-    stem: Path = Path()
-    gap: list[str] = field(default_factory=list)
-
-
 def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[Path]:
     """Draw the named figures, or all that the results allow; say what is missing and how to get it.
 
@@ -72,18 +50,15 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     """
     names = [word for word in words if "=" not in word]
     experiments = options("experiment", config_dir)
-    figure_of = cache(partial(load_experiment, config_dir=config_dir))
+    figures = {name: load_experiment(name, config_dir) for name in names if name in experiments}
     for name in names:
-        if name not in experiments or figure_of(name) is None:
-            require_one_of("figure", name, [e for e in experiments if figure_of(e)])
+        if figures.get(name) is None:
+            with_figure = [other for other in experiments if load_experiment(other, config_dir)]
+            require_one_of("figure", name, with_figure)
     overrides = [word for word in words if "=" in word]
-    finished = FinishedRuns(results, config_dir)
-    todo = (
-        choose(name, figure_of(name), overrides, results, config_dir, finished)
-        for name in names or experiments
-    )
     written: list[Path] = []
-    for plotted in _side_by_side(todo, len(names or experiments)):
+    todo = figures or dict.fromkeys(experiments)
+    for plotted in _side_by_side(todo, (overrides, results, config_dir)):
         if plotted.refused and not names:
             console.print(f"  {plotted.refused}", markup=False, soft_wrap=True)
         for line in plotted.said:
@@ -94,66 +69,79 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     return written
 
 
-def _side_by_side(figures: Iterator[Chosen], number: int) -> Iterator[Plotted]:
-    """What comes of each, in their order: drawn on every core, while the runs of the next are looked for."""
-    cores = min(os.cpu_count() or 1, number)
-    if cores == 1:
-        yield from map(draw, figures)
-        return
-    deaf = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
-    with ProcessPoolExecutor(cores, get_context("spawn"), signal.signal, deaf) as pool:
+_plotter: Plotter  # of a process that draws beside others
+
+
+class Plotter:
+    """Draws one experiment after another, from runs that are read once."""
+
+    def __init__(self, overrides: list[str], results: Path, config_dir: Path | None) -> None:
+        self.overrides = overrides
+        self.results = results
+        self.config_dir = config_dir
+        self.finished = FinishedRuns(results, config_dir)
+
+    def plot(self, name: str, figure: Any) -> Plotted:
+        """Draw an experiment's figure from its finished runs, if it has a figure and runs.
+
+        Args:
+            figure: what the experiment says of it; None: read now.
+        """
+        figure = figure or load_experiment(name, self.config_dir)
+        if figure is None:
+            return Plotted()
+        plotted = Plotted()
         try:
-            yield from pool.map(draw, figures)
+            spec = read_spec(figure, self.config_dir)
+        except UserError as error:
+            return Plotted(refused=f"{name}: {error}")
+        runs, missing = self.finished.of(name, self.overrides)
+        others = [run for also in spec.others for run in self.finished.of(*also)[0]]
+        found = {run.path: run for run in [*others, *runs]}
+        kind = spec.analysis
+        todo = [run for run in found.values() if kind and run.analysis(kind) is None]
+        if kind and todo:
+            plotted.said += _to_analyse(name, kind, todo, self.results)
+        usable = [run for run in found.values() if run not in todo]
+        if any(run in usable for run in runs):
+            try:
+                drawing = spec.draw(usable)
+            except UserError as error:
+                plotted.refused = f"{name}: {error}"
+                return plotted
+            plotted.files = save(drawing, self.results / "figures" / _file_name(name, self.overrides))
+            drawn = escape(str(plotted.files[0]))
+            plotted.said.append(f"[bold]{drawn}[/]  from {_counted(usable, 'run')}")
+        else:
+            there = "analysed" if kind else "finished"
+            n = len(runs) + len(missing)
+            plotted.absent = f"{name}: no {there} run of its {n} points in {self.results}"
+        if missing:
+            plotted.said.append(_to_fill_in(name, self.overrides, missing, self.results, self.config_dir))
+        return plotted
+
+
+def _side_by_side(figures: dict[str, Any], given: tuple[Any, ...]) -> Iterable[Plotted]:
+    """What comes of each, in their order; runs are looked for and figures drawn on every core."""
+    cores = min(os.cpu_count() or 1, len(figures))
+    if cores == 1:
+        yield from map(Plotter(*given).plot, figures, figures.values())
+        return
+    with ProcessPoolExecutor(cores, get_context("spawn"), _begin, given) as pool:
+        try:
+            yield from pool.map(_plot, figures, figures.values())
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def choose(
-    name: str,
-    figure: Any,
-    overrides: list[str],
-    results: Path,
-    config_dir: Path | None,
-    finished: FinishedRuns,
-) -> Chosen:
-    """Return the runs that an experiment's figure is drawn from; none if it has no figure."""
-    if figure is None:
-        return Chosen(name, Plotted())
-    try:
-        spec = read_spec(figure, config_dir)
-    except UserError as error:
-        return Chosen(name, Plotted(refused=f"{name}: {error}"))
-    plotted = Plotted()
-    runs, missing = finished.of(name, overrides)
-    others = [run for also in spec.others for run in finished.of(*also)[0]]
-    found = {run.path: run for run in [*others, *runs]}
-    kind = spec.analysis
-    todo = [run for run in found.values() if kind and run.analysis(kind) is None]
-    if kind and todo:
-        plotted.said += _to_analyse(name, kind, todo, results)
-    usable = [run for run in found.values() if run not in todo]
-    if not any(run in usable for run in runs):
-        there = "analysed" if kind else "finished"
-        plotted.absent = f"{name}: no {there} run of its {len(runs) + len(missing)} points in {results}"
-        usable = []
-    gap = [_to_fill_in(name, overrides, missing, results, config_dir)] if missing else []
-    return Chosen(name, plotted, spec, usable, results / "figures" / _file_name(name, overrides), gap)
+def _begin(*given: Any) -> None:
+    global _plotter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others
+    _plotter = Plotter(*given)
 
 
-def draw(chosen: Chosen) -> Plotted:
-    """Draw a figure from its runs, if there are any."""
-    plotted = chosen.plotted
-    if chosen.spec and chosen.runs:
-        try:
-            drawing = chosen.spec.draw(chosen.runs)
-        except UserError as error:
-            plotted.refused = f"{chosen.name}: {error}"
-            return plotted
-        plotted.files = save(drawing, chosen.stem)
-        drawn = escape(str(plotted.files[0]))
-        plotted.said.append(f"[bold]{drawn}[/]  from {_counted(chosen.runs, 'run')}")
-    plotted.said += chosen.gap
-    return plotted
+def _plot(name: str, figure: Any) -> Plotted:
+    return _plotter.plot(name, figure)
 
 
 def _to_fill_in(

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from gdo_cli.figures.drawing import Drawing
-from gdo_cli.figures.style import GREY, RC, TASKS, line_style, new_figure, sources, under
-from gdo_cli.runs.names import distinct_names
+from gdo_cli.figures import groups, style
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.uncertainty import Interval
 
 ANALYSIS = "fv"
-Number = dict[str, float]
 Published = dict[str, dict[str, tuple[float, float]]]  # by task and method
 # Where a measure stands in an analysis, and what it is called.
 MEASURES = {
@@ -22,150 +18,104 @@ MEASURES = {
     "cosine_base_heads": "Cosine, base's heads",
     "cosine_own_heads": "Cosine, own heads",
 }
-_CEILING, _FLOOR = "base, other prompts", "random heads"
 # Probability of the right answer after solved examples, and after the same with their answers shuffled: where
 # the two are alike, the examples teach nothing, and no head can carry what they teach.
 SHOWN = "right answer, shots right / shuffled"
 
 
-def draw(runs: list[RunResult], published: Published | None = None) -> Drawing:
+@style.styled
+def draw(runs: list[RunResult], published: Published | None = None) -> style.Drawing:
     """Draw a panel per measure, a row per run, and under each task's runs what they are to be read against.
 
     The ceiling is the base on other prompts, the floor heads drawn at random; bars are bootstrap
     intervals over prompts. ``published`` gives the paper's own numbers by task and method, as
     (heads, cosine), which are shown hollow; it does not say over whose heads its cosine is.
     """
+    by_task = groups.by_setting(runs, "task")
     points: list[dict[str, Any]] = []
+    names: list[str] = []
     places: list[float] = []  # of the rows, with a gap between tasks
-    for task in dict.fromkeys(run.name["task"] for run in runs):
-        members = [run for run in runs if run.name["task"] == task]
-        names = distinct_names(members)
-        seeds = len({run.seed for run in members}) > 1
-        for run in members:
-            name = names[run.id] + (f", seed {run.seed}" if seeds else "")
-            points.append(_point(run, name, (published or {}).get(task, {}).get(run.name["method"])))
-        points += _limits(members[0])
-        places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(points) - len(places))]
-    with rc_context(RC):
-        figure = new_figure(8.2, 0.25 * places[-1] + 1.6)
-        axes = figure.subplots(1, len(MEASURES), sharey=True, squeeze=False)[0]
-        axes[2].sharex(axes[1])
-        for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
-            _panel(ax, points, places, measure)
-            ax.set_title(title)
-        axes[1].set_xlim(_lowest(points) - 0.03, 1.03)
-        axes[0].set_xlim(0, 1.03 * points[0]["of"])
-        axes[0].set_xlabel(f"of the {points[0]['of']} most effective")
-        axes[0].set_yticks(places, [_name(p) for p in points])
-        axes[0].set_ylim(places[-1] + 0.6, -0.6)
-        if any(p["published_cosine"] is not None for p in points):
-            axes[0].plot([], [], "o", color=GREY, markerfacecolor="none", label="in the paper (Gemma 3 1B)")
-            figure.legend(loc="outside upper right")
-        under(figure, f"{_in_context(runs)} · {sources(runs)}")
-    return Drawing(figure, points, _table(points))
-
-
-def _found(run: RunResult) -> dict[str, Any]:
-    found = run.analysis("fv")
-    assert found is not None, "gdo plot hands over analysed runs alone"
-    return found
-
-
-def _point(run: RunResult, name: str, published: tuple[float, float] | None) -> dict[str, Any]:
-    heads, cosine = published or (None, None)
-    found = _found(run)
-    point = _row(run, name, found["run"], "run") | {"method": run.name["method"], "seed": run.seed}
-    return point | {"published_overlap": heads, "published_cosine": cosine}
-
-
-def _limits(run: RunResult) -> list[dict[str, Any]]:
-    """The ceiling and the floor, which are the base's and so the same for all runs on a task."""
-    found = _found(run)
-    floor = {"overlap": found["chance"]["overlap"], "cosine_own_heads": found["chance"]["cosine"]}
-    rows = [_row(run, _CEILING, found["ceiling"], "base_other_prompts"), _row(run, _FLOOR, floor)]
-    return [
-        row | {"method": None, "seed": None, "published_overlap": None, "published_cosine": None}
-        for row in rows
-    ]
-
-
-def _in_context(runs: list[RunResult]) -> str:
-    """What solved examples tell the base of each task."""
-    told = {run.name["task"]: _found(run)["models"]["base"]["right_answer"] for run in runs}
-    parts = [f"{task} {right['clean']:.2f} / {right['shuffled']:.2f}" for task, right in told.items()]
-    return f"base's {SHOWN}: {', '.join(parts)}"
-
-
-def _row(run: RunResult, label: str, numbers: dict[str, Number], model: str = "") -> dict[str, Any]:
-    found = _found(run)
-    row: dict[str, Any] = {"task": run.name["task"], "row": label, "of": found["options"]["heads"]}
-    for measure in MEASURES:
-        number = numbers.get(measure, {})
-        row |= {measure: number.get("value")}
-        row |= {f"{measure}_{end}": number.get(end) for end in ("low", "high")}
-    right = found["models"][model]["right_answer"] if model else {}
-    return row | {f"right_answer_{shots}": right.get(shots) for shots in ("clean", "shuffled")}
-
-
-def _name(point: dict[str, Any]) -> str:
-    task = TASKS.get(point["task"], point["task"])
-    short = task.partition(" (")[0]
-    return f"{short}: {point['row']}" if point["method"] else str(point["row"])
-
-
-def _panel(ax: Axes, points: list[dict[str, Any]], places: list[float], measure: str) -> None:
-    for row, point in zip(places, points, strict=True):
-        value = point[measure]
-        if value is None:
-            continue
-        low, high = point[f"{measure}_low"], point[f"{measure}_high"]
-        look = line_style(str(point["method"]), 0)
-        if low is not None:
-            ax.plot([low, high], [row, row], color=look.color if point["method"] else GREY, linewidth=0.9)
-        ax.plot(
-            value,
-            row,
-            marker=look.marker if point["method"] else "|",
-            markersize=5 if point["method"] else 9,
-            color=look.color if point["method"] else GREY,
-            linestyle="none",
-        )
-        paper = point["published_overlap" if measure == "overlap" else "published_cosine"]
-        if paper is not None and measure != "cosine_own_heads":
-            ax.plot(paper, row, "o", color=GREY, markerfacecolor="none")
-    if measure != "overlap":  # a cosine
-        ax.axvline(1, color="#cccccc", linewidth=0.8)
-
-
-def _lowest(points: list[dict[str, Any]]) -> float:
-    """Where the axis of the cosines begins: at zero, or below where a number or an interval is."""
-    keys = [f"{m}{end}" for m in MEASURES if m != "overlap" for end in ("", "_low")]
-    return min(0.0, *(p[key] for p in points for key in keys if p[key] is not None))
-
-
-def _table(points: list[dict[str, Any]]) -> list[list[str]]:
+    for task, members in by_task.items():
+        own, short = _points(task, members, published or {}), groups.named("task", task).partition(" (")[0]
+        places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(own))]
+        names += [f"{short}: {point['row']}" if point["method"] else point["row"] for point in own]
+        points += own
+    figure, (axes,) = style.panels(8.2, 0.25 * places[-1] + 1.6, 1, len(MEASURES), sharey=True)
+    axes[2].sharex(axes[1])
+    for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
+        for place, point in zip(places, points, strict=True):
+            if point[measure] is not None:
+                _mark(ax, place, point, measure)
+        if measure != "overlap":  # a cosine
+            ax.axvline(1, color="#cccccc", linewidth=0.8)
+        ax.set_title(title)
+    # The axis of the cosines begins at zero, or below where a number or an interval is.
+    ends = (p[f"{m}{end}"] for p in points for m in MEASURES if m != "overlap" for end in ("", "_low"))
+    axes[1].set_xlim(min(0.0, *(end for end in ends if end is not None)) - 0.03, 1.03)
+    axes[0].set_xlim(0, 1.03 * points[0]["of"])
+    axes[0].set_xlabel(f"of the {points[0]['of']} most effective")
+    axes[0].set_yticks(places, names)
+    axes[0].set_ylim(places[-1] + 0.6, -0.6)
+    if any(point["published_cosine"] is not None for point in points):
+        axes[0].plot([], [], "o", color=style.GREY, markerfacecolor="none", label="in the paper (Gemma 3 1B)")
+        figure.legend(loc="outside upper right")
+    # What solved examples tell the base of each task.
+    found = {task: groups.analysis_of(members[-1], ANALYSIS) for task, members in by_task.items()}
+    right = {task: analysis["models"]["base"]["right_answer"] for task, analysis in found.items()}
+    told = [f"{task} {answer['clean']:.2f} / {answer['shuffled']:.2f}" for task, answer in right.items()]
+    style.under(figure, runs, f"base's {SHOWN}: {', '.join(told)}")
     heading = ["task and method", *MEASURES.values(), SHOWN, "paper: heads", "paper: cosine"]
-    rows = []
-    for point in points:
-        cells = [f"{TASKS.get(point['task'], point['task'])}: {point['row']}"]
+    return style.Drawing(figure, points, [heading, *map(_cells, points)])
+
+
+def _points(task: str, runs: list[RunResult], published: Published) -> list[dict[str, Any]]:
+    """A record for each run, and the ceiling and the floor, which are the base's and so the same for all."""
+    analyses = [groups.analysis_of(run, ANALYSIS) for run in runs]
+
+    def record(label: str, analysis: dict[str, Any], numbers: Any, model: str | None) -> dict[str, Any]:
+        found = {"task": task, "row": label, "of": analysis["options"]["heads"]}
         for measure in MEASURES:
-            cells.append(_cell(point, measure))
-        right = [point["right_answer_clean"], point["right_answer_shuffled"]]
-        cells.append("–" if right[0] is None else " / ".join(f"{p:.2f}" for p in right))
-        cells += [_published(point["published_overlap"]), _published(point["published_cosine"])]
-        rows.append(cells)
-    return [heading, *rows]
+            number = numbers.get(measure, {})
+            found |= {measure: number.get("value")}
+            found |= {f"{measure}_{end}": number.get(end) for end in ("low", "high")}
+        right = analysis["models"][model]["right_answer"] if model else {}
+        found |= {f"right_answer_{shots}": right.get(shots) for shots in ("clean", "shuffled")}
+        return found | dict.fromkeys(("method", "seed", "published_overlap", "published_cosine"))
+
+    points = []
+    for run, analysis, name in zip(runs, analyses, groups.names_with_seeds(runs), strict=True):
+        method = run.name["method"]
+        heads, cosine = published.get(task, {}).get(method, (None, None))
+        told = {"method": method, "seed": run.seed, "published_overlap": heads, "published_cosine": cosine}
+        points.append(record(name, analysis, analysis["run"], "run") | told)
+    first = analyses[0]
+    floor = {"overlap": first["chance"]["overlap"], "cosine_own_heads": first["chance"]["cosine"]}
+    points.append(record("base, other prompts", first, first["ceiling"], "base_other_prompts"))
+    points.append(record("random heads", first, floor, None))
+    return points
 
 
-def _published(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
-
-
-def _cell(point: dict[str, Any], measure: str) -> str:
-    value = point[measure]
-    if value is None:
-        return "–"
-    form, suffix = ("g", f"/{point['of']}") if measure == "overlap" else (".2f", "")
-    shown = f"{value:.3g}{suffix}" if measure == "overlap" else f"{value:{form}}"
+def _mark(ax: Axes, place: float, point: dict[str, Any], measure: str) -> None:
+    """The value with its interval, and the paper's."""
+    look = style.line_style(point["method"], 0)
+    color, marker, size = (look.color, look.marker, 5) if point["method"] else (style.GREY, "|", 9)
     low, high = point[f"{measure}_low"], point[f"{measure}_high"]
-    return shown if low is None else f"{shown} {Interval(value, low, high).ends(form)}"
+    if low is not None:
+        ax.plot([low, high], [place, place], color=color, linewidth=0.9)
+    ax.plot(point[measure], place, marker=marker, markersize=size, color=color, linestyle="none")
+    paper = point["published_overlap" if measure == "overlap" else "published_cosine"]
+    if paper is not None and measure != "cosine_own_heads":
+        ax.plot(paper, place, "o", color=style.GREY, markerfacecolor="none")
+
+
+def _cells(point: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    cells = [f"{groups.named('task', point['task'])}: {point['row']}"]
+    for measure in MEASURES:
+        form, of = (".3g", f"/{point['of']}") if measure == "overlap" else (".2f", "")
+        low, high = point[f"{measure}_low"], point[f"{measure}_high"]
+        ends = "" if low is None else " " + Interval(0, low, high).ends("g" if of else ".2f")
+        cells.append("–" if point[measure] is None else f"{point[measure]:{form}}{of}{ends}")
+    right = [point["right_answer_clean"], point["right_answer_shuffled"]]
+    cells.append("–" if right[0] is None else " / ".join(f"{p:.2f}" for p in right))
+    return [*cells, *(style.number(point[f"published_{of}"], "g") for of in ("overlap", "cosine"))]

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-
-from gdo_cli.figures.drawing import Drawing
-from gdo_cli.figures.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    RC,
-    errors_told,
-    measures,
-    name_of,
-    new_figure,
-    sources,
-    standard_error,
-    text_width,
-    under,
-)
+from gdo_cli.figures import groups, style
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
@@ -31,55 +14,36 @@ from gdo_cli.stats.uncertainty import plus_minus
 from gdo_cli.support.markdown import rate
 
 
-def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> Drawing:
+@style.styled
+def draw(runs: list[RunResult], marked: Sequence[str] = ()) -> style.Drawing:
     """Draw a line per method (mean over seeds), the best task score on top; a panel per measure.
 
     Bars are standard errors; the dotted line is the untouched model. The methods named in
     ``marked`` have a colour of their own.
     """
-    groups = by_id(runs)
-    metrics = measures(runs)
+    metrics = groups.measures(runs)
     score = metrics[0]
-    names = distinct_names([members[0] for members in groups.values()])
-    order = sorted(groups, key=lambda key: _mean(groups[key], score))
-    with rc_context(RC):
-        figure = new_figure(2.2 * len(metrics) + text_width(names.values()), 0.23 * len(order) + 1.0)
-        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for ax, metric in zip(axes, metrics, strict=True):
-            _panel(ax, [groups[key] for key in order], metric, marked)
-            ax.set_title(name_of(metric) + (" (new task)" if metric == score else ""))
-        axes[0].set_yticks(range(len(order)), [names[key] for key in order])
-        axes[0].set_ylim(-0.5, len(order) - 0.5)
-        under(figure, f"{errors_told('bars', runs)} · {sources(runs)}")
-    best_first = [groups[key] for key in reversed(order)]
-    points = [_point(names[members[0].id], members, metrics) for members in best_first]
-    return Drawing(figure, points, _table(points, metrics))
-
-
-def _mean(runs: list[RunResult], metric: str) -> float:
-    return mean(run.final[metric] for run in runs)
-
-
-def _error(runs: list[RunResult], metric: str) -> float:
-    return standard_error([run.final for run in runs], metric)
-
-
-def _panel(ax: Axes, groups: list[list[RunResult]], metric: str, marked: Collection[str]) -> None:
-    for row, members in enumerate(groups):
-        own = members[0].name["method"] in marked
-        ax.errorbar(
-            _mean(members, metric),
-            row,
-            xerr=_error(members, metric),
-            color=ORANGE if own else BLUE,
-            marker="s" if own else "o",
-            elinewidth=0.8,
-        )
-    starts = [m[0].evaluations[0] for m in groups if m[0].record.steps and m[0].evaluations]
-    known = [start[metric] for start in starts if metric in start]
-    if known:
-        ax.axvline(mean(known), color=GREY, linestyle=":", linewidth=1)
-    ax.set_xlim(left=-0.03 * ax.get_xlim()[1])  # what lies at zero is seen whole
+    upwards = sorted(by_id(runs).values(), key=lambda seeds: mean(run.final[score] for run in seeds))
+    firsts = [seeds[0] for seeds in upwards]
+    names = distinct_names(firsts)
+    points = [_point(names[seeds[0].id], seeds, metrics) for seeds in upwards]
+    width = 2.2 * len(metrics) + style.text_width(names.values())
+    figure, (axes,) = style.panels(width, 0.23 * len(points) + 1.0, 1, len(metrics), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        for row, (point, run) in enumerate(zip(points, firsts, strict=True)):
+            color, marker = (style.ORANGE, "s") if run.name["method"] in marked else (style.BLUE, "o")
+            error = point[f"{metric}_se"]
+            ax.errorbar(point[metric], row, xerr=error, color=color, marker=marker, elinewidth=0.8)
+        start = groups.untouched(firsts, metric)
+        if start is not None:
+            ax.axvline(start, color=style.GREY, linestyle=":", linewidth=1)
+        ax.set_xlim(left=-0.03 * ax.get_xlim()[1])  # what lies at zero is seen whole
+        ax.set_title(style.name_of(metric) + (" (new task)" if metric == score else ""))
+    axes[0].set_yticks(range(len(points)), [point["method"] for point in points])
+    axes[0].set_ylim(-0.5, len(points) - 0.5)
+    style.under(figure, runs, groups.errors_told("bars", runs))
+    points.reverse()
+    return style.Drawing(figure, points, _table(points, metrics))
 
 
 def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, Any]:
@@ -94,25 +58,22 @@ def _point(name: str, runs: list[RunResult], metrics: list[str]) -> dict[str, An
         "seeds": len(runs),
     }
     for metric in metrics:
-        point |= {metric: _mean(runs, metric), f"{metric}_se": _error(runs, metric)}
+        found = groups.over_seeds([run.final for run in runs], metric)
+        point |= {metric: found["value"], f"{metric}_se": found["se"]}
     return point
 
 
 def _table(points: list[dict[str, Any]], metrics: list[str]) -> list[list[str]]:
-    heading = ["method", "rate", "added", "trained", *map(name_of, metrics), "seeds"]
+    heading = ["method", "rate", "added", "trained", *map(style.name_of, metrics), "seeds"]
     rows = [
         [
             p["method"],
             "–" if p["lr"] is None else rate(p["lr"]),
-            _millions(p["added"]),
-            f"{_millions(p['trainable'])} ({100 * p['trainable_share']:.1f} %)",
+            f"{p['added'] / 1e6:.1f} M",
+            f"{p['trainable'] / 1e6:.1f} M ({100 * p['trainable_share']:.1f} %)",
             *(plus_minus(p[m], p[f"{m}_se"]) for m in metrics),
             str(p["seeds"]),
         ]
         for p in points
     ]
     return [heading, *rows]
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"

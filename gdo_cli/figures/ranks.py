@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gdo_cli.figures.drawing import Drawing
-from gdo_cli.figures.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    RC,
-    TASKS,
-    new_figure,
-    require_one_setting,
-    sources,
-    under,
-)
+from gdo_cli.figures import groups, style
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.errors import UserError, require_one_of
+from gdo_cli.support.errors import require, require_one_of
 
+# What each is called, and its dash.
 MEASURES = {
-    "effective_rank": "effective rank",
-    "participation_ratio": "participation ratio",
-    "stable_rank": "stable rank",
+    "effective_rank": ("effective rank", "-"),
+    "participation_ratio": ("participation ratio", "--"),
+    "stable_rank": ("stable rank", ":"),
 }
-_OF = {"weights": ("change of weights", BLUE), "gradients": ("sum of gradients", ORANGE)}
-_DASHES = {"effective_rank": "-", "participation_ratio": "--", "stable_rank": ":"}
+_OF = {"weights": ("change of weights", style.BLUE), "gradients": ("sum of gradients", style.ORANGE)}
+_CELL = ("task", "of", "module", "layer", "from_step", "to_step")
+Points = list[dict[str, Any]]
 
 
-def draw(runs: list[RunResult], measure: str = "effective_rank") -> Drawing:
+@style.styled
+def draw(runs: list[RunResult], measure: str = "effective_rank") -> style.Drawing:
     """Draw a column per task; layers on x, training stages on y with the earliest on top, brighter is
     higher.
 
@@ -44,60 +35,58 @@ def draw(runs: list[RunResult], measure: str = "effective_rank") -> Drawing:
     means over the layers. ``measure`` names the one of the maps; seeds are averaged.
     """
     require_one_of("measure", measure, MEASURES)
-    by_task: dict[str, list[RunResult]] = {}
-    for run in runs:
-        by_task.setdefault(run.name["task"], []).append(run)
-    points = [point for task, members in by_task.items() for point in _points(task, members)]
-    if not points:
-        raise UserError("none of the runs holds ranks; make one that does: evaluation.ranks=true")
+    by_task = {task: _points(task, members) for task, members in groups.by_setting(runs, "task").items()}
+    points = [point for own in by_task.values() for point in own]
+    require(bool(points), "none of the runs holds ranks; make one that does: evaluation.ranks=true")
     modules = sorted({p["module"] for p in points}, reverse=True)  # up first, which is what the paper shows
     maps = [(of, module) for of in _OF for module in modules]
-    with rc_context(RC):
-        figure = new_figure(1.6 + 2.5 * len(by_task), 1.1 + 1.35 * len(maps) + 1.5)
-        axes = figure.subplots(len(maps) + 1, len(by_task), squeeze=False)
-        for column, task in enumerate(by_task):
-            own = [p for p in points if p["task"] == task]
-            for row, (of, module) in enumerate(maps):
-                ax = axes[row, column]
-                _map(ax, [p for p in own if (p["of"], p["module"]) == (of, module)], measure)
-                ax.tick_params(labelbottom=row == len(maps) - 1, labelleft=column == 0)
-                if column == 0:
-                    ax.set_ylabel(f"{module.removesuffix('_proj')}: up to step")
-            axes[0, column].set_title(TASKS.get(task, task))
-            axes[len(maps) - 1, column].set_xlabel("layer")
-            _means(axes[-1, column], own)
-            axes[-1, column].tick_params(labelleft=column == 0)
-        axes[-1, 0].set_ylabel("mean over layers")
-        low, high = zip(*(ax.get_ylim() for ax in axes[-1]), strict=True)
-        for ax in axes[-1]:
-            ax.set_ylim(min(low), max(high))
-        _scales(figure, axes, maps, points, measure)
-        _legend(figure)
-        under(figure, sources(runs))
-    return Drawing(figure, points)
+    width, height = 1.6 + 2.5 * len(by_task), 1.1 + 1.35 * len(maps) + 1.5
+    figure, axes = style.panels(width, height, len(maps) + 1, len(by_task))
+    for index, (task, own) in enumerate(by_task.items()):
+        *above, last = axes[:, index]
+        for ax, (of, module) in zip(above, maps, strict=True):
+            _map(ax, [p for p in own if (p["of"], p["module"]) == (of, module)], measure)
+            ax.tick_params(labelbottom=ax is above[-1], labelleft=index == 0)
+            if index == 0:
+                ax.set_ylabel(f"{module.removesuffix('_proj')}: up to step")
+        above[0].set_title(groups.named("task", task))
+        above[-1].set_xlabel("layer")
+        _means(last, own)
+        last.tick_params(labelleft=index == 0)
+    axes[-1, 0].set_ylabel("mean over layers")
+    low, high = zip(*(ax.get_ylim() for ax in axes[-1]), strict=True)
+    for ax in axes[-1]:
+        ax.set_ylim(min(low), max(high))
+    # One range of colours for the changes and one for the gradients, over all tasks and both matrices.
+    for index, (of, (label, _)) in enumerate(_OF.items()):
+        panels = list(axes[index * len(modules) : (index + 1) * len(modules)].flat)
+        values = [p[measure] for p in points if p["of"] == of]
+        for ax in panels:
+            ax.collections[0].set_clim(min(values), max(values))
+        bar = figure.colorbar(panels[0].collections[0], ax=panels, pad=0.01, aspect=22)
+        full = max(p["full_rank"] for p in points)
+        bar.set_label(f"{label}:\n{MEASURES[measure][0]} (of {full:g})")
+        bar.outline.set_visible(False)
+    looks = [Line2D([], [], color=color, label=label) for label, color in _OF.values()]
+    looks += [Line2D([], [], color=style.GREY, ls=dash, label=label) for label, dash in MEASURES.values()]
+    figure.legend(handles=looks, loc="outside upper center", ncols=min(5, int(width / 1.9)))
+    style.under(figure, runs)
+    return style.Drawing(figure, points)
 
 
-def _points(task: str, runs: list[RunResult]) -> list[dict[str, Any]]:
+def _points(task: str, runs: list[RunResult]) -> Points:
     """One record per layer, matrix and stage, the mean over the seeds (and a grown layer's copies)."""
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    require_one_setting(runs)
+    groups.require_one_setting(runs)
+    rows = []
     for run in runs:
-        rows = [line for line in run.metrics if line["kind"] == "rank"]
-        steps = [0, *sorted({int(row["step"]) for row in rows})]
-        since = dict(zip(steps[1:], steps, strict=False))
-        for row in rows:
-            key = (row["of"], row["module"], row["layer"], since[row["step"]], row["step"])
-            cells.setdefault(key, []).append(row)
-    names = ("of", "module", "layer", "from_step", "to_step")
-    return [
-        {"task": task}
-        | dict(zip(names, key, strict=True))
-        | {name: mean(row[name] for row in rows) for name in (*MEASURES, "full_rank")}
-        for key, rows in cells.items()
-    ]
+        found = [line for line in run.metrics if line["kind"] == "rank"]
+        steps = [0, *sorted({int(row["step"]) for row in found})]
+        stages = {to: {"task": task, "from_step": since, "to_step": to} for since, to in pairwise(steps)}
+        rows += [row | stages[row["step"]] for row in found]
+    return groups.means(rows, _CELL, (*MEASURES, "full_rank"))
 
 
-def _map(ax: Axes, points: list[dict[str, Any]], measure: str) -> None:
+def _map(ax: Axes, points: Points, measure: str) -> None:
     layers = sorted({p["layer"] for p in points})
     steps = sorted({p["to_step"] for p in points})
     values = {(p["to_step"], p["layer"]): p[measure] for p in points}
@@ -111,38 +100,13 @@ def _map(ax: Axes, points: list[dict[str, Any]], measure: str) -> None:
     ax.grid(False)
 
 
-def _scales(
-    figure: Figure, axes: Any, maps: list[tuple[str, str]], points: list[dict[str, Any]], measure: str
-) -> None:
-    """One range of colours for the changes and one for the gradients, over all tasks and both matrices."""
-    full = max(p["full_rank"] for p in points)
-    for of, (label, _) in _OF.items():
-        values = [p[measure] for p in points if p["of"] == of]
-        rows = [axes[row] for row, (kind, _) in enumerate(maps) if kind == of]
-        meshes = [ax.collections[0] for row in rows for ax in row]
-        for mesh in meshes:
-            mesh.set_clim(min(values), max(values))
-        bar = figure.colorbar(meshes[0], ax=[ax for row in rows for ax in row], pad=0.01, aspect=22)
-        bar.set_label(f"{label}:\n{MEASURES[measure]} (of {full:g})")
-        bar.outline.set_visible(False)
-
-
-def _means(ax: Axes, points: list[dict[str, Any]]) -> None:
+def _means(ax: Axes, points: Points) -> None:
     """Every measure against the training step, over all layers, gate and up."""
     for of, (_, color) in _OF.items():
-        for measure, dashes in _DASHES.items():
-            by_step: dict[int, list[float]] = {}
-            for point in points:
-                if point["of"] == of:
-                    by_step.setdefault(point["to_step"], []).append(point[measure])
-            ax.plot(list(by_step), [mean(v) for v in by_step.values()], color=color, linestyle=dashes)
+        by_step = groups.grouped((p for p in points if p["of"] == of), lambda p: p["to_step"])
+        for measure, (_, dash) in MEASURES.items():
+            means = [mean(p[measure] for p in same) for same in by_step.values()]
+            ax.plot(list(by_step), means, color=color, linestyle=dash)
     ax.set_yscale("log")
     ax.set_ylim(bottom=1)
     ax.set_xlabel("training steps")
-
-
-def _legend(figure: Figure) -> None:
-    """What the lines' colours and dashes stand for."""
-    looks = [Line2D([], [], color=color, label=label) for label, color in _OF.values()]
-    looks += [Line2D([], [], color=GREY, ls=_DASHES[m], label=label) for m, label in MEASURES.items()]
-    figure.legend(handles=looks, loc="outside upper center", ncols=min(5, int(figure.get_figwidth() / 1.9)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gdo_cli.runs.run_record import RunRecord
+from gdo_cli.runs.run_record import RunRecord, look_up
 from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.files import write_atomically
@@ -60,6 +60,17 @@ class RunResult:
     def title(self) -> str:
         """E.g. ``scitail/g_freeze-1a2b3c4d/seed0``."""
         return f"{self.name['task']}/{self.name['method']}-{self.id}/seed{self.seed}"
+
+    def setting(self, key: str) -> Any:
+        """Return a setting by dotted name: ``task``, ``method``, ``layers``, ``train.lr``, …
+
+        Raises:
+            UserError: the run has no such setting.
+        """
+        try:
+            return look_up(key, self.name, self.record.config)
+        except UserError as error:
+            raise UserError(f"{self.title} has {error}") from None
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdo_cli.support.errors import UserError
+from gdo_cli.support.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -129,23 +129,25 @@ class RunRecord:
         content["parameters"] = vars(self.parameters)
         return content
 
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
-        return float(self.setting("train.lr"))
 
-    def setting(self, path: str) -> Any:
-        """Return a recorded setting by its dotted name, e.g. ``train.lr``.
+def look_up(key: str, name: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """Return the chosen option of a group, or else a setting by its dotted name, e.g. ``train.lr``.
 
-        Raises:
-            UserError: the record holds no such setting.
-        """
-        value: Any = self.config
-        for key in path.split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                raise UserError(f"{self.name.get('method')}-{self.id}: its record holds no setting {path!r}")
-            value = value[key]
-        return value
+    Raises:
+        UserError: there is no such setting; ends with the nearest one.
+    """
+    if key in name:
+        return name[key]
+    value: Any = config
+    above, beside = "", list(name)
+    for part in key.split("."):
+        there = value if isinstance(value, Mapping) else {}
+        if part not in there:
+            nearest = suggest(key, {*beside, *(f"{above}{other}" for other in there)})
+            raise UserError(f"no setting {key!r} to tell runs apart by; {nearest}")
+        value = there[part]
+        above, beside = f"{above}{part}.", []
+    return value
 
 
 def _part(kind: type, content: Any) -> Any:

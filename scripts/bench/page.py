@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib import rc_context
 
-from gdo_cli.figures.style import BLUE, ORANGE, RC, new_figure
+from gdo_cli.figures.style import BLUE, ORANGE, RC, panels
 from gdo_cli.support.markdown import table
 
 Row = dict[str, Any]
@@ -153,8 +153,8 @@ def draw_scaling(rows: list[Row], path: Path) -> None:
     """Seconds (left) and GiB (right) along every axis."""
     axes_names = list(dict.fromkeys(row["axis"] for row in rows))
     with rc_context(RC):
-        figure = new_figure(2.6 * len(axes_names), 2.6)
-        for ax, name in zip(figure.subplots(1, len(axes_names), squeeze=False)[0], axes_names, strict=True):
+        figure, (axes,) = panels(2.6 * len(axes_names), 2.6, 1, len(axes_names))
+        for ax, name in zip(axes, axes_names, strict=True):
             points = [row for row in rows if row["axis"] == name]
             x = [row["value"] for row in points]
             ax.plot(x, [row["median"] for row in points], color=BLUE, marker="o")

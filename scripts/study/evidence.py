@@ -9,8 +9,7 @@ from statistics import mean
 from typing import Any
 
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.figures.finished import FinishedRuns
-from gdo_cli.figures.style import field
+from gdo_cli.figures.experiments import FinishedRuns
 from gdo_cli.runs.find import all_seeds, by_id
 from gdo_cli.runs.items import change_over_seeds, items_of
 from gdo_cli.runs.record import RunResult
@@ -61,7 +60,7 @@ class Evidence:
         found = [
             run
             for run in self.experiment(of.experiment)[0]
-            if all(str(field(run, key)) == str(value) for key, value in of.settings.items())
+            if all(str(run.setting(key)) == str(value) for key, value in of.settings.items())
         ]
         chosen = max(by_id(found).values(), key=_validation_score, default=[])
         beside = self._all_seeds(chosen[0]) if chosen else []

@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from gdo_cli.figures.style import MEASURES, TASKS, line_style, name_of
+from gdo_cli.figures.groups import TASKS
+from gdo_cli.figures.style import MEASURES, line_style, name_of
 from gdo_cli.runs.find import by_id, find_runs
 from gdo_cli.runs.names import differences
 from gdo_cli.runs.record import RETENTION, RunResult

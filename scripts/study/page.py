@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdo_cli.config.build import load_experiment
-from gdo_cli.figures.spec import read_spec
-from gdo_cli.figures.style import sources
+from gdo_cli.figures.experiments import read_spec
+from gdo_cli.figures.groups import sources
 from gdo_cli.runs.find import by_id, find_runs
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.support.markdown import table
