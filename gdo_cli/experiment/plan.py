@@ -68,14 +68,13 @@ def plan(config: RunConfig, length: int) -> Plan:
     """
     model, n_base = _prepared(config)
     hold_weights(model, torch.bfloat16)
-    parameters = text_parameters(model).values()
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    activations, flops = _one_step(model, config.train.batch_size, length) if trained else (0, 0)
-    weights = sum(p.numel() * p.element_size() for p in parameters)
+    counted = count_parameters(model, n_base)
+    trained = counted.trainable
+    weights = sum(p.numel() * p.element_size() for p in text_parameters(model).values())
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
-    counted = count_parameters(model, n_base)
+    activations, flops = _one_step(model, config.train.batch_size, length) if trained else (0, 0)
     return Plan(config.name["method"], counted, weights, 3 * 4 * trained, activations, flops)
 
 
@@ -114,12 +113,13 @@ def _prepared(config: RunConfig) -> tuple[Any, int]:
 
 
 def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:
-    """Bytes kept for backward, and operations, of one step that learns two tokens a sequence."""
+    """Bytes kept for backward, and operations, of one step that learns two tokens a sequence. What the model
+    ties is apart afterwards."""
     try:
         from torch._subclasses.fake_tensor import FakeTensorMode
     except ImportError as error:  # no documented part of torch
         raise UserError(f"torch {torch.__version__} cannot run a step without numbers: no plan") from error
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # fake tensors run as if on the CPU, autocast included; meta ones do not
         model.get_input_embeddings().padding_idx = None  # leaving it out has a size that data decide
         lm = AnswerLM(model, torch.bfloat16)
