@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from gdo_cli.cli.app import app
 from gdo_cli.commands.compare import Cell, compare
 from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.intervals import seeds_and_items
 from gdo_cli.stats.metrics import BLEU
-from gdo_cli.stats.seeds import seeds_and_items
-from gdo_cli.stats.uncertainty import Paired
+from gdo_cli.stats.outcomes import Paired
 from gdo_cli.support.console import console
 
 Make = Callable[..., str]

@@ -33,7 +33,7 @@ from gdo_cli.config.run_config import RunConfig, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.methods.base import Method
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import ModelSource
 from gdo_cli.probes.base import Probe
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity

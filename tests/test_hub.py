@@ -22,8 +22,7 @@ from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, HubDataset
 from gdo_cli.data.rows import load_split
 from gdo_cli.lm.tokens import Encoder
-from gdo_cli.models.download import fetch
-from gdo_cli.models.hub import HubModel
+from gdo_cli.models.hub import HubModel, fetch
 from gdo_cli.support.errors import UserError
 
 RATES: Any = {"lr": 1e-3, "warmup_steps": 0}

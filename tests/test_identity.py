@@ -17,7 +17,7 @@ from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.config.compose import Composer
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.sft import SFT
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import ModelSource
 from gdo_cli.probes.base import Probe
 from gdo_cli.runs.find import find_runs
 from gdo_cli.support.identity import identity, identity_name

@@ -8,9 +8,8 @@ from conftest import random_queries, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli.lm import last_layer, scoring
-from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.last_layer import last_mlp_at
+from gdo_cli.lm import answer_lm, scoring
+from gdo_cli.lm.answer_lm import AnswerLM, last_mlp_at
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import GFreeze
@@ -27,7 +26,7 @@ def passes(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     for whole in (False, True):
         with monkeypatch.context() as patch:
             if whole:
-                patch.setattr(last_layer, "_last_mlp", lambda model: None)
+                patch.setattr(answer_lm, "_last_mlp", lambda model: None)
             model.zero_grad()
             lm = AnswerLM(model, torch.float32)
             hidden = lm.hidden(BATCH.input_ids_BT, BATCH.positions_N, lengths=BATCH.lengths)

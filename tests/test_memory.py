@@ -9,7 +9,7 @@ from conftest import bits, random_queries, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from gdo_cli.lm import last_layer
+from gdo_cli.lm import answer_lm
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.methods.base import Method
@@ -60,7 +60,7 @@ def test_layers_computed_again_train_the_same(
     family: str, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Layers that are computed again run whole; the other side does too, so that not a bit differs.
-    monkeypatch.setattr(last_layer, "_last_mlp", lambda model: None)
+    monkeypatch.setattr(answer_lm, "_last_mlp", lambda model: None)
     plain = method.prepare(tiny_model(family), None)
     again = copy.deepcopy(plain)
     runs = []

@@ -412,7 +412,7 @@ def test_making_the_tiny_model_leaves_the_random_state_alone() -> None:
 @pytest.mark.slow
 def test_the_tiny_model_is_the_same_in_every_process(tiny_loaded: Loaded) -> None:
     code = (
-        "import hashlib, json; from gdo_cli.models.source import TinyModel\n"
+        "import hashlib, json; from gdo_cli.models.loading import TinyModel\n"
         "loaded = TinyModel(lr=1, warmup_steps=0).load()\n"
         "words = json.dumps(loaded.tokenizer.get_vocab(), sort_keys=True)\n"
         "print(loaded.provenance['sha256'], hashlib.sha256(words.encode()).hexdigest())"

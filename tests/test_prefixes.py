@@ -5,7 +5,7 @@ from conftest import random_ids
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdo_cli.lm.prefixes import packs, shared_prefixes
+from gdo_cli.lm.batching import packs, shared_prefixes
 
 contexts = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), max_size=20)
 

@@ -49,8 +49,8 @@ from gdo_cli.figures.experiments import read_spec
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.seeds import seeds_and_items
-from gdo_cli.stats.uncertainty import Interval
+from gdo_cli.stats.intervals import seeds_and_items
+from gdo_cli.stats.outcomes import Interval
 from gdo_cli.support.identity import identity
 from gdo_cli.support.markdown import table
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import sacrebleu
 from scipy import stats
+from study.evidence import seed_spread
 
 from gdo_cli.stats import intervals as statistics
+from gdo_cli.stats.intervals import seed_difference, seed_mean, seeds_and_items
 from gdo_cli.stats.metrics import BLEU, CHRF, SacreMetric
-from gdo_cli.stats.outcomes import Outcome, mean
-from gdo_cli.stats.seeds import seed_difference, seed_mean, seed_spread, seeds_and_items
-from gdo_cli.stats.uncertainty import Interval
+from gdo_cli.stats.outcomes import Interval, Outcome, mean
+from gdo_cli.support.errors import UserError
 
 
 def binary(n_right: int, n: int) -> list[float]:
@@ -125,6 +126,16 @@ def test_a_difference_of_corpora_has_an_interval_around_it(metric: SacreMetric) 
     assert 0 < found.low < found.value < found.high
     same = metric.difference(worse, worse, ones, answers)
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("metric", [BLEU, CHRF])
+def test_a_sacrebleu_without_what_a_difference_needs_is_told_by_its_version(
+    metric: SacreMetric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sacrebleu.metrics.base.Metric, "_extract_corpus_statistics")
+    told = rf"sacrebleu {sacrebleu.__version__} has no {metric.scorer}._extract_corpus_statistics, .*2\.5"
+    with pytest.raises(UserError, match=told):
+        metric.difference(GOOD, BAD, ONES, ANSWERS)
 
 
 # ----------------------------------------------------------------------------------------------- seeds

@@ -13,7 +13,7 @@ from rich.table import Table
 from gdo_cli.commands.ls import Row, cell_text
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.stats.metrics import measure_named
-from gdo_cli.stats.uncertainty import Interval, plus_minus
+from gdo_cli.stats.outcomes import Interval, plus_minus
 from gdo_cli.support.console import console, key_values
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from gdo_cli.runs.find import find_seeds
 from gdo_cli.runs.items import TASK, Items, change_over_seeds, items_of, over_seeds
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.intervals import seed_difference
 from gdo_cli.stats.metrics import measure_named, task_scores
-from gdo_cli.stats.seeds import seed_difference
-from gdo_cli.stats.uncertainty import Interval, Paired
+from gdo_cli.stats.outcomes import Interval, Paired
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.markdown import table
 

@@ -20,7 +20,7 @@ import yaml
 from gdo_cli.runs.folder import FAILURE, RunFolder
 from gdo_cli.runs.record import RETENTION, RunResult, read_run
 from gdo_cli.runs.run_record import look_up
-from gdo_cli.stats.uncertainty import Interval, plus_minus
+from gdo_cli.stats.outcomes import Interval, plus_minus
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate, table
 
@@ -252,7 +252,7 @@ def interval(values: Sequence[float | None]) -> Interval | None:
         return None
     if len(known) == 1:
         return Interval.unbounded(known[0])
-    from gdo_cli.stats.seeds import seed_mean
+    from gdo_cli.stats.intervals import seed_mean
 
     return seed_mean(known)
 

@@ -20,7 +20,7 @@ from gdo_cli.config.run_config import RunConfig, Settings, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.methods.base import Method, layer_indices
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import ModelSource
 from gdo_cli.probes.base import Probe
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError, first_line, suggest

@@ -16,7 +16,7 @@ from gdo_cli.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from gdo_cli.methods.base import Method
-    from gdo_cli.models.source import ModelSource
+    from gdo_cli.models.loading import ModelSource
     from gdo_cli.probes.base import Probe
     from gdo_cli.tasks.base import Task
 

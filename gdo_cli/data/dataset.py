@@ -1,12 +1,16 @@
-"""A data set: its name, its splits, and where it lies on the hub."""
+"""A data set: its name, where it lies on the hub, its splits, and the notation by which they are named."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gdo_cli.support.errors import UserError
+
 Row = Mapping[str, Any]
+_PART = re.compile(r"^(?P<split>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
 
 
 class RowError(ValueError):
@@ -46,3 +50,32 @@ class Dataset:
     sample: dict[str, str] = field(default_factory=dict)
     path: str | None = None
     hub: HubDataset = field(default_factory=HubDataset)
+
+
+@dataclass
+class Split:
+    """Rows of one split, with where each came from, and a record for the result.
+
+    Attributes:
+        where: per row, ``file:line`` or ``dataset[index]``.
+        provenance: source, files or hub commit, and a checksum of the rows.
+    """
+
+    rows: list[Row]
+    where: list[str]
+    provenance: dict[str, Any]
+    rejected: list[str] = field(default_factory=list)
+
+
+def parse_spec(spec: str) -> Iterator[tuple[str, slice]]:
+    """Yield the names in a split's notation, each with the rows that are taken.
+
+    Raises:
+        UserError: it is none.
+    """
+    for part in spec.split("+"):
+        match = _PART.match(part)
+        if match is None:
+            raise UserError(f"split {spec!r}: write it as train, train[:-500] or train+validation[500:]")
+        start, stop = (None if v is None else int(v) for v in (match["start"], match["stop"]))
+        yield match["split"], slice(start, stop)

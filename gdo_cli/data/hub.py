@@ -7,11 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gdo_cli.data.dataset import Dataset, HubDataset, Row
-from gdo_cli.data.split import Split, parse_spec
+from gdo_cli.data.dataset import Dataset, HubDataset, Row, Split, parse_spec
 from gdo_cli.support.errors import UserError, first_line
-
-# ------------------------------------------------------------------------------------------- hub
 
 
 def load_from_hub(dataset: Dataset, spec: str) -> Split:
@@ -39,13 +36,8 @@ def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
     disable_progress_bars()
     set_verbosity_error()  # where the rows come from stands in the record
     try:
-        builder = Cache(
-            dataset_name=hub.path.rpartition("/")[2],
-            repo_id=hub.path,
-            config_name=hub.name,
-            version="auto",
-            hash="auto",
-        )
+        name, newest = hub.path.rpartition("/")[2], {"version": "auto", "hash": "auto"}
+        builder = Cache(dataset_name=name, repo_id=hub.path, config_name=hub.name, **newest)
         if hub.revision not in ("main", builder.hash):
             return None
         return [dict(row) for row in builder.as_dataset(split=spec)], builder.hash
@@ -70,17 +62,14 @@ def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
 
 def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
     """What to do where the hub gives no rows: nothing stands in for them unasked."""
-    files = ", ".join(f"{name}.jsonl" for name in _files_of(dataset))
+    names = dict.fromkeys(name for spec in dataset.splits.values() for name, _ in parse_spec(spec))
+    files = ", ".join(f"{name}.jsonl" for name in names)
     return (
         f"data=hub: cannot load {what} ({type(error).__name__}: {first_line(error)}). Three ways out: "
         f"data.dir=FOLDER (or GDO_DATA_DIR) with {dataset.name}/{files} in it; "
         f"data=sample, the bundled sample, for trying things out; or download {what} where there is a "
         "network"
     )
-
-
-def _files_of(dataset: Dataset) -> list[str]:
-    return list(dict.fromkeys(name for spec in dataset.splits.values() for name, _ in parse_spec(spec)))
 
 
 def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:

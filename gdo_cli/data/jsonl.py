@@ -10,9 +10,11 @@ from gdo_cli.data.dataset import Row
 
 
 def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
-    """Return the rows of a file, ``file:line`` of each, and the lines that are no JSON objects in UTF-8: how
-    many rows
-    stand before each, and what is wrong with it."""
+    """Return a file's rows, ``file:line`` of each, and for every other line the rows before it and its fault.
+
+    Args:
+        digest: a hash that is fed the file's bytes.
+    """
     rows: list[Row] = []
     where: list[str] = []
     rejected: list[tuple[int, str]] = []

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gdo_cli.data.config import DataConfig
-from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.data.dataset import Dataset, Row, RowError, Split, parse_spec
 from gdo_cli.data.hub import load_from_hub
 from gdo_cli.data.jsonl import read_jsonl
-from gdo_cli.data.split import Split, parse_spec
 from gdo_cli.support.errors import UserError, suggest
 from gdo_cli.support.files import PACKAGE
 
@@ -70,9 +69,6 @@ def _local_root(config: DataConfig) -> Path:
     return root
 
 
-# ------------------------------------------------------------------------------------ JSON Lines
-
-
 def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None) -> Split:
     if not folder.is_dir():
         there = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
@@ -82,9 +78,11 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
     rejected: list[str] = []
     digest = hashlib.sha256()
     for name, take in parse_spec(spec):
-        part_rows, part_where, part_rejected = (
-            read_jsonl(only, digest) if only else _read(folder, name, digest)
-        )
+        file = only or folder / f"{name}.jsonl"
+        if not file.is_file():
+            there = [path.stem for path in folder.glob("*.jsonl")]
+            raise UserError(f"{file}: no such file; {suggest(name, there)}")
+        part_rows, part_where, part_rejected = read_jsonl(file, digest)
         rows += part_rows[take]
         where += part_where[take]
         rejected += _within(take, part_rejected, len(part_rows))
@@ -106,16 +104,6 @@ def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str
     return [told for before, told in rejected if start <= before < stop or before == stop == rows]
 
 
-def _read(folder: Path, name: str, digest: Any) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
-    file = folder / f"{name}.jsonl"
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; {suggest(name, [p.stem for p in folder.glob('*.jsonl')])}")
-    return read_jsonl(file, digest)
-
-
-# -------------------------------------------------------------------------------- rows to examples
-
-
 def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
     """Turn rows into examples; those that cannot be are left out, counted and named.
 
@@ -129,8 +117,7 @@ def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
             done.append(make(row))
         except RowError as error:
             bad.append(f"{where}: {error}")
-    split.provenance["skipped_rows"] = len(bad)
-    split.provenance["skipped"] = bad[:20]
+    split.provenance |= {"skipped_rows": len(bad), "skipped": bad[:20]}
     total = len(done) + len(bad)
     if not done or len(bad) > max_bad * total:
         raise UserError(

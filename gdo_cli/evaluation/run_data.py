@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gdo_cli.data.config import DataConfig
-from gdo_cli.data.dataset import Dataset, Row, RowError
+from gdo_cli.data.dataset import Dataset, Row, RowError, Split
 from gdo_cli.data.rows import convert, load_split, source_of
-from gdo_cli.data.split import Split
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.probes.base import Probe
 from gdo_cli.support.errors import UserError

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from gdo_cli.figures import groups, style
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.uncertainty import Interval
+from gdo_cli.stats.outcomes import Interval
 
 ANALYSIS = "fv"
 Published = dict[str, dict[str, tuple[float, float]]]  # by task and method

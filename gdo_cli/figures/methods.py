@@ -10,7 +10,7 @@ from gdo_cli.figures import groups, style
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.uncertainty import plus_minus
+from gdo_cli.stats.outcomes import plus_minus
 from gdo_cli.support.markdown import rate
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from gdo_cli.figures import groups, style
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.uncertainty import plus_minus
+from gdo_cli.stats.outcomes import plus_minus
 from gdo_cli.support.errors import require
 from gdo_cli.support.markdown import rate
 

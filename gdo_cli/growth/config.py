@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
@@ -37,25 +37,24 @@ class GrowConfig(PeftConfig):
             last two.
     """
 
-    target_modules: list[str] | str | None = field(default=None)
-    row_modules: list[str] | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
-    layers_to_transform: list[int] | None = field(default=None)
-    layers_pattern: list[str] | str | None = field(default=None)
-    k: int = field(default=2)
-    trainable: str = field(default="new")
-    share: float | None = field(default=None)
-    init_columns: str = field(default="copy")
+    target_modules: list[str] | str | None = None
+    row_modules: list[str] | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | None = None
+    layers_pattern: list[str] | str | None = None
+    k: int = 2
+    trainable: str = "new"
+    share: float | None = None
+    init_columns: str = "copy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.GROW
+        for name, allowed in (("trainable", TRAINABLE), ("init_columns", INIT_COLUMNS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
         if self.k < 2:
             raise ValueError(f"k={self.k}: growing needs at least 2 copies")
-        if self.trainable not in TRAINABLE:
-            raise ValueError(f"trainable={self.trainable!r}: choose one of {', '.join(TRAINABLE)}")
-        if self.init_columns not in INIT_COLUMNS:
-            raise ValueError(f"init_columns={self.init_columns!r}: choose one of {', '.join(INIT_COLUMNS)}")
         if self.share is not None and not 0 <= self.share <= 1:
             raise ValueError(f"share={self.share}: the new copies carry a share from 0 to 1")
         if self.trainable == "columns" and (self.share is not None or self.init_columns != "copy"):

@@ -8,6 +8,7 @@ Wider heads have a module of their own, :mod:`gdo_cli.growth.stock_heads`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,8 +24,7 @@ SAME = 1e-6  # of the largest weight: copies that lie no farther apart were part
 
 
 def natural_form(model: Any) -> str | None:
-    """Return the smallest form that is exact: folded for G-Train, else grown; None where nothing has
-    grown."""
+    """Return the smallest exact form: folded for G-Train, else grown; None where nothing has grown."""
     if has_wider_heads(model):
         return "grown"
     grown = [layer.growth[layer.active_adapters[0]] for _, layer in _grown(model)]
@@ -81,7 +81,8 @@ def _widen_layers(model: Any) -> nn.Module:
 def _pad(model: nn.Module, names: tuple[list[str], list[str]], k: int, width: int) -> None:
     """Pad with zeros every up- and down-projection that is still as it was."""
     columns, rows = names
-    for up, down in zip(_by_layer(columns), rows, strict=True):
+    of_one_layer = groupby(columns, lambda name: name.rpartition(".")[0])
+    for (_, up), down in zip(of_one_layer, rows, strict=True):
         row: Any = model.get_submodule(down)
         if row.in_features != width:
             continue
@@ -95,20 +96,13 @@ def _pad(model: nn.Module, names: tuple[list[str], list[str]], k: int, width: in
             column.out_features *= k
 
 
-def _by_layer(columns: list[str]) -> list[list[str]]:
-    """Names grouped by the module that holds them, in order."""
-    groups: dict[str, list[str]] = {}
-    for name in columns:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
-    return list(groups.values())
-
-
 def _zeros_after(tensor: Tensor, dim: int, k: int) -> Tensor:
     shape = list(tensor.shape)
     shape[dim] *= k - 1
     return torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=dim)
 
 
+@torch.no_grad()
 def fold(model: Any) -> nn.Module:
     """G-Train at the original size (exact): its copies are equal, so one of them says it all.
 
@@ -123,11 +117,13 @@ def fold(model: Any) -> nn.Module:
         if layer.growth[adapter].trainable != "columns":
             raise ValueError(f"{name}: only G-Train folds; new down-projections would be lost")
         if isinstance(layer, GrownColumns):
-            _set(layer, *(_one_of_equal(t, layer.out_features, name) for t in _own(layer, adapter)))
+            for old, new in _old_and_new(layer, adapter):
+                old.data = _one_of_equal(new, layer.out_features, name)
     plain: nn.Module = model.unload()
     return plain
 
 
+@torch.no_grad()
 def average(model: Any) -> nn.Module:
     """G-Freeze at the original size: old and new weights averaged by the share they carry.
 
@@ -143,18 +139,14 @@ def average(model: Any) -> nn.Module:
         growth = layer.growth[adapter]
         if growth.trainable == "columns" or not growth.new_share:
             raise ValueError(f"{name}: there is no average to take; use the form folded or grown")
-        share, base = growth.new_share, layer.get_base_layer()
-        merged: list[Tensor | None] = []
-        for old, new in zip((base.weight, base.bias), _own(layer, adapter), strict=True):
-            if new is None:
-                merged.append(None)
-            elif isinstance(layer, GrownRows):
+        share = growth.new_share
+        for old, new in _old_and_new(layer, adapter):
+            if isinstance(layer, GrownRows):  # new rows carry s already
                 copies = new.split(layer.in_features, dim=1) if new.ndim == 2 else [new]
-                merged.append((1 - share) * old.float() + sum(copies))  # new rows carry s already
+                old.data = (1 - share) * old.float() + sum(copies)
             else:
                 copies = new.split(layer.out_features)
-                merged.append((1 - share) * old.float() + share * sum(copies) / len(copies))
-        _set(layer, *merged)
+                old.data = (1 - share) * old.float() + share * sum(copies) / len(copies)
     plain: nn.Module = model.unload()
     return plain
 
@@ -171,16 +163,13 @@ def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
     return ((name, m) for name, m in model.named_modules() if isinstance(m, GrownLinear))
 
 
-def _own(layer: GrownLinear, adapter: str) -> tuple[Tensor | None, Tensor | None]:
-    """The adapter's weight and bias, fp32, None where it has none."""
-    weight = layer.grow_weight[adapter].detach().float() if adapter in layer.grow_weight else None
-    bias = layer.grow_bias[adapter].detach().float() if adapter in layer.grow_bias else None
-    return weight, bias
+def _old_and_new(layer: GrownLinear, adapter: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The base's weight, and its bias if it has one, each with the adapter's own in fp32."""
+    base, own = layer.get_base_layer(), layer.own_parameters(adapter, torch.float32)
+    return ((old, new) for old, new in zip((base.weight, base.bias), own, strict=True) if new is not None)
 
 
-def _one_of_equal(tensor: Tensor | None, size: int, name: str) -> Tensor | None:
-    if tensor is None:
-        return None
+def _one_of_equal(tensor: Tensor, size: int, name: str) -> Tensor:
     first, *others = tensor.split(size)
     apart = max(float((first - other).abs().max()) for other in others)
     if not apart <= SAME * float(first.abs().max()):
@@ -188,11 +177,3 @@ def _one_of_equal(tensor: Tensor | None, size: int, name: str) -> Tensor | None:
             f"{name}: the copies differ by up to {apart:.1g}, so they do not fold; use the form grown"
         )
     return first
-
-
-def _set(layer: GrownLinear, weight: Tensor | None, bias: Tensor | None) -> None:
-    base = layer.get_base_layer()
-    if weight is not None:
-        base.weight.data = weight
-    if bias is not None:
-        base.bias.data = bias

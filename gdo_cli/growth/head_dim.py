@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdo_cli.growth.layer import plain_linear
+from gdo_cli.growth.layer import copies_of_output, plain_linear
 
 
 class HeadColumns(nn.Module):
@@ -36,11 +37,8 @@ class HeadColumns(nn.Module):
         self.wider_bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.base_layer.out_features
-        bias = self.wider_bias
-        biases = [None] * (self.k - 1) if bias is None else bias.to(x.dtype).split(size)
-        weights = self.wider_weight.to(x.dtype).split(size)
-        new = [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+        bias = None if self.wider_bias is None else self.wider_bias.to(x.dtype)
+        new = copies_of_output(x, self.wider_weight.to(x.dtype), bias, self.base_layer.out_features)
         return interleave([self.base_layer(x), *new], self.head_dim)
 
     def plain(self) -> nn.Linear:
@@ -66,10 +64,9 @@ class HeadRows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         copies = x.unflatten(-1, (-1, 2, self.k, self.head_dim // 2)).unbind(-2)
         old, *new = (c.flatten(-3) for c in copies)
-        bias = self.base_layer.bias
-        # The bias is added once, outside the 1/k.
         out = F.linear(old, self.base_layer.weight) / self.k
         out = out + F.linear(torch.cat(new, dim=-1), self.wider_weight.to(x.dtype))
+        bias = self.base_layer.bias  # added once, outside the 1/k
         return out if bias is None else out + bias
 
     def plain(self) -> nn.Linear:
@@ -108,7 +105,7 @@ def widen_heads(attention: Any, k: int) -> list[nn.Parameter]:
         if hasattr(attention, name):
             setattr(attention, name, _repeated_norm(getattr(attention, name), head_dim, k))
     attention.head_dim, attention.scaling = head_dim * k, attention.scaling / k
-    attention.register_forward_pre_hook(_RepeatRotary(k), with_kwargs=True)
+    attention.register_forward_pre_hook(partial(_repeat_rotary, k), with_kwargs=True)
     new = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     return [p for module in new for name, p in module.named_parameters() if name.startswith("wider_")]
 
@@ -128,15 +125,7 @@ def repeat_halves(x: Tensor, k: int) -> Tensor:
     return x.unflatten(-1, (2, -1)).repeat_interleave(k, dim=-2).flatten(-2)
 
 
-class _RepeatRotary:
-    """Gives the attention module cosines and sines as wide as its heads."""
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        cos, sin = kwargs["position_embeddings"]
-        wide = (repeat_halves(cos, self.k), repeat_halves(sin, self.k))
-        return args, kwargs | {"position_embeddings": wide}
+def _repeat_rotary(k: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A hook that gives the attention module cosines and sines as wide as its heads."""
+    wide = tuple(repeat_halves(x, k) for x in kwargs["position_embeddings"])
+    return args, kwargs | {"position_embeddings": wide}

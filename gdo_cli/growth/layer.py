@@ -7,7 +7,7 @@ equal halves add up to the original. One concatenated product would round differ
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,8 @@ class GrownLinear(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("grow_weight", "grow_bias")
     other_param_names = ("growth",)
+    repeats_bias: ClassVar[bool]  # of the wide layer: one for each copy's outputs, or one for all
     base_layer: nn.Linear
-    growth: dict[str, GrowConfig]
     active_adapters: list[str]
     get_base_layer: Callable[[], nn.Linear]
     set_adapter: Callable[..., None]
@@ -32,7 +32,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.growth = {}
+        self.growth: dict[str, GrowConfig] = {}
         self.grow_weight = nn.ParameterDict()
         self.grow_bias = nn.ParameterDict()
         self._disable_adapters = False
@@ -67,34 +67,36 @@ class GrownLinear(nn.Module, BaseTunerLayer):
     @property
     def n_added(self) -> int:
         """Parameters by which the wide layer is larger than the base (of one active adapter)."""
-        name = self.active_adapters[0]
-        if name not in self.growth:
-            return 0
-        weight, bias = self.wide_shape(self.growth[name].k)
-        base = self.get_base_layer()
-        return weight - base.weight.numel() + (0 if base.bias is None else bias - base.bias.numel())
-
-    def wide_shape(self, k: int) -> tuple[int, int]:
-        """Return the elements of the wide weight and of the wide bias."""
-        raise NotImplementedError
+        growth, base = self.growth.get(self.active_adapters[0]), self.get_base_layer()
+        bias = base.out_features if self.repeats_bias and base.bias is not None else 0
+        return (growth.k - 1) * (base.weight.numel() + bias) if growth else 0
 
     def active_growth(self) -> str | None:
         """Return the adapter to apply now; None where the base layer is to answer alone."""
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return None
-        if self.merged:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.disable_adapters or self.merged:
             return None
         here = [name for name in self.active_adapters if name in self.growth]
         if len(here) > 1:
             raise ValueError(f"grown layers apply one adapter at a time, not {', '.join(here)}")
         return here[0] if here else None
 
-    def own_parameters(self, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
-        """Return the adapter's weight and bias in the dtype of x (masters may be fp32 under bf16)."""
-        bias = self.grow_bias[name].to(x.dtype) if name in self.grow_bias else None
-        return self.grow_weight[name].to(x.dtype), bias
+    def own_parameters(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Return the adapter's weight and bias (masters may be fp32 where the base is bf16)."""
+        bias = self.grow_bias[name].to(dtype) if name in self.grow_bias else None
+        return self.grow_weight[name].to(dtype), bias
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        name = self.active_growth()
+        out: Tensor = (
+            self.base_layer(x, *args, **kwargs) if name is None else self.grown(name, x, *args, **kwargs)
+        )
+        return out
+
+    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the output with an adapter; other arguments are the base layer's."""
+        raise NotImplementedError
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Let one plain, wider linear layer stand in for base and growth."""
@@ -128,6 +130,8 @@ class GrownColumns(GrownLinear):
     stays as it was for when the adapter is disabled.
     """
 
+    repeats_bias = True
+
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         copies = config.k if config.trainable == "columns" else config.k - 1
         base = self.get_base_layer()
@@ -139,33 +143,16 @@ class GrownColumns(GrownLinear):
             weight = torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
         return weight, bias
 
-    def wide_shape(self, k: int) -> tuple[int, int]:
-        return k * self.in_features * self.out_features, k * self.out_features
-
+    @torch.no_grad()
     def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
         base = self.get_base_layer()
-        weight = self.grow_weight[adapter_name].detach().to(base.weight.dtype)
-        bias = None
-        if base.bias is not None:
-            bias = self.grow_bias[adapter_name].detach().to(base.weight.dtype)
+        weight, bias = self.own_parameters(adapter_name, base.weight.dtype)
         if self.growth[adapter_name].trainable == "columns":
             return weight.clone(), None if bias is None else bias.clone()
-        return (
-            torch.cat([base.weight.detach(), weight]),
-            None if bias is None else torch.cat([base.bias.detach(), bias]),
-        )
+        return torch.cat([base.weight, weight]), None if bias is None else torch.cat([base.bias, bias])
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        name = self.active_growth()
-        if name is None:
-            out: Tensor = self.base_layer(x, *args, **kwargs)
-            return out
-        # A product per copy: each has the base product's shape, so it runs the same kernel and
-        # rounds the same way.
-        weight, bias = self.own_parameters(x, name)
-        weights = weight.split(self.out_features)
-        biases = [None] * len(weights) if bias is None else bias.split(self.out_features)
-        new = [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        new = copies_of_output(x, *self.own_parameters(name, x.dtype), self.out_features)
         if self.growth[name].trainable == "columns":
             return torch.cat(new, dim=-1)
         return torch.cat([self.base_layer(x, *args, **kwargs), *new], dim=-1)
@@ -182,6 +169,8 @@ class GrownRows(GrownLinear):
     mean of the inputs goes through W once.
     """
 
+    repeats_bias = False
+
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         if config.trainable == "columns":
             return None, None
@@ -189,26 +178,17 @@ class GrownRows(GrownLinear):
         bias = None if base.bias is None else base.bias.detach() * config.new_share
         return (base.weight.detach() * (config.new_share / copies)).repeat(1, copies), bias
 
-    def wide_shape(self, k: int) -> tuple[int, int]:
-        return k * self.in_features * self.out_features, self.out_features
-
+    @torch.no_grad()
     def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
         base, growth = self.get_base_layer(), self.growth[adapter_name]
-        k, old_share = growth.k, 1 - growth.new_share
-        old = base.weight.detach() * old_share
+        old_share = 1 - growth.new_share
+        old = base.weight * old_share
         if growth.trainable == "columns":
-            return old.repeat(1, k), None if base.bias is None else base.bias.detach().clone()
-        weight = self.grow_weight[adapter_name].detach().to(old.dtype)
-        bias = None
-        if base.bias is not None:
-            bias = base.bias.detach() * old_share + self.grow_bias[adapter_name].detach().to(old.dtype)
-        return torch.cat([old, weight], dim=1), bias
+            return old.repeat(1, growth.k), None if base.bias is None else base.bias.clone()
+        weight, bias = self.own_parameters(adapter_name, old.dtype)
+        return torch.cat([old, weight], dim=1), None if bias is None else base.bias * old_share + bias
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        name = self.active_growth()
-        if name is None:
-            out: Tensor = self.base_layer(x, *args, **kwargs)
-            return out
+    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k = self.growth[name].k
         if self.growth[name].trainable == "columns":
             mean: Tensor = self.base_layer(x.unflatten(-1, (k, self.in_features)).mean(-2))
@@ -218,15 +198,23 @@ class GrownRows(GrownLinear):
         parts = x.split([self.in_features, (k - 1) * self.in_features], dim=-1)
         old_x, new_x = (part.contiguous() for part in parts)
         old = self.base_layer(old_x, *args, **kwargs) * (1 - self.growth[name].new_share)
-        grown: Tensor = old + F.linear(new_x, *self.own_parameters(x, name))
-        return grown
+        return old + F.linear(new_x, *self.own_parameters(name, x.dtype))
+
+
+def copies_of_output(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:
+    """Return a product for each copy, (..., size), of weight and bias that lie one behind the other.
+
+    Each has the base product's shape, so it runs the same kernel and rounds the same way.
+    """
+    weights = weight.split(size)
+    biases = [None] * len(weights) if bias is None else bias.split(size)
+    return [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a frozen nn.Linear around the given tensors, without allocating others."""
     out_features, in_features = weight.shape
-    with torch.device("meta"):
-        linear = nn.Linear(in_features, out_features, bias=bias is not None)
+    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)

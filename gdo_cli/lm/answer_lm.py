@@ -1,11 +1,12 @@
-"""A language model that gives logits only where they are asked for.
+"""A language model that computes logits, and the last layer's MLP, only where they are asked for.
 
 Shapes: B sequences, T tokens, D width, V vocabulary, N positions that are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
-from gdo_cli.lm.last_layer import last_mlp_at
 from gdo_cli.lm.lm_head import Head, read_pieces
 from gdo_cli.lm.packing import can_pack, packed_places, run_packed
+from gdo_cli.lm.projections import ROW_NAMES
 
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
 
@@ -63,21 +64,27 @@ class AnswerLM(nn.Module):
             out = decoder(input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None)
             # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
             return out[0].flatten(0, 1)[positions_N]
-        rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
-        packed = len(rows) > 1 and can_pack(self.model)
-        places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths) if packed else positions_N
+        if len(lengths) > 1 and can_pack(self.model):
+            rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
+            places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths)
+            return self.hidden_packed(rows, [-1] * len(rows), places_N)
+        with last_mlp_at(self.model, positions_N):
+            return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[positions_N]
+
+    def hidden_packed(
+        self, segments: Sequence[list[int]], parents: Sequence[int], places_N: Tensor
+    ) -> Tensor:
+        """Return the last hidden states at places of a row that :func:`run_packed` makes, (N, D)."""
         with last_mlp_at(self.model, places_N):
-            if packed:
-                return run_packed(decoder, rows, [-1] * len(rows), self.device)[places_N]
-            return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[places_N]
+            return run_packed(self.model.get_decoder(), segments, parents, self.device)[places_N]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Return the vocabulary logits in fp32, (N, V)."""
         return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
 
     def _capped(self, logits_NV: Tensor) -> Tensor:
-        cap = self._cap
-        return (cap * torch.tanh(logits_NV.float() / cap)) if cap else logits_NV.float()
+        logits_NV, cap = logits_NV.float(), self._cap
+        return cap * torch.tanh(logits_NV / cap) if cap else logits_NV
 
     @property
     def _cap(self) -> float | None:
@@ -87,8 +94,8 @@ class AnswerLM(nn.Module):
     def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probability of each target, in nats, and the likeliest token there, (N,) both."""
         pieces = self._head.in_pieces(hidden_ND, self.model.get_output_embeddings())
-        found = read_pieces(((start, self._capped(part)) for start, part in pieces), targets_N)
-        at_target_N, log_sum_N, likeliest_N = found
+        capped = ((start, self._capped(part)) for start, part in pieces)
+        at_target_N, log_sum_N, likeliest_N = read_pieces(capped, targets_N)
         return at_target_N - log_sum_N, likeliest_N
 
     def head_weight(self) -> Tensor:
@@ -125,3 +132,41 @@ class AnswerLM(nn.Module):
             return part(hidden_ND, targets_N)
         pieces = zip(hidden_ND.split(LOSS_ROWS), targets_N.split(LOSS_ROWS), strict=True)
         return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in pieces]).sum()
+
+
+@contextmanager
+def last_mlp_at(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
+    """Within the context, the MLP of the last layer is computed at flat places b·T + t alone.
+
+    What stands at other places then is not what the model says there. A model whose last layer has no MLP
+    of the usual kind, or whose activations are made again after the context, computes all.
+    """
+    mlp = _last_mlp(model)
+    if mlp is None or model.is_activation_checkpointing:
+        yield
+        return
+    read_N = places_N.unique()
+    shape = torch.Size()
+
+    def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal shape
+        shape = inputs[0].shape
+        return (inputs[0].flatten(0, -2)[None, read_N], *inputs[1:])
+
+    def put_back(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        whole_TD = output.new_zeros(shape[:-1].numel(), shape[-1])
+        return whole_TD.index_copy(0, read_N, output[0]).view(shape)
+
+    hooks = [mlp.register_forward_pre_hook(choose), mlp.register_forward_hook(put_back)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _last_mlp(model: PreTrainedModel) -> nn.Module | None:
+    layers = getattr(model.get_decoder(), "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) else None
+    usual = mlp is not None and any(name in ROW_NAMES for name, _ in mlp.named_children())
+    return mlp if usual else None

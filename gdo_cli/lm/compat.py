@@ -6,7 +6,7 @@ ARCHITECTURE.md lists every such use in the package; ``make test-next`` runs the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -33,11 +33,6 @@ def register_attention(name: str, attention: Callable[..., Any]) -> None:
         AttentionInterface.register(name, attention)
 
 
-def attention_name(config: Any) -> str:
-    """Return the name of the function that the model attends by now."""
-    return str(config._attn_implementation)
-
-
 @contextmanager
 def attention_exchanged(config: Any, name: str) -> Iterator[None]:
     """Within, the model attends by the function of this name."""
@@ -62,19 +57,16 @@ def only_attends(config: PreTrainedConfig) -> bool:
 
 
 @contextmanager
-def recomputing(model: PreTrainedModel, context_fn: Callable[[], Any]) -> Iterator[None]:
+def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """Within, the activations of each layer are computed again for backward instead of being kept."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-    enable({"use_reentrant": False, "context_fn": context_fn})
+    config = model.get_decoder().config
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        # Forward asks; by the time of backward the model's own attention is back in its place.
+        return nullcontext(), attention_exchanged(config, config._attn_implementation)
+
+    model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
     try:
         yield
     finally:
-        disable()
-
-
-def is_recomputing(model: PreTrainedModel) -> bool:
-    """Return whether :func:`recomputing` holds."""
-    if hasattr(model, "is_activation_checkpointing"):  # asking by the old name is a warning where this is
-        return bool(model.is_activation_checkpointing)
-    return bool(getattr(model, "is_gradient_checkpointing", False))
+        model.activation_checkpointing_disable()

@@ -31,9 +31,9 @@ def compiled(model: nn.Module, wanted: str, steps: int) -> Iterator[None]:
     """
     worth = wanted == "always" or (wanted == "auto" and steps >= WORTH_STEPS and _has_compiler())
     parts = list(_parts(model)) if worth and _works() else []
-    switch = _Switch()
+    failures: list[str] = []
     for part in parts:
-        part.forward = _in_training(part, part.forward, switch)
+        part.forward = _in_training(part, part.forward, failures)
     try:
         yield
     finally:
@@ -48,22 +48,16 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
                 yield module
 
 
-class _Switch:
-    """Whether compiled code is still in use: the first part that does not compile ends it for all."""
-
-    on = True
-
-
-def _in_training(part: nn.Module, slow: Callable[..., Any], switch: _Switch) -> Callable[..., Any]:
+def _in_training(part: nn.Module, slow: Callable[..., Any], failures: list[str]) -> Callable[..., Any]:
     fast: Callable[..., Any] = torch.compile(slow, dynamic=True)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if part.training and switch.on:
+        if part.training and not failures:  # the first part that does not compile ends it for all
             try:
                 return fast(*args, **kwargs)
             except Exception as error:  # the plain code says so if the fault is not the compiler's
-                switch.on = False
-                note(f"{type(part).__name__} does not compile ({type(error).__name__}); going on without")
+                failures.append(type(error).__name__)
+                note(f"{type(part).__name__} does not compile ({failures[0]}); going on without")
         return slow(*args, **kwargs)
 
     return forward

@@ -8,7 +8,6 @@ attention runs on each sequence by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,13 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gdo_cli.lm.compat import (
-    attention_exchanged,
-    attention_name,
-    can_exchange_attention,
-    only_attends,
-    register_attention,
-)
+from gdo_cli.lm.compat import attention_exchanged, can_exchange_attention, only_attends, register_attention
 
 _NAME = "gdo_packed"
 # Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
@@ -71,14 +64,6 @@ def packed_places(positions_N: Tensor, width: int, lengths: Sequence[int]) -> Te
     """Return where the flat positions b·T + t of a padded batch stand in the packed one."""
     starts = torch.tensor([0, *lengths[:-1]], device=positions_N.device).cumsum(0)
     return starts[positions_N // width] + positions_N % width
-
-
-def attention_of_forward(model: PreTrainedModel) -> tuple[AbstractContextManager[None], ...]:
-    """For a checkpointed layer: what to run it in, and what to run it in again for backward, when the
-    model's own attention is back in its place (``context_fn`` of ``torch.utils.checkpoint``)."""
-    config = model.get_decoder().config
-    # The name is asked for now, in forward: by the time of backward it is another.
-    return nullcontext(), attention_exchanged(config, attention_name(config))
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.batching import by_length, pad
+from gdo_cli.lm.batching import Family, by_length, packs, pad, shared_prefixes
 from gdo_cli.lm.compat import only_attends
-from gdo_cli.lm.last_layer import last_mlp_at
-from gdo_cli.lm.packing import can_pack, run_packed
-from gdo_cli.lm.prefixes import packs, shared_prefixes
+from gdo_cli.lm.packing import can_pack
 from gdo_cli.lm.tokens import Encoded
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
@@ -76,26 +74,23 @@ def score(
     contexts, lengths = [q.context for q in queries], [len(q) for q in queries]
     results: dict[int, Scored] = {}
     if can_pack(lm.model):
-        families = shared_prefixes(contexts, *WORTH_PACKING)
-        for pack in packs(families, lengths, token_budget):
+        for pack in packs(shared_prefixes(contexts, *WORTH_PACKING), lengths, token_budget):
             results |= _score_packed(lm, queries, pack)
             advance(sum(len(members) for _, members in pack))
-        return [results[i] for i in range(len(queries))]
-    families = [(0, list(range(len(queries))))]
-    if only_attends(lm.model.config):
-        families = shared_prefixes(contexts, *WORTH_CACHE)
-    for length, members in families:
-        past = _prefill(lm, contexts[members[0]][:length])
-        for batch in by_length([lengths[i] for i in members], token_budget):
-            chosen = [members[i] for i in batch]
-            results |= _score_padded(lm, queries, chosen, length, past)
-            advance(len(batch))
+    else:
+        families = [(0, list(range(len(queries))))]
+        if only_attends(lm.model.config):
+            families = shared_prefixes(contexts, *WORTH_CACHE)
+        for length, members in families:
+            past = _prefill(lm, contexts[members[0]][:length])
+            for batch in by_length([lengths[i] for i in members], token_budget):
+                chosen = [members[i] for i in batch]
+                results |= _score_padded(lm, queries, chosen, length, past)
+                advance(len(batch))
     return [results[i] for i in range(len(queries))]
 
 
-def _score_packed(
-    lm: AnswerLM, queries: Sequence[Encoded], pack: Sequence[tuple[int, list[int]]]
-) -> dict[int, Scored]:
+def _score_packed(lm: AnswerLM, queries: Sequence[Encoded], pack: list[Family]) -> dict[int, Scored]:
     """Score families of queries, each with its common prefix, in one row without padding."""
     segments: list[list[int]] = []
     parents: list[int] = []
@@ -114,9 +109,8 @@ def _score_packed(
             parents.append(parent)
             places += [start - common + place for place in q.asked]
             start += len(q) - common
-    places_N = torch.tensor(places, device=lm.device)
-    with lm.autocast(), last_mlp_at(lm.model, places_N):
-        hidden_ND = run_packed(lm.model.get_decoder(), segments, parents, lm.device)[places_N]
+    with lm.autocast():
+        hidden_ND = lm.hidden_packed(segments, parents, torch.tensor(places, device=lm.device))
     return _read(lm, hidden_ND, queries, [i for _, members in pack for i in members])
 
 

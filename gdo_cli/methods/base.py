@@ -6,8 +6,6 @@ To add one: a dataclass of its hyper-parameters here, and a YAML that names it u
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,16 +71,10 @@ def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PreTrainedModel:
     """Return the model with a PEFT adapter, which alone trains."""
     from peft import get_peft_model
 
-    with _quiet_peft():
-        return get_peft_model(model, adapter)
-
-
-@contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """PEFT 0.21 reads a property that transformers 5.23 has renamed; nothing a user could mend."""
     with warnings.catch_warnings():
+        # PEFT 0.21 reads a property that transformers 5.23 has renamed; nothing a user could mend.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        yield
+        return get_peft_model(model, adapter)
 
 
 def layer_indices(choice: Any, n_layers: int | None) -> list[int] | None:

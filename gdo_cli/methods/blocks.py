@@ -40,18 +40,15 @@ class ZeroBlock(Method):
 
         model.requires_grad_(False)
         decoder = find_decoder(model)
-        chosen = range(len(decoder)) if layers is None else layers
-        _, o_names = attention_projections(model, list(chosen))
-        _, down_names = mlp_projections(model, list(chosen))
+        chosen = set(range(len(decoder)) if layers is None else layers)
+        (_, o_names), (_, down_names) = (f(model, layers) for f in (attention_projections, mlp_projections))
         outputs = {name.partition(f"{decoder.name}.")[2].partition(".")[2] for name in o_names + down_names}
         blocks: list[nn.Module] = []
         for index, layer in enumerate(decoder.layers):
-            blocks.append(layer)
-            if index in chosen:
-                blocks.append(_identity_block(layer, outputs))
+            blocks += [layer, _identity_block(layer, outputs)] if index in chosen else [layer]
         parent, _, last = decoder.name.rpartition(".")
         setattr(model.get_submodule(parent), last, nn.ModuleList(blocks))
-        _renumber(model, blocks, set(chosen))
+        _renumber(model, blocks, chosen)
         return model
 
 
@@ -59,8 +56,7 @@ def _identity_block(layer: nn.Module, outputs: set[str]) -> nn.Module:
     """A trainable copy of the layer that adds nothing to the residual stream yet."""
     block = copy.deepcopy(layer).requires_grad_(True)
     for name in outputs:
-        projection = block.get_submodule(name)
-        for parameter in projection.parameters():
+        for parameter in block.get_submodule(name).parameters():
             parameter.data.zero_()
     return block
 
@@ -69,14 +65,12 @@ def _renumber(model: PreTrainedModel, blocks: list[nn.Module], chosen: set[int])
     """Tell the configuration and the attention modules (their place in the cache) of the new depth."""
     config = model.config.get_text_config()
     for name in _PER_LAYER:
-        each = getattr(config, name, None)
-        if each is not None:
-            repeated = [t for i, t in enumerate(each) for t in ([t, t] if i in chosen else [t])]
-            setattr(config, name, repeated)
+        if (each := getattr(config, name, None)) is not None:
+            setattr(config, name, [t for i, t in enumerate(each) for _ in range(1 + (i in chosen))])
     config.num_hidden_layers = len(blocks)
     for index, block in enumerate(blocks):
         attention: Any = getattr(block, "self_attn", None)
-        if attention is None or not hasattr(attention, "layer_idx"):
+        if not hasattr(attention, "layer_idx"):
             raise UserError(f"{type(block).__name__}: gdo does not know how to add such a block")
         attention.layer_idx = index
         if hasattr(block, "layer_idx"):

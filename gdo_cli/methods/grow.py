@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.methods.base import Method, add_adapter
+from gdo_cli.support.console import warn
 from gdo_cli.support.errors import require, require_one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from gdo_cli.growth import GrowConfig
 
 
 @dataclass(frozen=True)
@@ -29,21 +28,21 @@ class Grow(Method):
     def __post_init__(self) -> None:
         require(self.k >= 2, f"method.k={self.k}: growing needs at least 2 copies")
 
-    def growth(self, layers: list[int] | None) -> GrowConfig:
-        """Return the tuner's configuration of this method."""
-        raise NotImplementedError
+    def choices(self) -> dict[str, Any]:
+        """Return the fields of the tuner's configuration that make this method."""
+        return {}
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        return add_adapter(model, self.growth(layers))
+        return self.grow_linears(model, layers_to_transform=layers, **self.choices())
+
+    def grow_linears(self, model: PreTrainedModel, **choices: Any) -> PreTrainedModel:
+        """Return the model with the tuner of :mod:`gdo_cli.growth`, MLPs by default."""
+        from gdo_cli.growth import GrowConfig
+
+        return add_adapter(model, GrowConfig(task_type="CAUSAL_LM", k=self.k, **choices))
 
     def exact(self) -> bool:
         return self.k == 2  # 1/3 is not a binary fraction
-
-
-def _config(layers: list[int] | None, **choices: Any) -> GrowConfig:
-    from gdo_cli.growth import GrowConfig
-
-    return GrowConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **choices)
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,6 @@ class GFreeze(Grow):
 
     identity_name: ClassVar[str] = "gdo_cli.methods.grow.GFreeze"
     label: ClassVar[str] = "G-Freeze"
-
-    def growth(self, layers: list[int] | None) -> GrowConfig:
-        return _config(layers, k=self.k, trainable="new")
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class GTrain(Grow):
     identity_name: ClassVar[str] = "gdo_cli.methods.grow.GTrain"
     label: ClassVar[str] = "G-Train"
 
-    def growth(self, layers: list[int] | None) -> GrowConfig:
-        return _config(layers, k=self.k, trainable="columns")
+    def choices(self) -> dict[str, Any]:
+        return {"trainable": "columns"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,8 @@ class OutputMix(Grow):
         super().__post_init__()
         require(0 < self.share <= 1, f"method.share={self.share}: above 0, at most 1")
 
-    def growth(self, layers: list[int] | None) -> GrowConfig:
-        return _config(layers, k=self.k, trainable="new", share=self.share)
+    def choices(self) -> dict[str, Any]:
+        return {"share": self.share}
 
     def exact(self) -> bool:
         return self.k == 2 and self.share == 0.5
@@ -121,13 +117,11 @@ class ZeroInit(Grow):
         require_one_of("method.columns", self.columns, ("copy", "random", "zero"))
         require_one_of("method.train", self.train, ("new", "all"))
 
-    def growth(self, layers: list[int] | None) -> GrowConfig:
-        return _config(layers, k=self.k, trainable="new", share=0.0, init_columns=self.columns)
+    def choices(self) -> dict[str, Any]:
+        return {"share": 0.0, "init_columns": self.columns}
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         if self.columns == "zero":
-            from gdo_cli.support.console import warn
-
             warn("method.columns=zero: gate, up and down are all 0 and so are their gradients, for ever")
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         model = super().prepare(model, layers)
@@ -171,20 +165,15 @@ class AttentionGrow(Grow):
         return self.k == 2 and self.grow == "heads"
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        return (
-            self._wider_heads(model, layers) if self.grow == "head_dim" else self._more_heads(model, layers)
-        )
-
-    def _more_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        if self.grow == "head_dim":
+            return self._wider_heads(model, layers)
         from gdo_cli.lm.decoder import attention_projections, mlp_projections
 
         columns, rows = attention_projections(model, layers)
         if self.with_mlp:
             more = mlp_projections(model, layers)
             columns, rows = columns + more[0], rows + more[1]
-        return add_adapter(
-            model, _config(None, k=self.k, trainable="new", target_modules=columns + rows, row_modules=rows)
-        )
+        return self.grow_linears(model, target_modules=columns + rows, row_modules=rows)
 
     def _wider_heads(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         from gdo_cli.growth.head_dim import widen_heads
@@ -195,7 +184,7 @@ class AttentionGrow(Grow):
         chosen = range(len(blocks)) if layers is None else layers
         new = [p for index in chosen for p in widen_heads(blocks[index].self_attn, self.k)]
         if self.with_mlp:
-            model = add_adapter(model, _config(layers, k=self.k, trainable="new"))
+            model = self.grow_linears(model, layers_to_transform=layers)
         for parameter in new:
             parameter.requires_grad_(True)
         return model

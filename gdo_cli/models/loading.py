@@ -1,17 +1,22 @@
-"""A folder of weights as a model and its tokenizer, and what must hold of them."""
+"""What every source of a model has in common: its shape, and a folder of weights, loaded and checked."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdo_cli.support.errors import UserError, first_line
-from gdo_cli.support.files import files_sha256
+from gdo_cli.support.files import PACKAGE, files_sha256
+from gdo_cli.support.identity import NOT_IDENTITY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ARCHITECTURES = PACKAGE / "models" / "architectures"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 @dataclass
@@ -32,10 +37,47 @@ class Loaded:
         (_any_tokenizer(self.folder) if self.folder else self.tokenizer).save_pretrained(target)
 
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+@dataclass(frozen=True)
+class ModelSource:
+    """Base of all sources.
+
+    Attributes:
+        lr: learning rate that this model learns SciTail with at little cost (see its YAML).
+        warmup_steps: its warm-up.
+    """
+
+    lr: float = field(metadata=NOT_IDENTITY)  # train.lr is what counts; these are its defaults
+    warmup_steps: int = field(metadata=NOT_IDENTITY)
+
+    def load(self) -> Loaded:
+        """Return the model and its tokenizer.
+
+        Raises:
+            UserError: weights that cannot be had or are not whole, with the way to mend it.
+        """
+        raise NotImplementedError
+
+    def shape(self, name: str) -> dict[str, Any] | None:
+        """Return the architecture as transformers describes it, where it is known without the weights.
+
+        Args:
+            name: the option by which the model was chosen.
+        """
+        return read_shape(ARCHITECTURES / f"{name}.json")
+
+    def depth(self, name: str) -> int | None:
+        """Return the number of decoder layers, where it is known without the weights."""
+        shape = self.shape(name) or {}
+        n = shape.get("text_config", shape).get("num_hidden_layers")
+        return n if isinstance(n, int) else None
 
 
-# ---------------------------------------------------------------------------------------- loading
+def read_shape(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None  # what is wrong with it, loading will say
+    return content if isinstance(content, dict) else None
 
 
 def _any_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -57,7 +99,6 @@ def load_folder(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # gdo draws its own
-
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from gdo_cli.models.loading import Loaded, load_folder
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import Loaded, ModelSource, load_folder
 from gdo_cli.support.errors import UserError, first_line, require
 from gdo_cli.support.files import cache_dir, files_sha256
 
@@ -44,7 +44,7 @@ class PyPIModel(ModelSource):
     def load(self) -> Loaded:
         folder = self.converted()
         provenance = {"source": "pypi", "requirement": self.requirement, "gguf_sha256": self.sha256}
-        provenance["quantisation"] = "GGUF, dequantised to bf16"
+        provenance |= {"quantisation": "GGUF, dequantised to bf16"}
         # Noted at the conversion, so that a start need not read the file twice.
         if (folder / CHECKSUM).is_file():
             provenance["sha256"] = (folder / CHECKSUM).read_text().strip()
@@ -61,44 +61,36 @@ class PyPIModel(ModelSource):
             return self.cached
         print(f"preparing {self.requirement} once, in {self.cached} …", file=sys.stderr)
         self.cached.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".converting-", dir=self.cached.parent))
-        try:
-            self._assemble(work / "model.gguf")
-            _convert_gguf(work, "model.gguf", work / "model")
-            checksum = files_sha256(sorted((work / "model").glob("*.safetensors")))
-            (work / "model" / CHECKSUM).write_text(f"{checksum}\n")
+        with tempfile.TemporaryDirectory(
+            prefix=".converting-", dir=self.cached.parent, ignore_cleanup_errors=True
+        ) as work:
+            self._assemble(Path(work) / "model.gguf")
+            model = Path(work) / "model"
+            _convert_gguf(Path(work), "model.gguf", model)
+            (model / CHECKSUM).write_text(f"{files_sha256(sorted(model.glob('*.safetensors')))}\n")
             try:
-                (work / "model").rename(self.cached)
+                model.rename(self.cached)
             except OSError:  # another process was faster
                 require(self.cached.is_dir(), f"cannot write the model cache {self.cached}")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         return self.cached
 
     def _assemble(self, target: Path) -> None:
-        digest = hashlib.sha256()
         parts = self._parts()
         if missing := [part.name for part in parts if not part.is_file()]:
             raise self._incomplete(f"no {missing[0]}")
         with target.open("wb") as out:
             for part in parts:
                 with part.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-                        out.write(block)
-        if digest.hexdigest() != self.sha256:
-            raise self._incomplete(f"checksum {digest.hexdigest()[:12]}… instead of {self.sha256[:12]}…")
+                    shutil.copyfileobj(stream, out, 1 << 20)
+        if (checksum := files_sha256([target])) != self.sha256:
+            raise self._incomplete(f"checksum {checksum[:12]}… instead of {self.sha256[:12]}…")
 
     def _parts(self) -> list[Path]:
-        from importlib import import_module
-        from importlib.util import find_spec
-
         spec = find_spec(self.package)
         if spec is None or spec.origin is None:
-            flags = "--no-deps " if self.file else ""
             raise UserError(
-                f"the weights are not installed: pip install {flags}{self.requirement} (or use "
-                "model=tiny, which needs none)"
+                f"the weights are not installed: pip install {self._to_install} (or use model=tiny, which "
+                "needs none)"
             )
         if self.file:
             # The package itself is not imported: it may need libraries that are not wanted here.
@@ -110,11 +102,14 @@ class PyPIModel(ModelSource):
         return parts
 
     def _incomplete(self, reason: str) -> UserError:
-        flags = "--no-deps " if self.file else ""
         return UserError(
             f"{self.requirement} is not whole ({reason}); reinstall it: "
-            f"pip install --force-reinstall {flags}{self.requirement}"
+            f"pip install --force-reinstall {self._to_install}"
         )
+
+    @property
+    def _to_install(self) -> str:
+        return f"--no-deps {self.requirement}" if self.file else self.requirement
 
 
 def _convert_gguf(folder: Path, file: str, target: Path) -> None:
@@ -125,10 +120,7 @@ def _convert_gguf(folder: Path, file: str, target: Path) -> None:
     disable_progress_bar()
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
         model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=file,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
+            folder, gguf_file=file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
     # What is saved is an ordinary bf16 model; the note on its quantisation would be wrong.
     model.config.__dict__.pop("quantization_config", None)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gdo_cli.models.loading import Loaded
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import Loaded, ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gdo_cli.runs.record import RunResult
+from gdo_cli.stats.intervals import Estimate, seed_mean, seeds_and_items
 from gdo_cli.stats.metrics import Measure, measure_named
-from gdo_cli.stats.seeds import Estimate, seed_mean, seeds_and_items
-from gdo_cli.stats.uncertainty import Interval, Paired
+from gdo_cli.stats.outcomes import Interval, Paired
 
 TASK = "task/test"
 

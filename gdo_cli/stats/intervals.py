@@ -1,4 +1,4 @@
-"""Intervals and paired tests over items, from SciPy.
+"""Intervals and paired tests over items, over seeds, and over both, from SciPy.
 
 Every interval covers 95 %. Nothing here is random: resampling is seeded.
 """
@@ -6,11 +6,12 @@ Every interval covers 95 %. Nothing here is random: resampling is seeded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from gdo_cli.stats.uncertainty import Interval, Paired
+from gdo_cli.stats.outcomes import Interval, Paired
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -19,7 +20,7 @@ ROUNDING = 1e-12  # scores, or differences of them, that are this near are equal
 Values = Sequence[float]
 
 
-# ------------------------------------------------------------------------------- right or wrong, by item
+# ---------------------------------------------------------------------------------------------- over items
 
 
 def accuracy(correct: Values) -> Interval:
@@ -39,14 +40,10 @@ def mcnemar(first: Values, second: Values) -> Paired:
     Args:
         first, second: 1 or 0 for each of the same items.
     """
-    pairs = list(zip(first, second, strict=True))
-    gained = sum(b > a for a, b in pairs)
-    lost = sum(a > b for a, b in pairs)
+    changes = np.subtract(second, first, dtype=float)
+    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return Paired((gained - lost) / len(pairs), float(p), "McNemar, exact")
-
-
-# ------------------------------------------------------------------------------------- numbers, by item
+    return Paired((gained - lost) / len(changes), float(p), "McNemar, exact")
 
 
 def average(values: Values, weights: Values) -> Interval:
@@ -68,8 +65,7 @@ def average(values: Values, weights: Values) -> Interval:
 
 def permutation(first: Values, second: Values, weights: Values) -> Paired:
     """Paired permutation test of a weighted mean: the sign of each item's difference is a coin's throw."""
-    share = np.asarray(weights) / np.sum(weights)
-    differences = (np.asarray(second) - np.asarray(first)) * share
+    differences = np.subtract(second, first) * (np.asarray(weights) / np.sum(weights))
     found = stats.permutation_test(
         (differences,),
         lambda d, axis: d.sum(axis),
@@ -79,9 +75,6 @@ def permutation(first: Values, second: Values, weights: Values) -> Paired:
         rng=np.random.default_rng(_SEED),
     )
     return Paired(float(differences.sum()), float(found.pvalue), "permutation, paired")
-
-
-# --------------------------------------------------------------------------------------- of whole corpora
 
 
 def percentiles(statistic: Callable[[Sequence[int]], float], n: int, resamples: int) -> Interval:
@@ -94,3 +87,86 @@ def percentiles(statistic: Callable[[Sequence[int]], float], n: int, resamples: 
     drawn = [statistic(draw.integers(n, size=n).tolist()) for _ in range(resamples)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(statistic(range(n)), float(low), float(high))
+
+
+# ------------------------------------------------------------------- over seeds, and over seeds and items
+
+
+def seed_mean(values: Values) -> Interval:
+    """Return the mean over runs that differ in their seed alone, with Student's interval; of two or more."""
+    centre, error = float(np.mean(values)), float(stats.sem(values))
+    if error == 0:
+        return Interval(centre, centre, centre)
+    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=centre, scale=error)
+    return Interval(centre, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard errors, each with the degrees of freedom of its t; the worst one counts."""
+
+    value: float
+    errors: tuple[tuple[float, float], ...]
+
+    @property
+    def interval(self) -> Interval:
+        reach = max(error * float(stats.t.ppf((1 + LEVEL) / 2, freedom)) for error, freedom in self.errors)
+        return Interval(self.value, self.value - reach, self.value + reach)
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of a mean of zero; None where nothing varies that could be judged by."""
+        known = [(error, freedom) for error, freedom in self.errors if error > ROUNDING]
+        found = (2 * float(stats.t.sf(abs(self.value) / error, freedom)) for error, freedom in known)
+        return max(found, default=None)
+
+
+def seeds_and_items(scores: Sequence[Values], weights: Values) -> Estimate:
+    """Return the mean over seeds that were asked the same items, for other seeds and other items.
+
+    Scores are μ + a(seed) + b(item) + e, all random. The variance of the seeds' means over S and that of
+    the items' means over n both hold what e adds to the mean, so it is taken off once (Cornfield & Tukey,
+    1956); what is left is never less than the larger of the two. Degrees of freedom by Satterthwaite (1946).
+    As these are too many where seeds outweigh items, the error over seeds alone, with its own, stands beside.
+
+    Args:
+        scores: a row for each seed (two or more), a column for each item; or differences of such.
+        weights: of the items, e.g. tokens.
+    """
+    table_SN = np.asarray(scores, dtype=float)
+    n_seeds, n_items = table_SN.shape
+    share_N = np.asarray(weights) * n_items / np.sum(weights)
+    value = float((table_SN * share_N).mean())
+    around_SN = (table_SN - value) * share_N  # of a ratio of sums, to the first order
+    seeds_S, items_N = around_SN.mean(1), around_SN.mean(0)
+    rest_SN = around_SN - seeds_S[:, None] - items_N[None, :]
+    over_seeds = float(seeds_S.var(ddof=1)) / n_seeds
+    over_items = float(items_N.var(ddof=1)) / n_items
+    rest = float((rest_SN**2).sum()) / ((n_seeds - 1) * (n_items - 1)) / (n_seeds * n_items)
+    variance = max(over_seeds + over_items - rest, over_seeds, over_items)
+    spread = over_seeds**2 / (n_seeds - 1) + over_items**2 / (n_items - 1)
+    freedom = variance**2 / spread if spread else float(n_seeds - 1)
+    return Estimate(value, ((variance**0.5, freedom), (over_seeds**0.5, n_seeds - 1)))
+
+
+def seed_difference(first: dict[int, float], second: dict[int, float]) -> Paired | None:
+    """Student's paired test over the same seeds, Welch's over different ones.
+
+    Args:
+        first, second: seed → score.
+    Returns:
+        None if there is no spread to judge by: fewer than two seeds, or all differences the same.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    before, after = list(first.values()), list(second.values())
+    difference = float(np.mean(after) - np.mean(before))
+    if first.keys() == second.keys():
+        after = [second[seed] for seed in first]
+        if np.ptp(np.subtract(after, before)) < ROUNDING:
+            return None
+        return Paired(difference, float(stats.ttest_rel(after, before).pvalue), "t, paired by seed")
+    if max(np.ptp(before), np.ptp(after)) < ROUNDING:
+        return None
+    found = stats.ttest_ind(after, before, equal_var=False)
+    return Paired(difference, float(found.pvalue), "t, Welch")

@@ -13,13 +13,17 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, ClassVar
 
-from gdo_cli.stats.outcomes import Outcome, mean
-from gdo_cli.stats.uncertainty import Interval, Paired
+from gdo_cli.stats.outcomes import Interval, Outcome, Paired, mean
+from gdo_cli.support.errors import UserError
 
 # Neither SciPy nor sacrebleu is imported before it is needed: every command comes past this file.
 
+Values = Sequence[Any]  # of the items, what their predictions hold: numbers, or texts for a corpus's score
+Weights = Sequence[float]
+Texts = Sequence[str]
 BOOTSTRAP = "bootstrap, paired"
 RESAMPLES = 1000  # sacrebleu's own number
 LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
@@ -71,39 +75,30 @@ class Measure:
     digits: int = 3
     is_corpus: ClassVar[bool] = False
 
-    def interval(self, values: Sequence[Any], weights: Sequence[float], answers: Sequence[str]) -> Interval:
+    def interval(self, values: Values, weights: Weights, answers: Texts) -> Interval:
         """Return the score with its interval over items: Wilson's for right or wrong, else a bootstrap's.
 
         Args:
-            values: of the items, what their predictions hold.
-            weights: of the items, e.g. tokens.
+            weights: e.g. tokens.
             answers: the right texts, of the task's items only.
         """
         from gdo_cli.stats import intervals
 
-        return intervals.accuracy(values) if _binary(values) else intervals.average(values, weights)
+        return intervals.accuracy(values) if {*values} <= {0, 1} else intervals.average(values, weights)
 
-    def difference(
-        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
-    ) -> Interval:
+    def difference(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Interval:
         """Return second minus first on the same items, with its bootstrap interval."""
         from gdo_cli.stats import intervals
 
         return intervals.average([b - a for a, b in zip(first, second, strict=True)], weights)
 
-    def paired(
-        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
-    ) -> Paired:
+    def paired(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Paired:
         """Return the test of no difference: McNemar's for right or wrong, else a permutation's."""
         from gdo_cli.stats import intervals
 
-        if _binary(first) and _binary(second):
+        if {*first, *second} <= {0, 1}:
             return intervals.mcnemar(first, second)
         return intervals.permutation(first, second, weights)
-
-
-def _binary(values: Sequence[Any]) -> bool:
-    return set(values) <= {0, 1}
 
 
 # --------------------------------------------------------------------------------------- kinds of metric
@@ -144,7 +139,7 @@ class ItemMetric(Metric):
 
     def score(self, responses: Sequence[Response]) -> Score:
         values = [self.of(response) for response in responses]
-        found = mean([Outcome(float(value)) for value in values])
+        found = mean([Outcome(value) for value in values])
         kept = [{self.field: value if isinstance(value, bool) else round(value, 6)} for value in values]
         return Score(found.value, found.se, kept)
 
@@ -157,9 +152,9 @@ class SacreMetric(Metric):
         scorer: the name of its class there.
     """
 
+    scorer: str
     field: str = "predicted"
     digits: int = 1
-    scorer: str
     is_corpus: ClassVar[bool] = True
 
     def _scorer(self) -> Any:
@@ -173,29 +168,26 @@ class SacreMetric(Metric):
         signature = {f"{self.name}_signature": str(scorer.get_signature())}
         return Score(float(found.score), None, [{} for _ in responses], signature)
 
-    def interval(self, values: Sequence[Any], weights: Sequence[float], answers: Sequence[str]) -> Interval:
+    def interval(self, values: Values, weights: Weights, answers: Texts) -> Interval:
         """Return the score with sacrebleu's bootstrap interval."""
         found = self._scorer().corpus_score(list(values), [list(answers)], n_bootstrap=RESAMPLES)
-        return Interval(float(found.score), float(found._mean - found._ci), float(found._mean + found._ci))
+        centre, half = _undocumented(found, "_mean", "_ci")
+        return Interval(float(found.score), float(centre - half), float(centre + half))
 
-    def difference(
-        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
-    ) -> Interval:
+    def difference(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Interval:
         """Return the second system's score minus the first's, with percentiles of its paired bootstrap."""
         from gdo_cli.stats.intervals import percentiles
 
-        scorer = self._scorer()
-        counted = [scorer._extract_corpus_statistics(list(t), [list(answers)]) for t in (first, second)]
+        count, score = _undocumented(self._scorer(), "_extract_corpus_statistics", "_aggregate_and_compute")
+        counted = [count(list(texts), [list(answers)]) for texts in (first, second)]
 
         def difference(items: Sequence[int]) -> float:
-            before, after = (scorer._aggregate_and_compute([found[i] for i in items]) for found in counted)
+            before, after = (score([found[i] for i in items]) for found in counted)
             return float(after.score - before.score)
 
         return percentiles(difference, len(answers), RESAMPLES)
 
-    def paired(
-        self, first: Sequence[Any], second: Sequence[Any], weights: Sequence[float], answers: Sequence[str]
-    ) -> Paired:
+    def paired(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Paired:
         """Return sacrebleu's paired bootstrap of two systems on the same answers.
 
         It gives a system against itself the smallest p-value there is; here that is no difference, p = 1.
@@ -210,6 +202,20 @@ class SacreMetric(Metric):
         # Named by the score, with its settings (chrF2), beside the names of the systems.
         before, after = next(found for name, found in scores.items() if name != "System")
         return Paired(float(after.score - before.score), float(after.p_value), BOOTSTRAP)
+
+
+def _undocumented(owner: Any, *names: str) -> list[Any]:
+    """What a metric of sacrebleu or its score holds under these names, which are no public interface.
+
+    Raises:
+        UserError: it holds them no longer.
+    """
+    if missing := [name for name in names if not hasattr(owner, name)]:
+        raise UserError(
+            f"sacrebleu {version('sacrebleu')} has no {type(owner).__name__}.{missing[0]}, which intervals "
+            "of a corpus's score need; 2.5 and 2.6 have it: pip install 'sacrebleu>=2.5,<2.7'"
+        )
+    return [getattr(owner, name) for name in names]
 
 
 # ------------------------------------------------------------------------------------------ the metrics

@@ -1,12 +1,11 @@
-"""Outcomes of single items, and their means with standard errors."""
+"""Outcomes of single items, and what is known of a number: its error, its interval, a p-value; and how each
+is written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from gdo_cli.stats.uncertainty import Mean
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,51 @@ class Outcome:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A weighted mean, its standard error over items, and the number of items."""
+
+    value: float
+    se: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the ends of its 95 % interval; they lie at infinity where nothing bounds it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def unbounded(cls, value: float) -> Interval:
+        """Return the value alone: a single run tells nothing of the spread over runs."""
+        return cls(value, -math.inf, math.inf)
+
+    @property
+    def half(self) -> float:
+        """What stands behind ±, of an interval that lies evenly around its value, as Student's does."""
+        return self.high - self.value
+
+    def ends(self, form: str = ".3f") -> str:
+        """Return e.g. ``[0.771, 0.848]``."""
+        return f"[{self.low:{form}}, {self.high:{form}}]"
+
+    def with_ends(self, form: str = ".3f") -> str:
+        """Return e.g. ``0.812 [0.771, 0.848]``."""
+        return f"{self.value:{form}} {self.ends(form)}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Second minus first on the same items or seeds, the p-value of no difference, and the test's name."""
+
+    difference: float
+    p: float
+    test: str
+
+
 def mean(outcomes: Sequence[Outcome]) -> Mean:
     """Σ w·v / Σ w, with the standard error of a ratio estimator (items drawn independently).
 
@@ -49,3 +93,14 @@ def mean(outcomes: Sequence[Outcome]) -> Mean:
     squares = sum((o.weight * (o.value - centre)) ** 2 for o in outcomes)
     se = math.sqrt(squares * n / (n - 1)) / total if n > 1 else math.nan
     return Mean(centre, se, n)
+
+
+def plus_minus(value: float, error: float | None, form: str = ".3f") -> str:
+    """Return e.g. ``0.812 ± 0.021``; the value alone where the error is not known, or not bounded.
+
+    Args:
+        error: what stands behind the sign: a standard error, or half an interval.
+    """
+    if error is None or math.isinf(error):
+        return format(value, form)
+    return f"{value:{form}} ± {error:{form}}"

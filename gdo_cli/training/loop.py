@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from transformers import get_scheduler
 
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compat import recomputing
-from gdo_cli.lm.packing import attention_of_forward
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.training.batches import Batch, batches, step_batches
@@ -86,8 +84,7 @@ def train(
     if penalty:
         penalty.skip(seen)
     lm.train()
-    again = partial(attention_of_forward, lm.model)
-    with recomputing(lm.model, again) if config.gradient_checkpointing else nullcontext():
+    with recomputing(lm.model) if config.gradient_checkpointing else nullcontext():
         for number in range(done + 1, last + 1):
             began = time.perf_counter()
             shares = step_batches(stream, config, eos_id, world_size(), undivided=penalty is not None)

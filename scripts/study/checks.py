@@ -13,7 +13,7 @@ from gdo_cli.runs.items import items_of, over_seeds
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.stats import intervals as statistics
 from gdo_cli.stats.metrics import BLEU, measure_named
-from gdo_cli.stats.uncertainty import Interval
+from gdo_cli.stats.outcomes import Interval
 from gdo_cli.support.markdown import rate
 from study.evidence import SCORE, Evidence, Of, asked, difference, measure_of
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures.experiments import FinishedRuns
 from gdo_cli.runs.find import all_seeds, by_id
 from gdo_cli.runs.items import change_over_seeds, items_of
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.seeds import SeedSpread, seed_mean, seed_spread
-from gdo_cli.stats.uncertainty import Interval
+from gdo_cli.stats.intervals import LEVEL, seed_mean
+from gdo_cli.stats.outcomes import Interval
 
 SCORE = "score"  # stands for the task's own measure
 
@@ -36,6 +39,33 @@ class Difference:
     interval: Interval
     over: str
     seeds: int
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """How far runs of one configuration lie apart.
+
+    Attributes:
+        deviation: standard deviation of one run.
+        freedom: degrees of freedom that it was estimated with.
+    """
+
+    deviation: float
+    freedom: int
+
+    def apart(self, runs: int = 2) -> float:
+        """Return by how much two runs differ, or more, one time in twenty; or one run and what has no seed.
+
+        As the deviation is an estimate itself, Student's t says how far is far.
+        """
+        return float(self.deviation * runs**0.5 * stats.t.ppf((1 + LEVEL) / 2, self.freedom))
+
+
+def seed_spread(groups: Sequence[Sequence[float]]) -> SeedSpread:
+    """Of scores by configuration, each of two seeds or more: √(Σ (nᵢ − 1) sᵢ² / Σ (nᵢ − 1)), pooled."""
+    freedom = sum(len(scores) - 1 for scores in groups)
+    squares = sum((len(scores) - 1) * float(np.var(scores, ddof=1)) for scores in groups)
+    return SeedSpread((squares / freedom) ** 0.5, freedom)
 
 
 class Evidence:

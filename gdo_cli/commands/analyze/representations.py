@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.stats.outcomes import Outcome, mean
-from gdo_cli.stats.uncertainty import Mean
+from gdo_cli.stats.outcomes import Mean, Outcome, mean
 
 # Places of a kind of text in all: CKA needs more of them than there are dimensions, and each takes
 # L·D numbers (46 kB on Gemma 3 270M, 350 kB on 4B) until the tuned model has been asked too.

@@ -24,7 +24,7 @@ from gdo_cli.experiment.layers import needs_pilot, pilot_config
 from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.run import run
 from gdo_cli.experiment.weights import check_method
-from gdo_cli.models.source import ModelSource
+from gdo_cli.models.loading import ModelSource
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import console, errors, label_lines, note, warn
