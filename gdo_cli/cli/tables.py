@@ -52,7 +52,7 @@ def print_heading(text: str) -> None:
 
 def print_remark(text: str) -> None:
     """What a reader has to know of the numbers above."""
-    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style="dim", markup=False, highlight=False)
 
 
 def with_error(metrics: dict[str, Any], key: str) -> str:
