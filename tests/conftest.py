@@ -31,7 +31,7 @@ from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.lm.tokens import Encoded, Encoder
 from gdo_cli.models.loading import Loaded
-from gdo_cli.runs.run_record import RunRecord
+from gdo_cli.runs.record import RunRecord
 from gdo_cli.support.files import cache_dir
 
 VOCABULARY = 128
@@ -45,8 +45,8 @@ RunFactory = Callable[..., RunConfig]
 
 def recorded(content: Mapping[str, Any]) -> RunRecord:
     """What a run recorded, as far as a test has it; the rest by default."""
-    least = {"id": "0" * 8, "seed": 0, "name": {}, "final": {}}
-    return RunRecord.from_dict(least | dict(content), whole=False)
+    least = RunRecord(id="0" * 8, seed=0, name={}, final={})
+    return RunRecord.from_dict(least.to_dict() | dict(content))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,9 +17,10 @@ from conftest import BOS, TINY_RUN, perturb, random_ids, tiny_model
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
-from gdo_cli.commands.analyze import drift, representations, skeleton
-from gdo_cli.commands.analyze.drift import GivenFormat, Options, analyse
-from gdo_cli.commands.analyze.representations import (
+from gdo_cli.commands.analyze import drift, skeleton
+from gdo_cli.commands.analyze.drift import (
+    Drift,
+    GivenFormat,
     HiddenStates,
     drift_by_layer,
     hidden_states,
@@ -27,6 +28,7 @@ from gdo_cli.commands.analyze.representations import (
     mean_cosine,
     places,
 )
+from gdo_cli.commands.analyze.skeleton import analyse
 from gdo_cli.commands.plot import plot_all
 from gdo_cli.config.build import load_run
 from gdo_cli.config.grid import load_grid
@@ -158,7 +160,7 @@ def test_blocks_put_in_between_are_not_compared_and_change_nothing_at_first() ->
 
 
 def test_places_are_as_many_as_are_kept_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(representations, "MOST_PLACES", 9)
+    monkeypatch.setattr(drift, "MOST_PLACES", 9)
     model = tiny_model("llama")
     found = hidden_states(answering(model), list(find_decoder(model).layers), TEXTS)
     assert found.states.shape[1] == 9
@@ -194,7 +196,7 @@ def test_rows_without_an_answer_are_refused_as_by_winogrande() -> None:
 
 # ----------------------------------------------------------------------------------------- whole runs
 
-FEW = Options(prompts=6, items=5, shots=(0, 2))
+FEW = Drift(prompts=6, items=5, shots=(0, 2))
 FEW_WORDS = ["--prompts", "6", "--items", "5", "--shots", "2", "--shots", "0"]
 
 

@@ -18,7 +18,7 @@ from gdo_cli.commands.plot import save
 from gdo_cli.figures import cost, curves, drift, frontier, layers, methods, ranks, rates
 from gdo_cli.figures.groups import line_of, sources, standard_error
 from gdo_cli.figures.style import BLUE, GREEN, ORANGE, Drawing, line_style, line_styles
-from gdo_cli.runs.guessing import guessing
+from gdo_cli.runs.items import guessing
 from gdo_cli.runs.ranking import layer_updates, update_parts
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats import frontier as curve

@@ -17,11 +17,16 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
 from gdo_cli.commands.analyze import function_vectors, fv
-from gdo_cli.commands.analyze.comparison import chance, compare, cosine, function_vector, top_heads
-from gdo_cli.commands.analyze.function_vectors import Measured, in_residual_stream, indirect_effects, measure
-from gdo_cli.commands.analyze.fv import Options, analyse
-from gdo_cli.commands.analyze.heads import Heads
-from gdo_cli.commands.analyze.prompts import Sample, TaskPrompts, all_questions
+from gdo_cli.commands.analyze.function_vectors import (
+    Heads,
+    Measured,
+    in_residual_stream,
+    indirect_effects,
+    measure,
+)
+from gdo_cli.commands.analyze.fv import FunctionVectors, chance, compare, cosine, function_vector, top_heads
+from gdo_cli.commands.analyze.prompts import Sample, TaskPrompts
+from gdo_cli.commands.analyze.skeleton import analyse
 from gdo_cli.commands.plot import plot_all
 from gdo_cli.config.build import load_run
 from gdo_cli.config.grid import load_grid
@@ -375,7 +380,8 @@ def test_the_cosine_with_nothing_is_zero() -> None:
 
 @pytest.fixture(scope="module")
 def task(tiny_loaded: Loaded) -> TaskPrompts:
-    config = all_questions(load_run([*TINY_RUN]))
+    plain = [word for word in TINY_RUN if not word.startswith("probe")]
+    config = load_run([*plain, "probe=[]", "evaluation.items=null", "evaluation.final_items=0"])
     encoder = Encoder.of(tiny_loaded.tokenizer, [])
     return TaskPrompts(read_run_data(config), encoder, config.train.max_length)
 
@@ -438,7 +444,7 @@ def test_more_shots_than_examples_are_refused(task: TaskPrompts) -> None:
 
 # ----------------------------------------------------------------------------------------- whole runs
 
-FEW = Options(shots=2, prompts=6, effect_prompts=4, heads=3)
+FEW = FunctionVectors(shots=2, prompts=6, effect_prompts=4, heads=3)
 FEW_WORDS = ["--shots", "2", "--prompts", "6", "--effect-prompts", "4", "--heads", "3"]
 
 
@@ -477,7 +483,7 @@ def test_an_analysis_is_kept_beside_its_run_and_not_made_twice(
     monkeypatch.setattr(fv, "measure", again)
     assert analyse(tuned, FEW, None) == found
     with pytest.raises(AssertionError, match="measured again"):
-        analyse(tuned, Options(shots=2, prompts=6, effect_prompts=4, heads=2), None, force=True)
+        analyse(tuned, FunctionVectors(shots=2, prompts=6, effect_prompts=4, heads=2), None, force=True)
 
 
 def test_a_run_that_trained_nothing_is_its_base(results: Path) -> None:
@@ -510,7 +516,7 @@ def test_the_base_is_measured_once_for_all_runs_on_a_task(
     assert len(measured) == 1  # the run
     assert other["ceiling"] == first["ceiling"]
     assert other["models"]["base"] == first["models"]["base"]
-    analyse(tuned, Options(shots=2, prompts=5, effect_prompts=4, heads=3), None, force=True)
+    analyse(tuned, FunctionVectors(shots=2, prompts=5, effect_prompts=4, heads=3), None, force=True)
     assert len(measured) == 4  # other prompts: the base twice, and the run
 
 

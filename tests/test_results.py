@@ -22,7 +22,7 @@ from gdo_cli.experiment.tracking import Mirror
 from gdo_cli.runs.find import find_run, find_runs
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.names import distinct_names
-from gdo_cli.runs.record import WEIGHTS, RunResult, read_metrics, read_run
+from gdo_cli.runs.record import WEIGHTS, RunResult, read_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 from gdo_cli.support.identity import identity
@@ -90,6 +90,11 @@ def finish(results: Path, *words: str) -> RunResult:
         folder.log({"kind": "train", "step": 1, "loss": 2.0})
         folder.log({"kind": "evaluation", "step": 0, "task/exact_match": 0.25})
         return folder.seal(recorded(record(config)))
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in a folder."""
+    return RunResult(folder, recorded({})).metrics
 
 
 # --------------------------------------------------------------------------------------- whole or not
@@ -241,14 +246,14 @@ def test_a_line_cut_off_by_a_crash_is_left_out(folder: RunFolder, torn: str) -> 
     folder.log({"step": 2})
     with (folder.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(torn)
-    assert read_metrics(folder.path) == [{"step": 1}, {"step": 2}]
+    assert metrics(folder.path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"3", b"[]", b"\xff"])
 def test_metrics_that_cannot_be_read_are_named_with_the_mend(folder: RunFolder, line: bytes) -> None:
     (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read .* gdo train --force"):
-        read_metrics(folder.path)
+        metrics(folder.path)
 
 
 def test_a_failure_is_marked_until_the_run_goes_on(folder: RunFolder) -> None:
@@ -270,13 +275,13 @@ def test_files_that_a_kill_cut_off_do_not_stay(folder: RunFolder, config: RunCon
 
 
 def test_without_metrics_there_are_none(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
+    assert metrics(tmp_path) == []
 
 
 def test_numbers_come_back_as_they_were(folder: RunFolder) -> None:
     line = {"loss": 0.1 + 0.2, "lr": 1e-300, "steps": 2**53 + 1, "text": "é\n\u2028"}
     folder.log(line)
-    assert read_metrics(folder.path) == [line]
+    assert metrics(folder.path) == [line]
 
 
 # ------------------------------------------------------------------------------------------- corrupt

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
 from gdo_cli.commands.analyze import skeleton
-from gdo_cli.commands.analyze.fv import Options as VectorOptions
-from gdo_cli.commands.analyze.fv import analyse as analyse_fv
-from gdo_cli.commands.analyze.fv import read_vectors
-from gdo_cli.commands.analyze.steer import Options, added, analyse, zero_shot
+from gdo_cli.commands.analyze.fv import FunctionVectors, read_vectors
+from gdo_cli.commands.analyze.skeleton import analyse
+from gdo_cli.commands.analyze.steer import Steering, added, zero_shot
 from gdo_cli.config.build import load_run
 from gdo_cli.experiment.run import run
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -149,7 +148,7 @@ def test_without_steering_exact_match_and_probability_are_the_models_own(word_en
 
 # ----------------------------------------------------------------------------------------- whole runs
 
-FEW = VectorOptions(shots=2, prompts=6, effect_prompts=4, heads=3)
+FEW = FunctionVectors(shots=2, prompts=6, effect_prompts=4, heads=3)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +176,8 @@ def test_without_function_vectors_it_says_how_to_get_them(tuned: RunResult, resu
 def test_every_vector_is_tried_behind_every_layer_and_kept(
     tuned: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse_fv(tuned, FEW, None)
-    found = analyse(tuned, Options((0, 2), 3.0, prompts=4), None)
+    analyse(tuned, FEW, None)
+    found = analyse(tuned, Steering((0, 2), 3.0, prompts=4), None)
     assert found == tuned.analysis("steer") == json.loads(json.dumps(found))
     rows = [(row["model"], row["layer"], row["added"]) for row in found["effects"]]
     own, theirs, chance = "run's vector", "base's vector", "random vector"
@@ -193,37 +192,39 @@ def test_every_vector_is_tried_behind_every_layer_and_kept(
     vectors = read_vectors(tuned)
     assert found["vector_lengths"]["run"] == pytest.approx(float(np.linalg.norm(vectors["run"])))
     with pytest.raises(UserError, match=r"steer.json was made with layers=\[0, 2\], scale=3.0; --force"):
-        analyse(tuned, Options((1,), 0.0, prompts=4), None)
+        analyse(tuned, Steering((1,), 0.0, prompts=4), None)
     assert tuned.analysis("steer") == found
-    still = analyse(tuned, Options((1,), 0.0, prompts=4), None, force=True)
+    still = analyse(tuned, Steering((1,), 0.0, prompts=4), None, force=True)
     for who in ("base", "run"):
         own_rows = [row["probability"] for row in still["effects"] if row["model"] == who]
         assert set(own_rows) == {by_row[who, None, "nothing"]}
     monkeypatch.setattr(skeleton, "Opened", lambda *_: pytest.fail("measured again"))
-    assert analyse(tuned, Options((1,), 0.0, prompts=4), None) == still
+    assert analyse(tuned, Steering((1,), 0.0, prompts=4), None) == still
 
 
 def test_a_layer_that_does_not_exist_is_refused(tuned: RunResult) -> None:
-    analyse_fv(tuned, FEW, None)
+    analyse(tuned, FEW, None)
     with pytest.raises(UserError, match="--layer 9: the model has layers 0 to 3"):
-        analyse(tuned, Options((1, 9)), None, force=True)
+        analyse(tuned, Steering((1, 9)), None, force=True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options((1,), float("nan")), "--scale nan: must be a finite number"),
-        (Options((1,), prompts=100_000), r"--prompts 100000: the validation split has \d+ questions"),
+        ({"scale": float("nan")}, "--scale nan: must be a finite number"),
+        ({"prompts": 100_000}, r"--prompts 100000: the validation split has \d+ questions"),
     ],
 )
-def test_what_would_measure_nothing_is_refused(tuned: RunResult, options: Options, message: str) -> None:
-    analyse_fv(tuned, FEW, None)
+def test_what_would_measure_nothing_is_refused(
+    tuned: RunResult, options: dict[str, Any], message: str
+) -> None:
+    analyse(tuned, FEW, None)
     with pytest.raises(UserError, match=message):
-        analyse(tuned, options, None, force=True)
+        analyse(tuned, Steering((1,), **options), None, force=True)
 
 
 def test_the_command_prints_every_row(tuned: RunResult, results: Path) -> None:
-    analyse_fv(tuned, FEW, None)
+    analyse(tuned, FEW, None)
     words = ["--layer", "1", "--scale", "2", "--prompts", "3", "--force", "--results", str(results)]
     shown = gdo(tuned.title, *words)
     assert shown.exit_code == 0, shown.output

@@ -25,8 +25,7 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.runs.find import find_runs
 from gdo_cli.runs.folder import RunFolder
-from gdo_cli.runs.record import RunResult
-from gdo_cli.runs.run_record import ChosenLayers
+from gdo_cli.runs.record import ChosenLayers, RunResult
 from gdo_cli.support.errors import RunFailed, UserError
 from gdo_cli.training.config import TrainConfig
 

@@ -46,10 +46,11 @@ def fv(
     """
     found = finished(run, results)
     from gdo_cli.cli.tables import print_function_vectors
-    from gdo_cli.commands.analyze.fv import Options, analyse
+    from gdo_cli.commands.analyze.fv import FunctionVectors
+    from gdo_cli.commands.analyze.skeleton import analyse
 
-    options = Options(shots, prompts, effect_prompts, heads, seed, precision)
-    print_function_vectors(analyse(found, options, config_dir, force))
+    analysis = FunctionVectors(shots, prompts, effect_prompts, heads, seed, precision)
+    print_function_vectors(analyse(found, analysis, config_dir, force))
 
 
 @analyze.command()
@@ -76,10 +77,11 @@ def drift(
     """
     found = finished(run, results)
     from gdo_cli.cli.tables import print_drift
-    from gdo_cli.commands.analyze.drift import Options, analyse
+    from gdo_cli.commands.analyze.drift import Drift
+    from gdo_cli.commands.analyze.skeleton import analyse
 
-    options = Options(prompts, items, tuple(sorted(set(shots))) if shots else Options.shots)
-    print_drift(analyse(found, options, config_dir, force))
+    analysis = Drift(prompts, items, tuple(sorted(set(shots))) if shots else Drift.shots)
+    print_drift(analyse(found, analysis, config_dir, force))
 
 
 @analyze.command()
@@ -102,7 +104,8 @@ def steer(
     """
     found = finished(run, results)
     from gdo_cli.cli.tables import print_steering
-    from gdo_cli.commands.analyze.steer import Options, analyse
+    from gdo_cli.commands.analyze.skeleton import analyse
+    from gdo_cli.commands.analyze.steer import Steering
 
-    options = Options(tuple(sorted(set(layer))), scale, prompts, seed)
-    print_steering(analyse(found, options, config_dir, force))
+    analysis = Steering(tuple(sorted(set(layer))), scale, prompts, seed)
+    print_steering(analyse(found, analysis, config_dir, force))

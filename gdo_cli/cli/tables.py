@@ -19,7 +19,6 @@ from gdo_cli.support.console import console, key_values
 if TYPE_CHECKING:
     from gdo_cli.commands.compare import Comparison
     from gdo_cli.commands.export import Exported
-    from gdo_cli.commands.generate import Completion
     from gdo_cli.experiment.plan import Plan
 
 
@@ -190,12 +189,9 @@ def print_exported(exported: Exported) -> None:
     print_heading(f"[bold]{exported.path}[/]  form {exported.form}; logits differ by up to {difference}")
 
 
-def print_completions(completions: list[Completion]) -> None:
-    for completion in completions:
-        rows = {"prompt": completion.prompt, "base": completion.base.strip()}
-        if completion.tuned is not None:
-            rows["tuned"] = completion.tuned.strip()
-        console.print(key_values({key: escape(value) for key, value in rows.items()}))
+def print_completions(completions: list[dict[str, str]]) -> None:
+    for texts in completions:
+        console.print(key_values({key: escape(text) for key, text in texts.items()}))
         console.print()
 
 

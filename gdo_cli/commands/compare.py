@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gdo_cli.runs.find import find_seeds
-from gdo_cli.runs.items import TASK, Items, change_over_seeds, items_of, over_seeds
+from gdo_cli.runs.items import TASK, change_over_seeds, items_of, over_seeds
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.intervals import seed_difference
 from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.stats.outcomes import Interval, Paired
-from gdo_cli.support.errors import UserError
-from gdo_cli.support.markdown import table
+from gdo_cli.support.errors import require
+from gdo_cli.support.markdown import csv_text, table
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measure of a column.
+    """One measure of a column."""
 
-    Attributes:
-        items: items measured, in each run.
-        paired: the comparison with the first column; None in the first, and where there is none.
-        note: why there is none.
-    """
-
-    items: int
+    items: int  # measured, in each run
     interval: Interval
-    paired: Paired | None = None
-    note: str = ""
+    paired: Paired | None = None  # with the first column; None in the first, and where there is none
+    note: str = ""  # why there is none
 
 
 @dataclass(frozen=True)
@@ -59,15 +51,13 @@ class Comparison:
     def notes(self) -> list[str]:
         """What a reader has to know of the numbers."""
         cells = [cell for row in self.rows.values() for cell in row if cell]
-        tests = sorted({cell.paired.test for cell in cells if cell.paired})
-        several = any(len(column.runs) > 1 for column in self.columns)
-        over = "items (Wilson; bootstrap for means)" + (
-            ", over seeds too where several (t)" if several else ""
-        )
-        models = sorted({run.name["model"] for column in self.columns for run in column.runs})
-        data = sorted({str(run.record.data["source"]) for c in self.columns for run in c.runs})
+        runs = [run for column in self.columns for run in column.runs]
+        models = sorted({run.name["model"] for run in runs})
+        data = sorted({str(run.record.data["source"]) for run in runs})
+        several = ", over seeds too where several (t)" if len(runs) > len(self.columns) else ""
+        over = f"items (Wilson; bootstrap for means){several}"
         found = [f"{', '.join(models)}, {', '.join(data)} data; 95 % intervals over {over}."]
-        if tests:
+        if tests := sorted({cell.paired.test for cell in cells if cell.paired}):
             found.append(
                 f"Difference and p-value against the first run ({'; '.join(tests)}), "
                 "not corrected for the number of comparisons."
@@ -85,18 +75,18 @@ def compare(references: list[str], results: str | Path) -> Comparison:
     Raises:
         UserError: fewer than two, an unknown one, or none with a measure of the first.
     """
-    if len(references) < 2:
-        raise UserError("name two runs or more, the one to compare with first; gdo ls lists them")
+    enough = len(references) >= 2
+    require(enough, "name two runs or more, the one to compare with first; gdo ls lists them")
     groups = [find_seeds(reference, results) for reference in references]
     for reference, runs in zip(references[1:], groups[1:], strict=True):
-        if runs[0].path == groups[0][0].path:
-            raise UserError(f"{reference}: the first run again; name another one")
+        other = runs[0].path != groups[0][0].path
+        require(other, f"{reference}: the first run again; name another one")
     names = distinct_names([runs[0] for runs in groups])
     columns = [Column(names[runs[0].id], runs) for runs in groups]
     measures = list(dict.fromkeys(m for runs in groups for m in _measures(runs[0])))
-    rows = {measure: _row(columns, measure) for measure in measures}
-    if not any(row[0] and any(row[1:]) for row in rows.values()):
-        raise UserError("the runs have no measure in common with the first one")
+    rows = {measure: [_cell(columns[0], column, measure) for column in columns] for measure in measures}
+    shared = any(row[0] and any(row[1:]) for row in rows.values())
+    require(shared, "the runs have no measure in common with the first one")
     return Comparison(columns, rows)
 
 
@@ -107,50 +97,34 @@ def _measures(run: RunResult) -> list[str]:
     return task + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
 
 
-def _row(columns: list[Column], measure: str) -> list[Cell | None]:
-    first = columns[0]
-    cells = [_cell(column, measure) for column in columns]
-    if cells[0] is None:
-        return cells
-    return [
-        cell if cell is None or column is first else _against(first, column, measure, cell)
-        for column, cell in zip(columns, cells, strict=True)
-    ]
+def _cell(first: Column, column: Column, measure: str) -> Cell | None:
+    def has_measure(column: Column) -> bool:
+        return all(measure in _measures(run) for run in column.runs)
 
-
-def _cell(column: Column, measure: str) -> Cell | None:
-    if any(measure not in _measures(run) for run in column.runs):
+    if not has_measure(column):
         return None
-    items = items_of(column.runs[0], measure)
-    if len(column.runs) == 1:
-        return Cell(len(items.values), items.interval())
-    return Cell(len(items.values), over_seeds(column.runs, measure))
+    items, interval = len(items_of(column.runs[0], measure).values), over_seeds(column.runs, measure)
+    if column is first or not has_measure(first):
+        return Cell(items, interval)
+    return Cell(items, interval, *_against(first, column, measure))
 
 
-def _against(first: Column, second: Column, measure: str, cell: Cell) -> Cell:
-    """The cell with its comparison, or with the reason why there is none."""
-    ours, theirs = (
-        [items_of(run, measure) for run in first.runs],
-        [items_of(run, measure) for run in second.runs],
-    )
-    if any(items.identity != ours[0].identity for items in ours + theirs):
-        return replace(cell, note=f"{measure} of {second.title} was measured on other items")
-    if len(first.runs) == len(second.runs) == 1:
-        return replace(cell, paired=ours[0].paired(theirs[0]))
-    before, after = ({run.seed: run.final[measure] for run in c.runs} for c in (first, second))
-    by_seed = [dict(zip(scores, items, strict=True)) for scores, items in ((before, ours), (after, theirs))]
-    found = _over_the_same_seeds(*by_seed) or seed_difference(before, after)
-    reason = f"{second.title} or {first.title} has too few seeds, or no spread over them"
-    return replace(cell, paired=found, note="" if found else reason)
-
-
-def _over_the_same_seeds(before: dict[int, Items], after: dict[int, Items]) -> Paired | None:
-    if before.keys() != after.keys() or len(before) < 2:
-        return None
-    found = change_over_seeds([(before[seed], after[seed]) for seed in before])
-    if found is None or found.p is None:
-        return None
-    return Paired(found.value, found.p, "t, paired by seed and item")
+def _against(first: Column, second: Column, measure: str) -> tuple[Paired | None, str]:
+    """The comparison, or the reason why there is none."""
+    before, after = ({run.seed: items_of(run, measure) for run in c.runs} for c in (first, second))
+    (ours, *_), (theirs, *_) = before.values(), after.values()
+    if any(items.identity != ours.identity for items in (*before.values(), *after.values())):
+        return None, f"{measure} of {second.title} was measured on other items"
+    if len(before) == len(after) == 1:
+        return ours.paired(theirs), ""
+    if before.keys() == after.keys():
+        change = change_over_seeds([(before[seed], after[seed]) for seed in before])
+        if change and change.p is not None:
+            return Paired(change.value, change.p, "t, paired by seed and item"), ""
+    scores = ({run.seed: run.final[measure] for run in c.runs} for c in (first, second))
+    if found := seed_difference(*scores):
+        return found, ""
+    return None, f"{second.title} or {first.title} has too few seeds, or no spread over them"
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -164,10 +138,9 @@ def lines(cell: Cell | None, measure: str) -> list[str]:
     value = cell.interval
     found = [format(value.value, form) + (" ≠" if cell.note else ""), value.ends(form)]
     if cell.paired:
-        p = cell.paired.p
-        difference = format(abs(cell.paired.difference), form)
-        sign = "−" if cell.paired.difference < 0 else "+"
-        found.append(f"{sign}{difference}, " + (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"))
+        p, difference = cell.paired.p, cell.paired.difference
+        sign = "−" if difference < 0 else "+"
+        found.append(f"{sign}{abs(difference):{form}}, " + (f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"))
     return found
 
 
@@ -187,15 +160,15 @@ def as_markdown(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """Return a line for each cell."""
-    fields = ("measure", "run", "label", "seeds", "items", "value", "low", "high")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*fields, "difference", "p", "test", "note"])
-    for measure, row in found.rows.items():
-        for column, cell in zip(found.columns, row, strict=True):
-            if cell:
-                value, paired = cell.interval, cell.paired
-                tested = [paired.difference, paired.p, paired.test] if paired else [None, None, None]
-                place = [measure, column.title, column.label, len(column.runs), cell.items]
-                writer.writerow([*place, value.value, value.low, value.high, *tested, cell.note])
-    return stream.getvalue()
+    untested = dict.fromkeys(field.name for field in fields(Paired))
+    return csv_text(
+        [
+            {"measure": measure, "run": column.title, "label": column.label, "seeds": len(column.runs)}
+            | {"items": cell.items, **vars(cell.interval)}
+            | (vars(cell.paired) if cell.paired else untested)
+            | {"note": cell.note}
+            for measure, row in found.rows.items()
+            for column, cell in zip(found.columns, row, strict=True)
+            if cell
+        ]
+    )

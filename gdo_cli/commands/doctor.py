@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.options import options
@@ -29,10 +29,8 @@ def examine() -> bool:
     """Print every finding; False if the default run could not start."""
     hub = hub_answers()
     findings = [*_machine(), *_weights(hub), *_data(hub), *_surroundings(hub)]
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = Column(no_wrap=True), Column(style="bold", no_wrap=True), Column(overflow="fold")
+    table = Table(*columns, box=None, pad_edge=False, show_header=False)
     for row in findings:
         table.add_row(*row)
     console.print(table)
@@ -58,9 +56,7 @@ def _machine() -> list[Finding]:
 def _weights(hub: bool) -> list[Finding]:
     findings: list[Finding] = []
     for name in options("model"):
-        if name == "custom":
-            continue
-        model = load_run([f"model={name}"]).model
+        model = None if name == "custom" else load_run([f"model={name}"]).model
         if isinstance(model, PyPIModel):
             findings.append(_pypi(name, model))
         elif isinstance(model, HubModel):
@@ -82,38 +78,33 @@ def _pypi(name: str, model: PyPIModel) -> Finding:
 
 def _data(hub: bool) -> list[Finding]:
     folder = os.environ.get("GDO_DATA_DIR")
-    findings: list[Finding] = []
     if folder and Path(folder).is_dir():
-        names = sorted(p.name for p in Path(folder).iterdir() if p.is_dir())
-        findings.append((OK, "data=local", f"{folder}: {', '.join(names)}"))
+        sign, found = OK, f"{folder}: {_folders(Path(folder))}"
     elif folder:
-        findings.append((MISSING, "data=local", f"GDO_DATA_DIR={folder} is no folder; correct or unset it"))
-    else:
-        # Nothing stands in for real rows unasked: without a folder, only the hub has them.
+        sign, found = MISSING, f"GDO_DATA_DIR={folder} is no folder; correct or unset it"
+    else:  # nothing stands in for real rows unasked: only the hub has them
         mend = "set GDO_DATA_DIR to a folder of JSON Lines data sets"
-        findings.append(
-            (NOTE if hub else MISSING, "data=local", f"{mend}{'' if hub else ', or give data=sample'}")
-        )
-    findings.append((OK if hub else NOTE, "data=hub", "answers" if hub else "does not answer (no network?)"))
-    sample = sorted(p.name for p in SAMPLE_DIR.iterdir() if p.is_dir())
-    findings.append((OK, "data=sample", f"bundled: {', '.join(sample)}; to try things, not for results"))
-    return findings
+        sign, found = (NOTE, mend) if hub else (MISSING, f"{mend}, or give data=sample")
+    return [
+        (sign, "data=local", found),
+        (OK if hub else NOTE, "data=hub", "answers" if hub else "does not answer (no network?)"),
+        (OK, "data=sample", f"bundled: {_folders(SAMPLE_DIR)}; to try things, not for results"),
+    ]
+
+
+def _folders(path: Path) -> str:
+    return ", ".join(sorted(folder.name for folder in path.iterdir() if folder.is_dir()))
 
 
 def _surroundings(hub: bool) -> list[Finding]:
     cache = cache_dir()
     writable = os.access(next(p for p in (cache, *cache.parents) if p.exists()), os.W_OK)
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    kept = (OK, str(cache)) if writable else (MISSING, f"set GDO_CACHE_DIR: cannot write {cache}")
     return [
-        (OK, "cache", str(cache))
-        if writable
-        else (MISSING, "cache", f"set GDO_CACHE_DIR: cannot write {cache}"),
+        (kept[0], "cache", kept[1]),
         (OK if compiler else NOTE, "compiler", compiler or "none: install g++ (only speed depends on it)"),
-        (
-            OK,
-            "wandb",
-            f"off unless wandb.mode={'online or ' if hub else ''}offline",
-        ),
+        (OK, "wandb", f"off unless wandb.mode={'online or ' if hub else ''}offline"),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from gdo_cli.experiment.reopen import Opened, measure, require_same_rows
 from gdo_cli.growth.folding import FORMS, average, fold, natural_form, widen
 from gdo_cli.models.hub import HubModel
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.errors import RunFailed, UserError, first_line, require_one_of
+from gdo_cli.support.errors import RunFailed, UserError, first_line, require, require_one_of
 from gdo_cli.support.markdown import rate
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -28,11 +27,11 @@ _PROMPTS = ("The capital of France is", "Premise: Water boils at 100 degrees.\nH
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: its form, and the largest difference of logits from the run's own model."""
+    """What was written."""
 
     path: Path
     form: str
-    difference: float
+    difference: float  # the largest, of logits from the run's own model
     exact: bool
 
 
@@ -50,8 +49,8 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
 
     disable_progress_bar()
     require_one_of("--dtype", dtype, DTYPES)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: exists and is not empty; name another folder")
+    empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    require(empty, f"{target}: exists and is not empty; name another folder")
     opened = Opened(rebuild(run, config_dir), run)
     loaded = opened.loaded
     tokens = [loaded.tokenizer(text, return_tensors="pt")["input_ids"] for text in _PROMPTS]
@@ -62,16 +61,16 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
         plain: Any = _FORM[form](model)
     except ValueError as error:
         raise UserError(f"{run.title}: {error}") from error
+    exact = form != "averaged"
     target.parent.mkdir(parents=True, exist_ok=True)
-    private = Path(tempfile.mkdtemp(prefix=".exporting-", dir=target.parent))
-    work = private / target.name  # with the rights that a folder is made with here
-    try:
+    beside = tempfile.TemporaryDirectory(prefix=".exporting-", dir=target.parent, ignore_cleanup_errors=True)
+    with beside as private:
+        work = Path(private) / target.name  # with the rights that a folder is made with here
         work.mkdir()
         plain.to(DTYPES[dtype]).save_pretrained(work)
         loaded.save_tokenizer(work)
         (work / "README.md").write_text(model_card(run, form), "utf-8")
         difference = _difference(before, _reloaded_logits(work, tokens))
-        exact = form != "averaged"
         if exact and not difference <= TOLERANCE[dtype]:
             raise RunFailed(
                 f"the exported model differs from the run's by {difference:.2g} of the largest logit "
@@ -80,8 +79,6 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
         if target.is_dir():
             target.rmdir()
         work.rename(target)
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
     return Exported(target, form, difference, exact)
 
 
@@ -99,12 +96,9 @@ def in_fp32(model: Any) -> Any:
 
 def _choose(model: Any, form: str | None, run: RunResult) -> str:
     natural = natural_form(model)
-    if natural is None:
-        if form is not None:
-            raise UserError(f"{run.title}: nothing has grown, so there is one form only; leave --form out")
-        return "plain"
     if form is None:
-        return natural
+        return natural or "plain"
+    require(bool(natural), f"{run.title}: nothing has grown, so there is one form only; leave --form out")
     require_one_of("--form", form, FORMS)
     return form
 
@@ -174,9 +168,8 @@ def push_to_hub(folder: Path, repository: str) -> str:
 def model_card(run: RunResult, form: str) -> str:
     """README.md of the exported checkpoint: what it is, and the numbers of its run."""
     record = run.record
-    rows = "\n".join(
-        f"| {key} | {value:.3f} |" for key, value in run.final.items() if not key.endswith("_se")
-    )
+    numbers = {key: value for key, value in run.final.items() if not key.endswith("_se")}
+    rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in numbers.items())
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
         f"# {run.name['model']}, fine-tuned on {run.name['task']} with {run.label}\n\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,15 +14,6 @@ from gdo_cli.lm.tokens import Query
 from gdo_cli.runs.record import RunResult
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A prompt and its greedy completions; ``tuned`` is None where there is no run."""
-
-    prompt: str
-    base: str
-    tuned: str | None
-
-
 @torch.no_grad()
 def complete(
     prompts: list[str],
@@ -31,16 +21,19 @@ def complete(
     overrides: list[str],
     max_new_tokens: int,
     config_dir: Path | None,
-) -> list[Completion]:
-    """Return greedy completions of every prompt, up to the end of sequence."""
+) -> list[dict[str, str]]:
+    """Return greedy completions of every prompt, up to the end of sequence: ``prompt``, ``base``, and of a
+    run ``tuned``."""
     config = rebuild(run, config_dir, overrides) if run else load_run(overrides, config_dir)
     opened = Opened(config, run, overrides)
     encoder = opened.encoder
     contexts = [encoder(Query(prompt, "")).context for prompt in prompts]
 
     def answers(lm: AnswerLM) -> list[str]:
-        return generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)
+        texts = generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)
+        return [text.strip() for text in texts]
 
-    base = answers(opened.base())
-    tuned = answers(opened.tuned()) if run else [None] * len(prompts)
-    return [Completion(*row) for row in zip(prompts, base, tuned, strict=True)]
+    columns = {"prompt": prompts, "base": answers(opened.base())}
+    if run:
+        columns["tuned"] = answers(opened.tuned())
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,54 +14,34 @@ from typing import Any
 
 import yaml
 
-from gdo_cli.runs.folder import FAILURE, RunFolder
-from gdo_cli.runs.record import RETENTION, RunResult, read_run
-from gdo_cli.runs.run_record import look_up
+from gdo_cli.runs.folder import RunFolder
+from gdo_cli.runs.record import RETENTION, RunResult, look_up
 from gdo_cli.stats.outcomes import Interval, plus_minus
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
-from gdo_cli.support.markdown import rate, table
+from gdo_cli.support.markdown import csv_text, rate, table
 
 KEYS = ("model", "task", "method", "layers", "seed", "status")
 STATUSES = ("done", "running", "failed", "unfinished")
 Cell = Any  # str, int, float, None, or the Interval of a mean over runs
 Row = dict[str, Cell]
+TASK_SCORE = "task score"
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run folder.
-
-    Attributes:
-        name: the chosen option of each group.
-        config: every setting that decides the run, as in its config.yaml.
-        status: ``done``; ``running``, while a process holds it; ``failed``; or ``unfinished``.
-        why: what failed, or what is wrong with the folder.
-        result: of a run that is done.
-    """
+    """A run folder."""
 
     path: Path
-    name: dict[str, str]
-    config: dict[str, Any]
-    status: str
-    why: str = ""
-    result: RunResult | None = None
-
-    @property
-    def title(self) -> str:
-        """E.g. ``scitail/g_freeze-1a2b3c4d/seed0``."""
-        return "/".join(self.path.parts[-3:])
-
-    @property
-    def family(self) -> str:
-        """What the seeds of a run share of its title."""
-        return self.title.rpartition("/")[0]
+    name: dict[str, str]  # the chosen option of each group
+    config: dict[str, Any]  # every setting that decides the run, as in its config.yaml
+    status: str  # one of STATUSES; ``running``: a process holds it
+    why: str = ""  # what failed, or what is wrong with the folder
+    result: RunResult | None = None  # of a run that is done
 
     def setting(self, key: str) -> Any:
         """Return a filter's key, or a setting by its dotted name (``train.lr``); None where there is none."""
-        if key == "status":
-            return self.status
         with suppress(UserError):
-            return look_up(key, self.name, self.config)
+            return self.status if key == "status" else look_up(key, self.name, self.config)
         return None
 
 
@@ -86,8 +63,8 @@ def listed(results_dir: Path, filters: Sequence[str]) -> tuple[list[Listed], dic
     folders = sorted(results_dir.glob("runs/*/*/*/seed*/"))
     runs = [run for folder in folders if (run := read_folder(folder)) is not None]
     for key, _ in wanted:
-        known = key in KEYS or not runs or any(run.setting(key) is not None for run in runs)
-        require(known, f"{key}: no run has such a setting; {suggest(key, [*KEYS, 'train.lr', 'method.k'])}")
+        if key not in KEYS:
+            _require_setting(runs, key, key, [*KEYS, "train.lr", "method.k"])
     runs = [run for run in runs if all(_lets_through(run, key, values) for key, values in wanted)]
     if any(key == "status" for key, _ in wanted):
         return runs, {}
@@ -96,16 +73,18 @@ def listed(results_dir: Path, filters: Sequence[str]) -> tuple[list[Listed], dic
 
 
 def _filter(word: str) -> tuple[str, list[str]]:
-    key, equals, values = word.partition("=")
-    require(
-        bool(key and equals and values), f"{word}: not a filter; they are written key=value, e.g. task=qasc"
-    )
+    key, _, values = word.partition("=")
+    require(bool(key and values), f"{word}: not a filter; they are written key=value, e.g. task=qasc")
     alternatives = [values] if values.startswith("[") else values.split(",")
-    if key == "status":
-        for value in alternatives:
-            if "*" not in value:
-                require_one_of("status", value, STATUSES)
+    for value in alternatives if key == "status" else ():
+        if "*" not in value:
+            require_one_of("status", value, STATUSES)
     return key, alternatives
+
+
+def _require_setting(runs: Sequence[Listed], asked: str, key: str, known: Sequence[str]) -> None:
+    there = not runs or any(run.setting(key) is not None for run in runs)
+    require(there, f"{asked}: no run has such a setting; {suggest(key, known)}")
 
 
 def _lets_through(run: Listed, key: str, values: list[str]) -> bool:
@@ -123,34 +102,26 @@ def _equal(found: Any, value: str) -> bool:
         return str(found).lower() == value.lower()
 
 
-def read_folder(folder: Path) -> Listed | None:
+def read_folder(path: Path) -> Listed | None:
     """Return what a run folder holds; None if it has not been begun."""
-    if (folder / "result.json").is_file():
-        try:
-            run = read_run(folder)
-            return Listed(folder, run.name, run.record.config, "done", result=run)
-        except UserError as error:
-            return _begun(folder, "failed", str(error))
-    if RunFolder(folder).is_held():
-        return _begun(folder, "running", "")
+    folder = RunFolder(path)
     try:
-        return _begun(folder, "failed", str(json.loads((folder / FAILURE).read_text("utf-8"))["error"]))
-    except FileNotFoundError:
-        return _begun(folder, "unfinished", "")
-    except (OSError, ValueError, KeyError, TypeError):
-        return _begun(folder, "failed", "for a reason that cannot be read")
-
-
-def _begun(folder: Path, status: str, why: str) -> Listed | None:
+        if run := folder.load():
+            return Listed(path, run.name, run.record.config, "done", result=run)
+        held = folder.is_held()
+        why = None if held else folder.failure()
+    except UserError as error:
+        held, why = False, str(error)
+    status = "running" if held else "unfinished" if why is None else "failed"
     try:
-        content = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-        return Listed(folder, dict(content.pop("name")), content, status, why)
+        config = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
+        return Listed(path, dict(config.pop("name")), config, status, why or "")
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
-        if not why:
+        if why is None:
             return None  # locked at most: nothing is known of it
-        model, task, method = folder.parts[-4:-1]
+        model, task, method = path.parts[-4:-1]
         return Listed(
-            folder, {"model": model, "task": task, "method": method.rpartition("-")[0]}, {}, status, why
+            path, {"model": model, "task": task, "method": method.rpartition("-")[0]}, {}, status, why
         )
 
 
@@ -171,30 +142,24 @@ def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[st
 
 def run_rows(runs: Sequence[Listed], metrics: Sequence[str] = (RETENTION,)) -> list[Row]:
     """Return a row for each run; its status and why, where not all are done."""
-    rows = [_run_row(run, metrics) for run in runs]
-    beside = ("status", "why") if all(run.status == "done" for run in runs) else ()
-    return [{key: cell for key, cell in row.items() if key not in beside} for row in rows]
-
-
-def _run_row(run: Listed, metrics: Sequence[str]) -> Row:
-    record = run.result.record if run.result else None
-    lr = run.setting("train.lr")
-    return {
-        "run": run.title,
-        "model": run.name["model"],
-        "data": record.data["source"] if record else run.setting("data.source"),
-        "lr": None if lr is None else rate(lr),
-        "trained %": 100 * record.parameters.trainable_share if record else None,
-        "task score": _score(run),
-        **{metric: run.result.final.get(metric) if run.result else None for metric in metrics},
-        "minutes": record.wall_seconds / 60 if record else None,
-        "status": run.status,
-        "why": run.why,
-    }
-
-
-def _score(run: Listed) -> float | None:
-    return run.result.final.get(run.result.task_score) if run.result else None
+    rows: list[Row] = []
+    for run in runs:
+        record, lr = run.result and run.result.record, run.setting("train.lr")
+        rows.append(
+            {
+                "run": "/".join(run.path.parts[-3:]),
+                "model": run.name["model"],
+                "data": record.data["source"] if record else run.setting("data.source"),
+                "lr": None if lr is None else rate(lr),
+                "trained %": 100 * record.parameters.trainable_share if record else None,
+                TASK_SCORE: run.result.final.get(run.result.task_score) if run.result else None,
+                **{metric: run.result.final.get(metric) if run.result else None for metric in metrics},
+                "minutes": record.wall_seconds / 60 if record else None,
+            }
+        )
+    if any(run.status != "done" for run in runs):
+        rows = [row | {"status": run.status, "why": run.why} for row, run in zip(rows, runs, strict=True)]
+    return rows
 
 
 def mean_rows(
@@ -209,50 +174,33 @@ def mean_rows(
     """
     keys = [key.strip() for key in by.split(",")] if by else []
     for key in keys:
-        known = not runs or any(run.setting(key) is not None for run in runs)
-        require(known, f"--by {key}: no run has such a setting; {suggest(key, KEYS)}")
+        _require_setting(runs, f"--by {key}", key, KEYS)
     groups: dict[tuple[str, ...], list[Listed]] = {}
     for run in runs:
-        own = (
-            {key: run.setting(key) for key in keys}
-            if keys
-            else {"run": run.family, "model": run.name["model"]}
-        )
-        groups.setdefault(tuple(map(str, own.values())), []).append(run)
-    counts = ("runs", "settings") if keys else ("runs",)
-    return [
-        dict(zip(keys or ("run", "model"), values, strict=True))
-        | {count: len({_counted(run, count) for run in members}) for count in counts}
-        | _means(members, metrics)
-        for values, members in groups.items()
-    ]
-
-
-def _counted(run: Listed, count: str) -> Path:
-    """Runs, or what they are of, their seeds apart."""
-    return run.path if count == "runs" else run.path.parent
-
-
-def _means(runs: Sequence[Listed], metrics: Sequence[str]) -> Row:
-    results = [run.result for run in runs if run.result]
-    scores = {result.task_score for result in results}
-    same_score = [result.final.get(result.task_score) for result in results] if len(scores) == 1 else []
-    return {
-        "task score": interval(same_score),
-        **{metric: interval([result.final.get(metric) for result in results]) for metric in metrics},
-        "minutes": mean(r.record.wall_seconds / 60 for r in results) if results else None,
-    }
+        own = [run.setting(key) for key in keys] or ["/".join(run.path.parts[-3:-1]), run.name["model"]]
+        groups.setdefault(tuple(map(str, own)), []).append(run)
+    rows = []
+    for values, members in groups.items():
+        row: Row = dict(zip(keys or ("run", "model"), values, strict=True)) | {"runs": len(members)}
+        if keys:
+            row["settings"] = len({run.path.parent for run in members})  # their seeds apart
+        results = [run.result for run in members if run.result]
+        one_score = len({result.task_score for result in results}) == 1
+        row[TASK_SCORE] = interval([r.final.get(r.task_score) for r in results]) if one_score else None
+        row |= {metric: interval([result.final.get(metric) for result in results]) for metric in metrics}
+        row["minutes"] = mean(r.record.wall_seconds / 60 for r in results) if results else None
+        rows.append(row)
+    return rows
 
 
 def interval(values: Sequence[float | None]) -> Interval | None:
-    """Return the mean with its 95 % confidence interval (Student's t); None unless every run has the
-    value."""
+    """Return the mean with its 95 % interval (Student's t); None unless every run has the value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     if len(known) == 1:
         return Interval.unbounded(known[0])
-    from gdo_cli.stats.intervals import seed_mean
+    from gdo_cli.stats.intervals import seed_mean  # SciPy takes longer to import than a listing without means
 
     return seed_mean(known)
 
@@ -278,21 +226,15 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Return the numbers as they are; a mean in three columns, itself and the ends of its interval."""
-    stream = io.StringIO()
-    plain = [_flat(row, {k for r in rows for k, v in r.items() if isinstance(v, Interval)}) for row in rows]
-    writer = csv.DictWriter(stream, fieldnames=list(plain[0]) if plain else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
-    return stream.getvalue()
+    means = {key for row in rows for key, cell in row.items() if isinstance(cell, Interval)}
+    return csv_text([_numbers(row, means) for row in rows])
 
 
-def _flat(row: Row, means: set[str]) -> Row:
-    flat: Row = {}
+def _numbers(row: Row, means: set[str]) -> Row:
+    plain: Row = {}
     for key, cell in row.items():
-        flat[key] = cell.value if isinstance(cell, Interval) else cell
+        plain[key] = cell.value if isinstance(cell, Interval) else cell
         if key in means:
-            half = cell.half if isinstance(cell, Interval) else math.inf
-            flat[f"{key} low"], flat[f"{key} high"] = (
-                (None, None) if math.isinf(half) else (cell.value - half, cell.value + half)
-            )
-    return flat
+            bounded = isinstance(cell, Interval) and not math.isinf(cell.half)
+            plain[f"{key} low"], plain[f"{key} high"] = (cell.low, cell.high) if bounded else (None, None)
+    return plain

@@ -16,8 +16,7 @@ from gdo_cli.lm.decoder import find_decoder, mlp_projections
 from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.sft import SFT
 from gdo_cli.runs.ranking import ranking
-from gdo_cli.runs.record import RunResult
-from gdo_cli.runs.run_record import ChosenLayers
+from gdo_cli.runs.record import ChosenLayers, RunResult
 from gdo_cli.support.console import note
 
 # Interquartile range of a normal distribution in standard deviations.

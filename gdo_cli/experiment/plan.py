@@ -28,7 +28,7 @@ from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.models.loading import ARCHITECTURES
-from gdo_cli.runs.run_record import Parameters
+from gdo_cli.runs.record import Parameters
 from gdo_cli.support.errors import UserError
 from gdo_cli.training.updates import UpdateTracker
 

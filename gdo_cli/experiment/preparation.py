@@ -14,7 +14,7 @@ from gdo_cli.lm.device import hold_weights
 from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.parameters import count_parameters
-from gdo_cli.runs.run_record import Parameters
+from gdo_cli.runs.record import Parameters
 from gdo_cli.support.console import note
 from gdo_cli.support.errors import RunFailed, UserError, first_line
 from gdo_cli.training.updates import UpdateTracker

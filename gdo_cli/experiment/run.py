@@ -26,8 +26,7 @@ from gdo_cli.lm.compiling import compiled
 from gdo_cli.lm.device import peak_memory, reset_peak_memory
 from gdo_cli.methods.parameters import describe_parameters
 from gdo_cli.runs.folder import RunFolder
-from gdo_cli.runs.record import RunResult
-from gdo_cli.runs.run_record import ChosenLayers, RunRecord
+from gdo_cli.runs.record import ChosenLayers, RunRecord, RunResult
 from gdo_cli.support.console import Reporter, note, warn
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.support.identity import identity

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gdo_cli.figures.groups import line_of, sources
-from gdo_cli.runs.guessing import guessing
+from gdo_cli.runs.items import guessing
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.metrics import EXACT_MATCH, Metric, measure_named
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gdo_cli.growth.layer import GrownLinear
 from gdo_cli.lm.parameters import module_kind, text_parameters
-from gdo_cli.runs.run_record import Parameters
+from gdo_cli.runs.record import Parameters
 
 
 def count_parameters(model: nn.Module, n_base: int) -> Parameters:

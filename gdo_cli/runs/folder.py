@@ -19,16 +19,14 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from gdo_cli.runs.record import RunResult, read_run
-from gdo_cli.runs.run_record import RunRecord
+from gdo_cli.runs.record import RunRecord, RunResult, read_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 
@@ -55,26 +53,20 @@ class RunFolder:
         """Return the result, if the run is complete."""
         return read_run(self.path) if (self.path / "result.json").is_file() else None
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process.
+    def lock(self) -> AbstractContextManager[Any]:
+        """Hold the folder for this process, as long as the context lasts.
 
         Raises:
             Busy: another process works on the run.
             UserError: the folder cannot be written.
         """
-        lock = self._lock()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            return self._lock().acquire()
         except Timeout as error:  # an OSError, too
             raise Busy(f"{self.path}: another process is working on this run") from error
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def is_held(self) -> bool:
         """Return whether a process works on the run; one that has died holds nothing."""
@@ -94,16 +86,11 @@ class RunFolder:
     def clear(self) -> None:
         """Drop what an earlier, unfinished or forced run left behind."""
         for entry in self.path.iterdir():
-            if entry.name == ".lock":
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def start(self, config: dict[str, Any]) -> None:
-        """Begin with an empty folder that says what was asked for.
-
-        Args:
-            config: the run's names and settings, as plain data.
-        """
+        """Begin with an empty folder that says what was asked for: names and settings, as plain data."""
         self.clear()
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, "utf-8")
@@ -149,24 +136,21 @@ class RunFolder:
 
     def prepare_resume(self) -> None:
         """Take the mark of failure off a run that goes on, and drop files that were cut off as they grew."""
-        (self.path / FAILURE).unlink(missing_ok=True)
-        self._drop_halves()
+        self._drop(FAILURE)
 
     def tidy(self) -> None:
         """Drop what only an unfinished run needs."""
-        self._drop_halves()
-        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        self._drop(CHECKPOINT)
 
-    def _drop_halves(self) -> None:
-        """Ours end in .tmp; safetensors writes into .tmpXXXXXX and renames it."""
-        for entry in (*self.path.rglob("*.tmp"), *self.path.rglob(".tmp*")):
+    def _drop(self, name: str) -> None:
+        """A file, and halves: ours end in .tmp; safetensors writes into .tmpXXXXXX and renames it."""
+        for entry in (self.path / name, *self.path.rglob("*.tmp"), *self.path.rglob(".tmp*")):
             entry.unlink(missing_ok=True)
 
     def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
-        lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+        text = "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
         # No time stamp: the same predictions give the same bytes.
-        content = gzip.compress("".join(lines).encode(), mtime=0)
-        write_atomically(self.path / "predictions.jsonl.gz", content)
+        write_atomically(self.path / "predictions.jsonl.gz", gzip.compress(text.encode(), mtime=0))
 
     def seal(self, record: RunRecord) -> RunResult:
         """Write result.json, last; from here on the run is complete."""

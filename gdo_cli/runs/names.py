@@ -17,10 +17,8 @@ def distinct_names(runs: list[RunResult]) -> dict[str, str]:
     Runs that differ in none of these (in a probe, say) have their id behind their name.
     """
     labels = {run.id: run.label for run in runs}
-    names = {
-        key: ", ".join([labels[key], *(f"{k}={value}" for k, value in own.items())])
-        for key, own in differences(runs).items()
-    }
+    own = {key: [f"{k}={v}" for k, v in settings.items()] for key, settings in differences(runs).items()}
+    names = {key: ", ".join([labels[key], *settings]) for key, settings in own.items()}
     times = Counter(names.values())
     return {key: name if times[name] == 1 else f"{name}, {key}" for key, name in names.items()}
 
@@ -34,16 +32,10 @@ def differences(runs: Iterable[RunResult]) -> dict[str, dict[str, str]]:
     for namesakes in by_label.values():
         asked = set.intersection(*(set(_of_task(run)) for run in namesakes.values()))
         settings = {key: _settings(run, asked) for key, run in namesakes.items()}
-        usual = _usual(list(settings.values()))
-        for key, own in settings.items():
-            found[key] = {k: value for k, value in own.items() if usual.get(k) != value}
+        counts = Counter(item for own in settings.values() for item in own.items())
+        for key, own in settings.items():  # without what more than half of them have in common
+            found[key] = {k: value for k, value in own.items() if 2 * counts[k, value] <= len(settings)}
     return found
-
-
-def _usual(settings: list[dict[str, str]]) -> dict[str, str]:
-    """What more than half of them have in common, key by key."""
-    counts = Counter(item for own in settings for item in own.items())
-    return {key: value for (key, value), count in counts.items() if 2 * count > len(settings)}
 
 
 def _settings(run: RunResult, asked: set[str]) -> dict[str, str]:

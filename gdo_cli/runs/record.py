@@ -1,25 +1,115 @@
-"""A finished run as it stands on disk."""
+"""A finished run as it stands on disk, and what its result.json holds, typed: a misspelt field is a
+developer's mistake, a damaged file a user's."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gdo_cli.runs.run_record import RunRecord, look_up
 from gdo_cli.stats.metrics import measure_named, task_scores
-from gdo_cli.support.errors import UserError, require
-from gdo_cli.support.files import write_atomically
+from gdo_cli.support.errors import UserError, require, suggest
+from gdo_cli.support.files import write_for_user
 
 WEIGHTS = ("adapter", "trained")
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a method added and trained, in numbers of parameters."""
+
+    base: int = 0  # of the text model before the method changed it
+    added: int = 0
+    trainable: int = 0
+    trainable_share: float = 0.0  # of ``base``
+    trainable_by_module: dict[str, int] = field(default_factory=dict)  # by kind of layer
+
+
+@dataclass(frozen=True)
+class ChosenLayers:
+    """The layers that a run worked on."""
+
+    asked: Any = "all"  # ``all``, a number, or indices
+    rule: str | None = None  # by which they were chosen, where a number was asked for
+    pilot: str | None = None  # the run that they were ranked by
+    pilot_seconds: float | None = None
+    snr: list[float | None] | None = None  # signal over noise of each layer
+    ranking: list[int] | None = None  # every layer, the first choice first
+    chosen: Any = "all"  # indices, or ``all``
+    depth: int | None = None  # layers of the model, where more were asked for
+
+    @property
+    def indices(self) -> list[int] | None:
+        """The chosen layers; None for all."""
+        return None if self.chosen == "all" else list(self.chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything that is kept of a finished run beside its metrics, predictions and weights."""
+
+    id: str
+    seed: int
+    method_label: str = ""  # the method's name in figures and tables
+    name: dict[str, str]  # the chosen option of each group
+    overrides: list[str] = field(default_factory=list)  # what it was composed from
+    config: dict[str, Any] = field(default_factory=dict)  # as ``identity`` gives it
+    final: dict[str, float]  # metrics on test data
+    steps: int = 0  # optimizer steps; 0 where nothing was trained
+    layers: ChosenLayers = field(default_factory=ChosenLayers)
+    parameters: Parameters = field(default_factory=Parameters)
+    updates: list[dict[str, Any]] = field(default_factory=list)  # how far each matrix has moved
+    data: dict[str, Any] = field(default_factory=dict)  # where rows are from, by split and probe; checksums
+    weights: dict[str, Any] = field(default_factory=dict)  # where the base's are from, and their checksum
+    precision: str = "float32"
+    wall_seconds: float = 0.0
+    train_seconds: float = 0.0
+    tokens_per_second: int = 0
+    peak_memory_bytes: int = 0
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
+    trained_sha256: str | None = None  # of the trained weights' file, if they were kept
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunRecord:
+        """Return the record that plain data hold; what this version does not know is left out.
+
+        Raises:
+            ValueError: a field is missing or of another kind.
+        """
+        known = _known(cls, content)
+        missing = {f.name for f in dataclasses.fields(cls)} - {"trained_sha256"} - known.keys()
+        if "id" in missing:
+            raise ValueError("not the record of a run")
+        if missing:
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+        kinds: dict[str, type] = {"id": str, "seed": int, "steps": int}
+        kinds |= dict.fromkeys(("name", "final", "config", "data", "layers", "parameters"), dict)
+        if wrong := [key for key, kind in kinds.items() if not isinstance(known[key], kind)]:
+            raise ValueError(f"{wrong[0]} is not what it should be")
+        known["layers"] = ChosenLayers(**_known(ChosenLayers, known["layers"]))
+        known["parameters"] = Parameters(**_known(Parameters, known["parameters"]))
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, in the order of result.json; what was not asked of the layers is left out."""
+        layers = {key: value for key, value in vars(self.layers).items() if value is not None}
+        return vars(self) | {"layers": layers, "parameters": vars(self.parameters)}
+
+
+def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
 
 
 @dataclass(frozen=True)
@@ -43,12 +133,10 @@ class RunResult:
 
     @property
     def label(self) -> str:
-        """The method's name for figures and tables."""
         return self.record.method_label
 
     @property
     def final(self) -> dict[str, float]:
-        """Metrics of the final evaluation, on test data."""
         return self.record.final
 
     @property
@@ -74,8 +162,18 @@ class RunResult:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        return read_metrics(self.path)
+        """The whole lines of metrics.jsonl; one that a crash has cut off is left out.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        try:
+            return [_mapping(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+        except ValueError as error:
+            raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -126,14 +224,11 @@ class RunResult:
         """
         file = self.path / "analysis" / f"{kind}.json"
         try:
-            content = json.loads(file.read_text("utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("not the record of an analysis")
+            return _mapping(file.read_text("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); remove it to analyse again") from error
-        return content
 
     def analysis_folder(self) -> Path:
         """Return where analyses are kept, made if need be.
@@ -150,17 +245,9 @@ class RunResult:
         return folder
 
     def save_analysis(self, kind: str, content: dict[str, Any]) -> None:
-        """Keep what an analysis has found, whole or not at all.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        folder = self.analysis_folder()
-        try:
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(folder / f"{kind}.json", text.encode())
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        """Keep what an analysis has found, whole or not at all; a folder that refuses it is a UserError."""
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_for_user(self.analysis_folder() / f"{kind}.json", text)
 
 
 def read_run(path: Path) -> RunResult:
@@ -171,23 +258,33 @@ def read_run(path: Path) -> RunResult:
     """
     file = path / "result.json"
     try:
-        content = json.loads(file.read_text("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not the record of a run")
-        return RunResult(path, RunRecord.from_dict(content))
+        return RunResult(path, RunRecord.from_dict(_mapping(file.read_text("utf-8"))))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove it to run again") from error
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a run's metrics.jsonl; a line cut off by a crash is left out."""
-    file = path / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    try:
-        lines = [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
-        if not all(isinstance(line, dict) for line in lines):
-            raise ValueError("a line is no record")
-        return lines
-    except ValueError as error:
-        raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
+def _mapping(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a record")
+    return content
+
+
+def look_up(key: str, name: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """Return the chosen option of a group, or else a setting by its dotted name, e.g. ``train.lr``.
+
+    Raises:
+        UserError: there is no such setting; ends with the nearest one.
+    """
+    if key in name:
+        return name[key]
+    value: Any = config
+    above, beside = "", list(name)
+    for part in key.split("."):
+        there = value if isinstance(value, Mapping) else {}
+        if part not in there:
+            nearest = suggest(key, {*beside, *(f"{above}{other}" for other in there)})
+            raise UserError(f"no setting {key!r} to tell runs apart by; {nearest}")
+        value = there[part]
+        above, beside = f"{above}{part}.", []
+    return value

@@ -1,8 +1,11 @@
-"""Tables in Markdown and learning rates, as the commands, the figures and the report write them."""
+"""Tables in Markdown and CSV and learning rates, as the commands, the figures and the report write them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = None) -> str:
@@ -15,6 +18,15 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | No
     marks = ["---" if column < left else "---:" for column in range(len(heading))]
     lines = (heading, marks, *rows)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; the first one has every column."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def rate(lr: float) -> str:

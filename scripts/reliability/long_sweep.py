@@ -38,7 +38,7 @@ def long_sweep(folder: Path, times: int) -> Outcome:
 def watch_memory(file: Path) -> None:
     """Note the resident memory at the end of every run of this process."""
     from gdo_cli.runs.folder import RunFolder
-    from gdo_cli.runs.run_record import RunRecord
+    from gdo_cli.runs.record import RunRecord
 
     usual = RunFolder.seal
 

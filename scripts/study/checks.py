@@ -8,8 +8,7 @@ from math import sqrt
 from statistics import mean
 from typing import Protocol
 
-from gdo_cli.runs.guessing import commonest, right_answers
-from gdo_cli.runs.items import items_of, over_seeds
+from gdo_cli.runs.items import commonest, items_of, over_seeds, right_answers
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.stats import intervals as statistics
 from gdo_cli.stats.metrics import BLEU, measure_named
@@ -219,9 +218,7 @@ def below(interval: Interval, bound: float) -> str:
 
 def _score(runs: list[RunResult], measure: str) -> tuple[Interval, str]:
     """Over the seeds and items, where there are several seeds, else over the items; and what that is over."""
-    items = items_of(runs[0], measure)
-    interval = over_seeds(runs, measure) if len(runs) > 1 else items.interval()
-    return interval, asked(runs, len(runs), len(items.values))
+    return over_seeds(runs, measure), asked(runs, len(runs), len(items_of(runs[0], measure).values))
 
 
 def shown(interval: Interval, digits: int, signed: bool = False) -> str:

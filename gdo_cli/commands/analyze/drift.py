@@ -1,14 +1,23 @@
-"""``gdo analyze drift``: how far a run has moved from its base, inside and in what it says."""
+"""``gdo analyze drift``: how far a run has moved from its base, inside and in what it says.
+
+Shapes: L layers, M places in all texts, D width.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gdo_cli.commands.analyze.representations import drift_by_layer, hidden_states
-from gdo_cli.commands.analyze.skeleton import analyse_run
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from gdo_cli.commands.analyze.skeleton import Analysis
 from gdo_cli.config.build import rebuild
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.data.dataset import Row
@@ -20,28 +29,15 @@ from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.winogrande import WinoGrande
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.outcomes import Answer, Outcome
+from gdo_cli.stats.outcomes import Answer, Mean, Outcome, mean
 from gdo_cli.support.console import Reporter
 
-KIND = "drift"
 TEXT = "perplexity"  # the probe that reads general text
 # Texts of each kind whose distributions are kept: eight each, a megabyte apiece with Gemma's vocabulary.
 KL_TEXTS = 24
-
-
-@dataclass(frozen=True)
-class Options:
-    """How drift is measured.
-
-    Attributes:
-        prompts: prompts of the probes, and of the task, on which hidden states are compared.
-        items: items of WinoGrande.
-        shots: solved examples in front of each of them, one after the other.
-    """
-
-    prompts: int = 128
-    items: int = 100
-    shots: tuple[int, ...] = (0, 5, 20)
+# Places of a kind of text in all: CKA needs more of them than there are dimensions, and each takes
+# L·D numbers (46 kB on Gemma 3 270M, 350 kB on 4B) until the tuned model has been asked too.
+MOST_PLACES = 2048
 
 
 @dataclass(frozen=True)
@@ -68,52 +64,49 @@ class GivenFormat(WinoGrande):
         }
 
 
-def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bool = False) -> dict[str, Any]:
-    """Compare a run's model with its base, and keep what is found beside the run.
+@dataclass(frozen=True)
+class Drift(Analysis):
+    """How drift is measured."""
 
-    Raises:
-        UserError: no weights or no data.
-    """
-    asked = asdict(options) | {"shots": list(options.shots)}
-    names = dict.fromkeys([*run.record.config["probe"], "winogrande", TEXT])
+    kind: ClassVar = "drift"
+    prompts: int = 128  # of the probes, and of the task, on which hidden states are compared
+    items: int = 100  # of WinoGrande
+    shots: tuple[int, ...] = (0, 5, 20)  # numbers of solved examples in front of each of them
 
-    def configure() -> RunConfig:
-        return _with_formats(rebuild(run, config_dir, [f"probe=[{','.join(names)}]"]), options)
+    def configure(self, run: RunResult, config_dir: Path | None) -> RunConfig:
+        """The run's probes for their prompts, and WinoGrande once for every number of shots."""
+        names = dict.fromkeys([*run.record.config["probe"], "winogrande", TEXT])
+        config = rebuild(run, config_dir, [f"probe=[{','.join(names)}]"])
+        rows = config.probe["winogrande"].dataset
+        formats = {f"winogrande with {n} shots": GivenFormat(rows, self.items, n) for n in self.shots}
+        everything = replace(config.evaluation, items=None, final_items=0)
+        return replace(config, probe=config.probe | formats, evaluation=everything)
 
-    return analyse_run(run, KIND, asked, configure, partial(_measure, options), force)
+    def measure(self, opened: Opened, run: RunResult, reporter: Reporter) -> dict[str, Any]:
+        evaluator = opened.evaluator()
+        texts = _texts(evaluator, self.prompts)
 
+        def states(lm: AnswerLM, who: str) -> dict[str, HiddenStates]:
+            found = {}
+            for kind in ("probes", "task"):
+                told = reporter.part_of(f"hidden states of the {who}, {kind}", len(texts[kind]))
+                found[kind] = hidden_states(lm, opened.layers, texts[kind], told)
+            return found
 
-def _measure(options: Options, opened: Opened, reporter: Reporter) -> dict[str, Any]:
-    evaluator = opened.evaluator()
-    texts = _texts(evaluator, options)
-    base = opened.base()
-    kept = {kind: _states(opened, base, reporter, "base", kind, texts[kind]) for kind in ("probes", "task")}
-    references = {kind: Reference(base, texts[kind][:KL_TEXTS]) for kind in ("task", "text")}
-    answers = {"base": _winogrande(evaluator, base, reporter)}
-    del base  # with its copy of the head
-    tuned = opened.tuned()
-    hidden = {
-        kind: drift_by_layer(states, _states(opened, tuned, reporter, "run", kind, texts[kind]))
-        for kind, states in kept.items()
-    }
-    kl = _divergences(references, tuned)
-    answers["run"] = _winogrande(evaluator, tuned, reporter)
-    return {"hidden": hidden, "kl": kl, "winogrande": answers}
-
-
-def _with_formats(config: RunConfig, options: Options) -> RunConfig:
-    """The run's probes for their prompts, and WinoGrande once for every number of shots."""
-    plain = config.probe["winogrande"]
-    formats = {_part(shots): GivenFormat(plain.dataset, options.items, shots) for shots in options.shots}
-    everything = replace(config.evaluation, items=None, final_items=0)
-    return replace(config, probe=config.probe | formats, evaluation=everything)
-
-
-def _part(shots: int) -> str:
-    return f"winogrande with {shots} shots"
+        base = opened.base()
+        before = states(base, "base")
+        references = {kind: Reference(base, texts[kind][:KL_TEXTS]) for kind in ("task", "text")}
+        answers = {"base": _winogrande(evaluator, base, reporter)}
+        del base  # with its copy of the head
+        tuned = opened.tuned()
+        after = states(tuned, "run")
+        hidden = {kind: drift_by_layer(before[kind], after[kind]) for kind in before}
+        kl = _divergences(references, tuned)
+        answers["run"] = _winogrande(evaluator, tuned, reporter)
+        return {"hidden": hidden, "kl": kl, "winogrande": answers}
 
 
-def _texts(evaluator: Evaluator, options: Options) -> dict[str, list[list[int]]]:
+def _texts(evaluator: Evaluator, most: int) -> dict[str, list[list[int]]]:
     """Tokens by kind of text. A probe item's text is that of its last query: the question with an option,
     the completed sentence, the passage; never the solved examples that others begin with."""
     probes = [
@@ -121,7 +114,7 @@ def _texts(evaluator: Evaluator, options: Options) -> dict[str, list[list[int]]]
         for name, items in evaluator.probes.items()
         if not isinstance(evaluator.probe_of[name], GivenFormat) and name != TEXT
     ]
-    each = -(-options.prompts // len(probes))
+    each = -(-most // len(probes))
     mixed = [query for queries in probes for query in subset(queries, each)]
     kinds = {
         "probes": [q.context + q.continuation for q in mixed],
@@ -129,14 +122,7 @@ def _texts(evaluator: Evaluator, options: Options) -> dict[str, list[list[int]]]
         "text": [q.context + q.continuation for item in evaluator.probes[TEXT] for q in item.queries],
     }
     # One token has no place but the first, which says nothing.
-    return {kind: subset([t for t in texts if len(t) > 1], options.prompts) for kind, texts in kinds.items()}
-
-
-def _states(
-    opened: Opened, lm: AnswerLM, reporter: Reporter, who: str, kind: str, texts: list[list[int]]
-) -> Any:
-    part = f"hidden states of the {who}, {kind}"
-    return hidden_states(lm, opened.layers, texts, reporter.part_of(part, len(texts)))
+    return {kind: subset([t for t in texts if len(t) > 1], most) for kind, texts in kinds.items()}
 
 
 def _divergences(references: dict[str, Reference], tuned: AnswerLM) -> dict[str, dict[str, float]]:
@@ -157,3 +143,82 @@ def _winogrande(evaluator: Evaluator, lm: AnswerLM, reporter: Reporter) -> dict[
             metrics = evaluator.evaluate_probe(lm, name, reporter.advance).metrics
             found[str(probe.shots)] = {key.rpartition("/")[2]: value for key, value in metrics.items()}
     return found
+
+
+# ------------------------------------------------------------------------------------- hidden states
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """What every layer gives at some places of some texts."""
+
+    states: NDArray[np.float32]  # (L, M, D)
+    texts: NDArray[np.intp]  # which text each place is in, (M,)
+
+
+@torch.no_grad()
+def hidden_states(
+    lm: AnswerLM,
+    layers: Sequence[nn.Module],
+    texts: Sequence[list[int]],
+    advance: Callable[[int], None] = lambda n: None,
+) -> HiddenStates:
+    """Return the outputs of the given layers, which may stand anywhere in the model, at places of the texts.
+
+    The first token is left out: it sees nothing but itself, is the same everywhere, and its states are
+    so large that they would outweigh all others.
+    """
+    seen = [torch.empty(0)] * len(layers)  # (B, T, D) each
+
+    def keep(index: int, _: nn.Module, __: Any, output: Any) -> None:
+        seen[index] = output[0] if isinstance(output, tuple) else output
+
+    found, owners = [], []
+    with ExitStack() as hooks, lm.autocast():
+        for index, layer in enumerate(layers):
+            hooks.enter_context(layer.register_forward_hook(partial(keep, index)))
+        for index, tokens in enumerate(texts):
+            chosen = places(len(tokens), max(1, MOST_PLACES // len(texts)))
+            lm.hidden(torch.tensor([tokens], device=lm.device), torch.tensor([0], device=lm.device))
+            found.append(torch.stack([x[0, chosen].float() for x in seen]).cpu().numpy())
+            owners += [index] * len(chosen)
+            advance(1)
+    return HiddenStates(np.concatenate(found, axis=1), np.array(owners))
+
+
+def places(length: int, most: int) -> list[int]:
+    """At most so many places, spread evenly from the second token to the last one."""
+    n = min(most, length - 1)
+    return [round(1 + (length - 2) * (i + 1) / n) if n < length - 1 else 1 + i for i in range(n)]
+
+
+def linear_cka(x_MD: NDArray[np.float32], y_MD: NDArray[np.float32]) -> float:
+    """‖YᵀX‖² / (‖XᵀX‖·‖YᵀY‖), Frobenius, of centred columns (Kornblith et al., 2019, equation 3).
+
+    1 for equal states, also after rotation and isotropic scaling. Directions of large variance decide
+    it, which in language models are few. NaN where one of them does not vary at all.
+    """
+    x, y = (a.astype(np.float64) - a.mean(0, dtype=np.float64) for a in (x_MD, y_MD))
+    cross, own_x, own_y = (np.linalg.norm(a.T @ b) for a, b in ((y, x), (x, x), (y, y)))
+    return float(cross**2 / (own_x * own_y)) if own_x and own_y else float("nan")
+
+
+def mean_cosine(x_MD: NDArray[np.float32], y_MD: NDArray[np.float32], texts_M: NDArray[np.intp]) -> Mean:
+    """Return the mean over places of the cosine of the two states, with the standard error over texts."""
+    x, y = x_MD.astype(np.float64), y_MD.astype(np.float64)
+    cosines = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+    groups = [cosines[texts_M == text] for text in np.unique(texts_M)]
+    return mean([Outcome(float(group.mean()), len(group)) for group in groups])
+
+
+def drift_by_layer(base: HiddenStates, tuned: HiddenStates) -> dict[str, Any]:
+    """CKA and mean cosine between two models' states at the same places, for every layer."""
+    pairs = list(zip(base.states, tuned.states, strict=True))
+    cosines = [mean_cosine(x, y, base.texts) for x, y in pairs]
+    return {
+        "texts": len(np.unique(base.texts)),
+        "places": len(base.texts),
+        "cka": [linear_cka(x, y) for x, y in pairs],
+        "cosine": [m.value for m in cosines],
+        "cosine_se": [m.se for m in cosines],
+    }

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from itertools import cycle
 
-from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.run_data import RunData
 from gdo_cli.lm.tokens import Encoded, Encoder, Query
-from gdo_cli.support.errors import UserError
+from gdo_cli.support.errors import require
 from gdo_cli.tasks.base import Example
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Prompts to measure one model on; the tokens of the right answer are the queries' continuations.
+    """Prompts to measure one model on; the tokens of the right answer are the queries' continuations."""
 
-    Attributes:
-        clean: for what the heads give when the task is shown.
-        shuffled: for what a head can restore; other questions than the clean ones.
-    """
-
-    clean: list[Encoded]
-    shuffled: list[Encoded]
+    clean: list[Encoded]  # for what the heads give when the task is shown
+    shuffled: list[Encoded]  # for what a head can restore; other questions than the clean ones
 
     def __len__(self) -> int:
         return len(self.clean) + len(self.shuffled)
-
-    def content(self) -> list[Any]:
-        """Return the tokens, as plain data."""
-        return [[(q.context, q.continuation) for q in part] for part in (self.clean, self.shuffled)]
-
-
-def all_questions(config: RunConfig) -> RunConfig:
-    """Return the configuration that reads every row of the run's task, and no probe."""
-    everything = replace(config.evaluation, items=None, final_items=0)
-    return replace(config, probe={}, evaluation=everything)
 
 
 class TaskPrompts:
@@ -60,28 +44,19 @@ class TaskPrompts:
         Raises:
             UserError: fewer solved examples than shots, or fewer questions than prompts without any.
         """
-        if len(self.solved) < shots:
-            raise UserError(f"--shots {shots}: the training split has {len(self.solved)} examples")
-        if not shots and len(self.questions) < n_clean:
-            raise UserError(f"--prompts {n_clean}: the validation split has {len(self.questions)} questions")
+        n_solved, n_asked = len(self.solved), len(self.questions)
+        require(n_solved >= shots, f"--shots {shots}: the training split has {n_solved} examples")
+        enough = shots or n_asked >= n_clean
+        require(bool(enough), f"--prompts {n_clean}: the validation split has {n_asked} questions")
         draw = random.Random(f"prompts/{seed}")
-        questions = draw.sample(self.questions, len(self.questions))
-        needed = n * (n_clean + n_shuffled)
-        questions = (questions * (needed // len(questions) + 1))[:needed]
-        made = []
-        for _ in range(n):
-            clean, shuffled, questions = (
-                questions[:n_clean],
-                questions[n_clean : n_clean + n_shuffled],
-                questions[n_clean + n_shuffled :],
+        questions = cycle(draw.sample(self.questions, n_asked))
+        return [
+            Sample(
+                [self._prompt(draw, next(questions), shots, False) for _ in range(n_clean)],
+                [self._prompt(draw, next(questions), shots, True) for _ in range(n_shuffled)],
             )
-            made.append(
-                Sample(
-                    [self._prompt(draw, question, shots, False) for question in clean],
-                    [self._prompt(draw, question, shots, True) for question in shuffled],
-                )
-            )
-        return made
+            for _ in range(n)
+        ]
 
     def _prompt(self, draw: random.Random, question: Example, shots: int, shuffled: bool) -> Encoded:
         solved = draw.sample(self.solved, shots)

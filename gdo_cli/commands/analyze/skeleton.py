@@ -3,69 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+from gdo_cli.config.build import rebuild
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import Reporter, note
 from gdo_cli.support.errors import UserError
 
-Measure = Callable[[Opened, Reporter], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Analysis(ABC):
+    """What is measured of a run and of its base; its fields are options, kept with what it finds."""
+
+    kind: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()  # files that belong to it; without them it is done again
+
+    def configure(self, run: RunResult, config_dir: Path | None) -> RunConfig:
+        """Return what the run is opened with: here its own settings, every row of its task, and no probe."""
+        config = rebuild(run, config_dir)
+        return replace(config, probe={}, evaluation=replace(config.evaluation, items=None, final_items=0))
+
+    @abstractmethod
+    def measure(self, opened: Opened, run: RunResult, reporter: Reporter) -> dict[str, Any]:
+        """Return what is kept, as plain data."""
 
 
-def analyse_run(
-    run: RunResult,
-    kind: str,
-    options: dict[str, Any],
-    configure: Callable[[], RunConfig],
-    measure: Measure,
-    force: bool = False,
-    beside: Sequence[str] = (),
+def analyse(
+    run: RunResult, analysis: Analysis, config_dir: Path | None, force: bool = False
 ) -> dict[str, Any]:
     """Return what an analysis finds of a run; it is kept, and found again the next time.
 
     Args:
-        options: of the analysis, as they are kept with it.
-        configure: gives what the run is opened with.
         force: do it again.
-        beside: files that belong to it; without them it is done again.
     Raises:
-        UserError: no weights, no data, or it was done with other options.
+        UserError: no weights, no data, a folder that cannot be written, or it was done with other options.
     """
-    if done := _found_before(run, kind, options, force, *beside):
-        return done
-    began = time.perf_counter()
-    opened = Opened(configure(), run)
-    with Reporter(f"{kind} {run.label}", 1) as reporter:
-        found = measure(opened, reporter)
-    record = {"run_name": run.title} | opened.record() | {"options": options} | found
-    record["seconds"] = round(time.perf_counter() - began, 1)
-    run.save_analysis(kind, record)
-    return record
-
-
-def _found_before(
-    run: RunResult, kind: str, asked: dict[str, Any], force: bool, *beside: str
-) -> dict[str, Any] | None:
-    """What ``gdo analyze`` found of the run before, with the same options; None if it is to be done now.
-
-    Args:
-        asked: the options, as they are kept in the analysis.
-        force: do it in any case.
-        beside: files that belong to it; without them it is done again.
-    Raises:
-        UserError: it was done with other options, or it is to be done and the folder cannot be written.
-    """
-    folder = run.path / "analysis"
-    done = None if force else run.analysis(kind)
-    before = asked if done is None else done.get("options", {})
-    if before != asked:
-        other = ", ".join(f"{name}={before.get(name)}" for name in asked if before.get(name) != asked[name])
-        raise UserError(f"{folder / kind}.json was made with {other}; --force puts a new one in its place")
-    if done is not None and all((folder / name).is_file() for name in beside):
-        note(f"already done: {folder / kind}.json")
+    values = {field.name: getattr(analysis, field.name) for field in fields(analysis)}
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    file = run.path / "analysis" / f"{analysis.kind}.json"
+    done = None if force else run.analysis(analysis.kind)
+    before = options if done is None else done.get("options", {})
+    if before != options:
+        other = [f"{key}={before.get(key)}" for key, value in options.items() if before.get(key) != value]
+        raise UserError(f"{file} was made with {', '.join(other)}; --force puts a new one in its place")
+    if done is not None and all((file.parent / name).is_file() for name in analysis.beside):
+        note(f"already done: {file}")
         return done
     run.analysis_folder()  # better refused now than after the measuring
-    return None
+    began = time.perf_counter()
+    opened = Opened(analysis.configure(run, config_dir), run)
+    with Reporter(f"{analysis.kind} {run.label}", 1) as reporter:
+        found = analysis.measure(opened, run, reporter)
+    record = {"run_name": run.title} | opened.record() | {"options": options} | found
+    record["seconds"] = round(time.perf_counter() - began, 1)
+    run.save_analysis(analysis.kind, record)
+    return record

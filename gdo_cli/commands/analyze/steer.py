@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 
 from gdo_cli.commands.analyze.function_vectors import Array
 from gdo_cli.commands.analyze.fv import read_vectors
-from gdo_cli.commands.analyze.prompts import TaskPrompts, all_questions
-from gdo_cli.commands.analyze.skeleton import analyse_run
-from gdo_cli.config.build import rebuild
+from gdo_cli.commands.analyze.prompts import TaskPrompts
+from gdo_cli.commands.analyze.skeleton import Analysis
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -28,86 +26,52 @@ from gdo_cli.stats.outcomes import Outcome, mean
 from gdo_cli.support.console import Reporter
 from gdo_cli.support.errors import UserError, require
 
-KIND = "steer"
-
 
 @dataclass(frozen=True)
-class Options:
-    """How a model is steered.
+class Steering(Analysis):
+    """How a model is steered."""
 
-    Attributes:
-        layers: after which layers the vector is added, one at a time.
-        scale: what it is multiplied by.
-        prompts: zero-shot prompts.
-        seed: draws the prompts and the direction of the control.
-    """
+    kind: ClassVar = "steer"
+    layers: tuple[int, ...]  # behind which the vector is added, one at a time
+    scale: float = 1.0  # what it is multiplied by
+    prompts: int = 100  # zero-shot
+    seed: int = 0  # draws the prompts and the direction of the control
 
-    layers: tuple[int, ...]
-    scale: float = 1.0
-    prompts: int = 100
-    seed: int = 0
+    def __post_init__(self) -> None:
+        require(isfinite(self.scale), f"--scale {self.scale}: must be a finite number")
 
+    def configure(self, run: RunResult, config_dir: Path | None) -> RunConfig:
+        read_vectors(run)  # before anything slow
+        return super().configure(run, config_dir)
 
-def analyse(run: RunResult, options: Options, config_dir: Path | None, force: bool = False) -> dict[str, Any]:
-    """Add function vectors to the run's and its base's residual stream, and keep the effect beside the run.
+    def measure(self, opened: Opened, run: RunResult, reporter: Reporter) -> dict[str, Any]:
+        """Add function vectors to the run's and its base's residual stream.
 
-    The base gets its own vector; the run its own and its base's; both, as a control, a random one of the
-    same length.
-
-    Raises:
-        UserError: no function vectors yet, no weights, no data, or a layer that the model does not have.
-    """
-    require(isfinite(options.scale), f"--scale {options.scale}: must be a finite number")
-    asked = asdict(options) | {"layers": list(options.layers)}
-    vectors = read_vectors(run)
-
-    def configure() -> RunConfig:
-        return all_questions(rebuild(run, config_dir))
-
-    return analyse_run(run, KIND, asked, configure, partial(_measure, options, vectors), force)
-
-
-def _measure(
-    options: Options, vectors: dict[str, Array], opened: Opened, reporter: Reporter
-) -> dict[str, Any]:
-    depth = len(opened.layers)
-    if wrong := [layer for layer in options.layers if not 0 <= layer < depth]:
-        raise UserError(f"--layer {wrong[0]}: the model has layers 0 to {depth - 1}")
-    (sample,) = TaskPrompts(opened.data, opened.encoder, opened.config.train.max_length).samples(
-        1, 0, options.prompts, 0, options.seed
-    )
-    ends = opened.encoder.ends(opened.config.task.multiline)
-    effects: list[dict[str, Any]] = []
-    for who, make, own in (("base", opened.base, ("base",)), ("run", opened.tuned, ("run", "base"))):
-        lm = make()
-        added = {f"{name}'s vector": vectors[name] for name in own}
-        added["random vector"] = _random_like(vectors[who], options.seed)
-        for place in _places(options, added):
-            told = reporter.part_of(f"{who}, {place.name}", len(sample))
-            measured = zero_shot(lm, sample.clean, ends, place.on(opened.layers, options.scale), told)
-            effects.append({"model": who, "layer": place.layer, "added": place.name} | measured)
-        del lm
-    lengths = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
-    return {"effects": effects, "vector_lengths": lengths}
-
-
-@dataclass(frozen=True)
-class _Place:
-    layer: int | None
-    name: str
-    vector: Array | None = None
-
-    def on(self, layers: Sequence[nn.Module], scale: float) -> tuple[nn.Module, Tensor] | None:
-        if self.layer is None or self.vector is None:
-            return None
-        return layers[self.layer], scale * torch.from_numpy(self.vector)
-
-
-def _places(options: Options, added: dict[str, Array]) -> Iterator[_Place]:
-    yield _Place(None, "nothing")
-    for layer in options.layers:
-        for name, vector in added.items():
-            yield _Place(layer, name, vector)
+        The base gets its own vector; the run its own and its base's; both, as a control, a random one of
+        the same length.
+        """
+        vectors, depth = read_vectors(run), len(opened.layers)
+        if wrong := [layer for layer in self.layers if not 0 <= layer < depth]:
+            raise UserError(f"--layer {wrong[0]}: the model has layers 0 to {depth - 1}")
+        task = TaskPrompts(opened.data, opened.encoder, opened.config.train.max_length)
+        (sample,) = task.samples(1, 0, self.prompts, 0, self.seed)
+        ends = opened.encoder.ends(opened.config.task.multiline)
+        effects: list[dict[str, Any]] = []
+        for who, make, own in (("base", opened.base, ("base",)), ("run", opened.tuned, ("run", "base"))):
+            lm = make()
+            tried = {f"{name}'s vector": vectors[name] for name in own}
+            tried["random vector"] = _random_like(vectors[who], self.seed)
+            places = [(None, "nothing"), *((layer, name) for layer in self.layers for name in tried)]
+            for layer, name in places:
+                told = reporter.part_of(f"{who}, {name}", len(sample))
+                steering = None
+                if layer is not None:
+                    steering = opened.layers[layer], self.scale * torch.from_numpy(tried[name])
+                measured = zero_shot(lm, sample.clean, ends, steering, told)
+                effects.append({"model": who, "layer": layer, "added": name} | measured)
+            del lm
+        lengths = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
+        return {"effects": effects, "vector_lengths": lengths}
 
 
 def _random_like(vector: Array, seed: int) -> Array:
@@ -167,8 +131,5 @@ def added(
         hidden_BTD[:, position] += vector_D.to(hidden_BTD)
         return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
 
-    handle = layer.register_forward_hook(add)
-    try:
+    with layer.register_forward_hook(add):
         yield
-    finally:
-        handle.remove()

@@ -25,17 +25,11 @@ LENGTH, WHOLE_SET = 64, 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of a point.
-
-    Attributes:
-        hours: of one process on its own; None where nothing is known.
-        memory: bytes at the peak of that process.
-        source: ``runs``, ``plan``, or ``unknown``.
-    """
+    """Cost of a point, for one process on its own; None where nothing is known."""
 
     hours: float | None
-    memory: float | None
-    source: str
+    memory: float | None  # bytes, at the peak
+    source: str  # ``runs``, ``plan``, or ``unknown``
 
 
 class Estimator:

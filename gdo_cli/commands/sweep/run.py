@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from gdo_cli.commands.sweep.estimate import Estimator
 from gdo_cli.config.build import load_run
@@ -37,30 +37,30 @@ WAIT_S = 5.0
 class Job:
     """Runs a point, in whatever process the launcher has put it; never raises but to stop the sweep.
 
-    Attributes:
-        planned: the runs of the points by their overrides, as they were checked where the sweep began; a
-            point that a search has chosen since is composed from its overrides.
-        folder: the working directory there.
-        labels: what tells each point from the others.
-        shared: overrides that all points of a search have.
-        alone: whether it runs in the sweep's own process; elsewhere, every line bears the label.
-        config_dir: where a user's own configuration is.
+    A point of a grid is run as it was checked where the sweep began; one that a search has chosen since is
+    composed from its overrides.
     """
 
-    planned: dict[tuple[str, ...], RunConfig]
-    folder: str
-    labels: dict[tuple[str, ...], str]
-    alone: bool
-    shared: frozenset[str] = frozenset()
+    folder: str  # the working directory there
+    alone: bool  # whether it is the sweep's own process; elsewhere, every line bears the label
+    planned: dict[tuple[str, ...], RunConfig]  # by overrides
+    labels: dict[tuple[str, ...], str]  # what tells each point from the others
+    shared: frozenset[str] = frozenset()  # overrides that all points of a search have
     config_dir: Path | None = None
 
     def __call__(self, words: list[str]) -> Outcome:
         label = self.labels.get(tuple(words)) or " ".join(word for word in words if word not in self.shared)
+        config = self.planned.get(tuple(words))
         with contextlib.chdir(self.folder), contextlib.nullcontext() if self.alone else label_lines(label):
             if self.alone:
-                note(self.heading(words, label))
+                number = list(self.planned).index(tuple(words)) + 1 if config else 0
+                note(f"point {number} of {len(self.planned)}: {label}" if number else f"point: {label}")
             try:
-                return self.outcome(words)
+                if config is None:
+                    found = _patiently(load_run(words, self.config_dir))
+                    return Outcome(words, score=found.validation_score)
+                run(config)
+                return Outcome(words)
             except Busy:
                 return Outcome(words, busy=True)
             except (UserError, RunFailed) as error:
@@ -71,19 +71,6 @@ class Job:
             shown = f"{label}: {told}" if self.alone else told
             errors.print(f"[red]failed[/] {escape(shown)}", highlight=False, soft_wrap=True)
             return Outcome(words, error=told)
-
-    def heading(self, words: list[str], label: str) -> str:
-        points = list(self.planned)
-        place = f" {points.index(tuple(words)) + 1} of {len(points)}" if tuple(words) in points else ""
-        return f"point{place}: {label}"
-
-    def outcome(self, words: list[str]) -> Outcome:
-        config = self.planned.get(tuple(words))
-        if config is not None:
-            run(config)
-            return Outcome(words)
-        result = _patiently(load_run(words, self.config_dir))
-        return Outcome(words, score=result.validation_score)
 
 
 def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -> bool:
@@ -149,13 +136,12 @@ class _Work:
         self.sweep = sweep
         self.open = [point for point in sweep.points if not _done(point)]
         self.pilots = _pilots(self.open)
-        points = [*self.pilots, *self.open]
-        planned = {tuple(words): config for words, config in points}
-        labels = {tuple(words): sweep.label(words) for words, _ in points}
-        pilots = {tuple(words): f"pilot {RunFolder(config.path).title}" for words, config in self.pilots}
-        self.labels = labels | pilots
-        self.job = Job(planned, str(Path.cwd()), self.labels, _alone(sweep))
-        self.failed: dict[Path, tuple[str, str]] = {}
+        planned = {tuple(words): config for words, config in [*self.pilots, *self.open]}
+        self.labels = {tuple(words): sweep.label(words) for words, _ in self.open}
+        for words, config in self.pilots:
+            self.labels[tuple(words)] = f"pilot {RunFolder(config.path).title}"
+        self.job = Job(str(Path.cwd()), sweep.launcher == "basic", planned, self.labels)
+        self.failed: dict[Path, tuple[str, str]] = {}  # label, and why
 
     def announce(self) -> None:
         n, n_open = len(self.sweep.points), len(self.open)
@@ -167,10 +153,8 @@ class _Work:
     def print_points(self) -> None:
         """Every point, and what those that are open would cost."""
         estimator = Estimator(self.sweep.points[0][1].results_dir)
-        table = Table("", "run", box=None, pad_edge=False, header_style="dim")
-        for column in ("hours", "GiB"):
-            table.add_column(column, justify="right")
-        table.add_column("point", overflow="fold")
+        numbers = (Column(name, justify="right") for name in ("hours", "GiB"))
+        table = _table("", "run", *numbers, Column("point", overflow="fold"))
         estimates = []
         for words, config in [*self.pilots, *self.sweep.points]:
             if _done((words, config)):
@@ -179,18 +163,13 @@ class _Work:
             estimates.append(estimate := estimator.estimate(config))
             hours = "?" if estimate.hours is None else f"{estimate.hours:.2f}"
             memory = "?" if estimate.memory is None else f"{estimate.memory / 2**30:.1f}"
-            label = self.labels[tuple(words)]
-            table.add_row("open", config.id, hours, memory, escape(label))
+            table.add_row("open", config.id, hours, memory, escape(self.labels[tuple(words)]))
         console.print(table)
         if estimates:
             total = sum(estimate.hours or 0 for estimate in estimates)
             most = max(estimate.memory or 0 for estimate in estimates) / 2**30
-            console.print(
-                f"about {total:.1f} h one after another, {most:.1f} GiB at the most; "
-                f"{estimator.sources(estimates)}",
-                style="dim",
-                highlight=False,
-            )
+            told = f"about {total:.1f} h one after another, {most:.1f} GiB at the most; "
+            console.print(told + estimator.sources(estimates), style="dim", highlight=False)
 
     def run(self) -> bool:
         """Run what is open; True if nothing failed."""
@@ -219,14 +198,14 @@ class _Work:
         done = len(self.sweep.points) - sum(not _done(point) for point in self.sweep.points)
         console.print(f"{done} of {len(self.sweep.points)} points done", highlight=False)
         if self.failed:
-            table = Table("failed", "why", box=None, pad_edge=False, header_style="dim")
+            table = _table("failed", "why")
             for label, error in self.failed.values():
                 table.add_row(escape(label), escape(error))
             console.print(table)
 
 
-def _alone(sweep: Sweep) -> bool:
-    return sweep.launcher == "basic"
+def _table(*columns: str | Column) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="dim")
 
 
 def _done(point: Point) -> bool:
@@ -267,9 +246,9 @@ def _patiently(config: RunConfig) -> RunResult:
 
 def _search(sweep: Sweep, dry_run: bool) -> bool:
     """Let a sweeper search, once for every grid; True if no point failed."""
-    failed = False
+    failed, alone = False, sweep.launcher == "basic"
     for words in sweep.searches:
-        job = Job({}, str(Path.cwd()), {}, _alone(sweep), frozenset(words), sweep.config_dir)
+        job = Job(str(Path.cwd()), alone, {}, {}, frozenset(words), sweep.config_dir)
         console.print(f"hydra/sweeper={sweep.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
         if not dry_run:
             tried = search(sweep, words, job, Path(sweep.points[0][1].results_dir))
@@ -280,7 +259,7 @@ def _search(sweep: Sweep, dry_run: bool) -> bool:
 
 def _print_tried(tried: list[Outcome], shared: set[str]) -> None:
     """The points of a search, the best on top, those that failed below."""
-    table = Table("score", "point", box=None, pad_edge=False, header_style="dim")
+    table = _table("score", "point")
     for outcome in sorted(tried, key=lambda o: -math.inf if o.score is None else o.score, reverse=True):
         point = " ".join(word for word in outcome.words if word not in shared)
         score = "failed" if outcome.score is None else f"{outcome.score:.4f}"
