@@ -195,7 +195,8 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
     base = plans[0].counts.base
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     table.add_column("method", no_wrap=True)
-    for column in ("added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"):
+    optimizer = plans[0].optimizer
+    for column in ("added", "trained", "%", "weights", f"+{optimizer}", "+activ.", "GiB", "TFLOP", "s/step"):
         table.add_column(column, justify="right", no_wrap=True)
     for item in plans:
         parts = (item.weights, item.training, item.activations)
@@ -211,9 +212,9 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
         )
     console.print(table)
     console.print(
-        f"{base:,} parameters in the base. Weights, gradients with Adam, and activations of one step in GiB; "
-        f"time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. What a penalty "
-        "needs (l2_sp, kl_to_base, replay) is not counted.",
+        f"{base:,} parameters in the base. Weights, gradients with what {optimizer} keeps, and activations of "
+        f"one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. "
+        "What a penalty needs (l2_sp, kl_to_base, replay) is not counted.",
         style="dim",
     )
     for name, reason in refused.items():

@@ -24,7 +24,8 @@ def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tupl
         try:
             config = load_run([*rest, f"method={name}"], config_dir)
             make = architecture(config.name["model"], config.model)
-            plans.append(plan(name, config.method, make, config.train.batch_size, length))
+            train = config.train
+            plans.append(plan(name, config.method, make, train.batch_size, length, train.optimizer))
         except (UserError, ValueError) as error:
             refused[name] = str(error)
     if not plans:

@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,12 @@ class CheckpointManager:
         if self.found is None:
             return 0
         found, self.found = self.found, None
-        parameters = optimizer.param_groups[0]["params"]
-        moments = {
-            # Cloned, for the file is only mapped, and would fill the disk beside its successor.
-            index: {key: shard_like(tensor.clone(), parameters[index]) for key, tensor in of_one.items()}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        state = {
+            index: _each_tensor(of_one, partial(_own_piece, parameters[index]))
             for index, of_one in found.optimizer["state"].items()
         }
-        optimizer.load_state_dict(found.optimizer | {"state": moments})
+        optimizer.load_state_dict(found.optimizer | {"state": state})
         scheduler.load_state_dict(found.scheduler)
         _set_random_states(found.random)
         return found.step
@@ -194,17 +194,11 @@ class CheckpointManager:
         assert self.optimizer is not None
         tensors = {name: _whole(tensor) for name, tensor in self.named().items()}
         optimizer = self.optimizer.state_dict()
-        moments = {
-            index: {key: _whole(tensor) for key, tensor in of_one.items()}
-            for index, of_one in optimizer["state"].items()
-        }
-        return tensors, optimizer | {"state": moments}
+        return tensors, optimizer | {"state": _each_tensor(optimizer["state"], _whole)}
 
     def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> bool:
         try:
-            self._need_room(
-                [*tensors.values(), *(t for s in optimizer["state"].values() for t in s.values())]
-            )
+            self._need_room([*tensors.values(), *_tensors_in(optimizer["state"])])
             metrics = self.folder.measure_metrics()
             scheduler = self.scheduler.state_dict()
             Checkpoint(
@@ -226,6 +220,27 @@ def _whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor on rank zero, nothing on the others; to be called by every process."""
     complete = full_tensor(tensor.detach())
     return complete.cpu() if is_rank_zero() else torch.empty(0)
+
+
+def _own_piece(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return what of a read tensor belongs to this process's piece of the parameter.
+
+    Cloned, for the file is only mapped, and would fill the disk beside its successor.
+    """
+    return shard_like(tensor.clone(), parameter)
+
+
+def _each_tensor(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return an optimizer's state with every tensor changed: dictionaries of tensors and plain types."""
+    if isinstance(state, dict):
+        return {key: _each_tensor(value, change) for key, value in state.items()}
+    return change(state) if isinstance(state, Tensor) else state
+
+
+def _tensors_in(state: Any) -> list[Tensor]:
+    if isinstance(state, dict):
+        return [tensor for value in state.values() for tensor in _tensors_in(value)]
+    return [state] if isinstance(state, Tensor) else []
 
 
 def _random_states() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.runs.run_record import Parameters
 from gdo_cli.support.errors import UserError, first_line
+from gdo_cli.training.optimizers import rate_factors
 from gdo_cli.training.updates import UpdateTracker
 
 
@@ -49,7 +50,7 @@ def prepare_model(
         layers: decoder layers to work on; None for all.
         dtype: of matrix products.
     Raises:
-        UserError: the method does not go with this model.
+        UserError: the method does not go with this model, or ``train.lr_scale`` with what trains.
         RunFailed: the model's logits are not its own, or the method has changed its function.
     """
     method, name = config.method, config.name["method"]
@@ -65,6 +66,7 @@ def prepare_model(
         model = prepare(method, base, layers)
     except ValueError as error:
         raise UserError(f"method={name}: {error}") from error
+    rate_factors(model.named_parameters(), config.train.lr_scale)  # names that nothing has are refused now
     hold_weights(model, dtype)
     updates = UpdateTracker(model.to(device), config.evaluation.ranks)
     parameters = count_parameters(model, n_base)

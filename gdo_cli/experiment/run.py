@@ -17,6 +17,7 @@ from gdo_cli.evaluation.run_data import RunData, changed_splits
 from gdo_cli.experiment.checkpoints import CheckpointManager, trained
 from gdo_cli.experiment.failures import enough_memory, marked
 from gdo_cli.experiment.layers import Choice, choose_layers
+from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.preparation import prepare_model
 from gdo_cli.experiment.processes import init_distributed, local_rank_zero_first, lock_on_rank_zero
 from gdo_cli.experiment.reading import build_evaluator, read_run_data, require_same_rows
@@ -39,7 +40,7 @@ from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.runs.run_record import RunRecord
 from gdo_cli.support.console import note, warn
-from gdo_cli.support.errors import RunFailed
+from gdo_cli.support.errors import RunFailed, UserError
 from gdo_cli.support.identity import identity
 from gdo_cli.support.progress import Reporter
 from gdo_cli.support.provenance import code_sha256, code_state, versions
@@ -72,6 +73,8 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         on_rank_zero(folder.tidy)
         return finished
     check_method(config)
+    if config.train.lr_scale and (reason := why_not(config)):
+        raise UserError(reason)
     with lock_on_rank_zero(folder), stoppable() as stop:
         if not force and (finished := on_rank_zero(folder.load)) is not None:
             return finished  # another process finished it while this one waited
@@ -267,6 +270,8 @@ class _Run:
             raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
         self.reporter.evaluation(step, evaluation.metrics)
         self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
+        if step:
+            self.folder.log({"kind": "moved", "step": step, "kinds": self.updates.by_kind()})
         for row in self.updates.ranks() if step else ():
             self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)

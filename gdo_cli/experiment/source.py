@@ -1,4 +1,5 @@
-"""Whether a run's method goes with the rest of it, and with the run whose weights it takes."""
+"""Whether a run's method goes with the rest of it and with the run whose weights it takes, and its optimizer
+with the machine."""
 
 from __future__ import annotations
 
@@ -6,22 +7,26 @@ import shlex
 
 from gdo_cli.config.recorded import build_method
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.lm.device import pick_device
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity
+from gdo_cli.training.optimizers import check_optimizer
 
 
 def check_method(config: RunConfig) -> None:
-    """Refuse a run that its method cannot be part of, before anything is loaded.
+    """Refuse a run that its method or its optimizer cannot do, before anything is loaded.
 
     Raises:
         UserError: with the reason.
     """
     method = config.method
     method.check(config.task, config.train)
+    if method.trains:
+        check_optimizer(config.train.optimizer, pick_device())
     source = find_source(config)
     if isinstance(method, OfRun) and source is not None:
         _check_source(method, source, config)

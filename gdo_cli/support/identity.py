@@ -35,4 +35,6 @@ def identity_name(kind: type) -> str:
 
 def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
     counts = field.metadata.get("identity", True)
-    return bool(counts) if counts != "if set" else value != field.default
+    made = field.default_factory
+    default = field.default if made is dataclasses.MISSING else made()
+    return bool(counts) if counts != "if set" else bool(value != default)

@@ -71,11 +71,12 @@ class Estimator:
     def plan(self, config: RunConfig) -> Plan | None:
         """Return the plan of the method, or None where the shape of the model is not known."""
         method = config.method if config.method.trains else Frozen()
-        key = f"{config.name['model']} {config.model} {method} {config.train.batch_size}"
+        batch, optimizer = config.train.batch_size, config.train.optimizer
+        key = f"{config.name['model']} {config.model} {method} {batch} {optimizer}"
         if key not in self.plans:
             try:
                 make = architecture(config.name["model"], config.model)
-                self.plans[key] = plan(key, method, make, config.train.batch_size, LENGTH)
+                self.plans[key] = plan(key, method, make, batch, LENGTH, optimizer)
             except (UserError, ValueError, RuntimeError):
                 self.plans[key] = None
         return self.plans[key]
