@@ -212,9 +212,9 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
         )
     console.print(table)
     console.print(
-        f"{base:,} parameters in the base. Weights, gradients with what {optimizer} keeps, and activations of "
-        f"one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. "
-        "What a penalty needs (l2_sp, kl_to_base, replay) is not counted.",
+        f"{base:,} parameters in the base. Weights, gradients with what {optimizer} keeps, and activations "
+        f"of one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in "
+        "bf16. What a penalty needs (l2_sp, kl_to_base, replay) is not counted.",
         style="dim",
     )
     for name, reason in refused.items():

@@ -211,7 +211,9 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path | None) ->
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is not in struct|not in)", text):
         key = match[1] or match[2]
         parent, _, last = key.rpartition(".")
-        return f"{key}: no such key; {suggest(last, _keys(parent, overrides))}"
+        if keys := _keys(parent, overrides):
+            return f"{key}: no such key; {suggest(last, keys)}"
+        return f"{key}: no such key; {parent} is one value, e.g. {parent}=null or {parent}='{{{last}: 1}}'"
     culprit = next((o for o in overrides if o.split("=", 1)[0].lstrip("+~") in text), None)
     return (
         f"{culprit}: {first_line(error)}"

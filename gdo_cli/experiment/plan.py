@@ -101,13 +101,13 @@ def plan(
     parameters = text_parameters(model).values()
     trained = [p for p in parameters if p.requires_grad]
     training = sum(4 * p.numel() + state_bytes(p, optimizer) for p in trained)
-    activations, flops = _one_step(model, batch, length) if trained else (0, 0)
     weights = sum(p.numel() * p.element_size() for p in parameters)
+    weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
+    activations, flops = _one_step(model, batch, length) if trained else (0, 0)
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
-    weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
-    counts = count_parameters(model, n_base)
-    return Plan(label, counts, optimizer, weights, training, activations, flops)
+    counted = count_parameters(model, n_base)
+    return Plan(label, counted, optimizer, weights, training, activations, flops)
 
 
 def counts(config: RunConfig) -> Parameters:

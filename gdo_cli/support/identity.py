@@ -35,6 +35,4 @@ def identity_name(kind: type) -> str:
 
 def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
     counts = field.metadata.get("identity", True)
-    made = field.default_factory
-    default = field.default if made is dataclasses.MISSING else made()
-    return bool(counts) if counts != "if set" else bool(value != default)
+    return bool(counts) if counts != "if set" else value != field.default

@@ -45,7 +45,7 @@ class TrainConfig:
     identity_name: ClassVar[str] = "gdo_cli.schema.TrainConfig"
     optimizer: str = field(default="adam", metadata=IF_SET)
     lr: float = 2e-5
-    lr_scale: dict[str, float] = field(default_factory=dict, metadata=IF_SET)
+    lr_scale: dict[str, float] | None = field(default=None, metadata=IF_SET)
     lr_scheduler: str = "constant_with_warmup"
     warmup_steps: int = 0
     steps: int | None = 300
@@ -87,7 +87,8 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"train.{name}={value}: must be from 0 up to, not including, 1")
-        for name, factor in self.lr_scale.items():
+        require(self.lr_scale != {}, "train.lr_scale={}: names nothing; give names with factors, or null")
+        for name, factor in (self.lr_scale or {}).items():
             require(0 < factor < math.inf, f"train.lr_scale.{name}={factor}: must be positive and finite")
         self._check_optimizer()
         if self.steps is not None:
@@ -108,10 +109,10 @@ class TrainConfig:
 
     def _check_rate(self, steps: int) -> None:
         """Refuse a rate of Adafactor's that torch would not take: it takes 1/√step where that is less."""
-        fastest = self.lr * max([1.0, *self.lr_scale.values()])
+        fastest = self.lr * max([1.0, *(self.lr_scale or {}).values()])
         if self.optimizer == "adafactor" and fastest * math.sqrt(steps) > 1:
             raise UserError(
-                f"train.lr={self.lr}: train.optimizer=adafactor takes it as a share of each parameter's size; "
+                f"train.lr={self.lr}: train.optimizer=adafactor takes a share of each parameter's size; "
                 f"in {steps} steps at most {1 / math.sqrt(steps):.2g}, train.lr_scale included (usual: 1e-3)"
             )
 

@@ -70,8 +70,8 @@ class UpdateTracker:
         """Return how far the parameters of each kind have moved since the start, all layers together.
 
         Returns:
-            By kind (``embedding``, ``norm``, ``q_proj``, ``gate_proj``, …): ``norm``, Frobenius, and ``relative``
-            to that of the same parameters at the start, None where that is zero.
+            By kind (``embedding``, ``norm``, ``q_proj``, ``gate_proj``, …): ``norm``, Frobenius, and
+            ``relative`` to that of the same parameters at the start, None where that is zero.
         """
         moved: dict[str, float] = defaultdict(float)
         size: dict[str, float] = defaultdict(float)
@@ -114,7 +114,7 @@ class UpdateTracker:
 
 
 def _narrow_copy(parameter: Tensor) -> Tensor:
-    """A copy, in bf16 where that loses nothing: such are the weights of most checkpoints, and halves of them."""
+    """A copy, in bf16 where that loses nothing, as of most checkpoints' weights and their halves."""
     narrow = parameter.to(torch.bfloat16)
     if parameter.is_meta or torch.equal(narrow.to(parameter.dtype), parameter):
         return narrow.clone() if narrow is parameter else narrow
