@@ -92,6 +92,10 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
             for key in ("loss", "grad_norm", "penalty"):
                 assert one.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=LOSS), (one["step"], key)
             assert (one["step"], one["tokens"], one["lr"]) == (other["step"], other["tokens"], other["lr"])
+        if one["kind"] == "moved":
+            assert one["kinds"].keys() == other["kinds"].keys()
+            for kind, moved in one["kinds"].items():
+                assert moved["norm"] == pytest.approx(other["kinds"][kind]["norm"], rel=1e-3)
     for key in ("task/loss", "kl/prompt"):
         assert found.final[key] == pytest.approx(expected.final[key], abs=1e-4)
     for one, other in zip(found.record.updates, expected.record.updates, strict=True):
