@@ -25,6 +25,8 @@ LOSS, WEIGHTS = 2e-5, 1e-5  # relative, absolute: fp32 sums in another order, th
 # An update of Adam's is the gradient's sign where the gradient is mere rounding, unless epsilon is above it.
 STEPS = ("train.adam_epsilon=1e-4", "train.lr=1e-3")
 SHARD = "train.shard=true"
+NOT_ADAM = ("train.adam_epsilon=1e-8",)  # nor is it asked for: what others have no use for is refused
+SCALED = ("train.lr_scale={gate_proj: 0.5, down_proj: 2}",)
 ACCUMULATING = ("train.gradient_accumulation_steps=3", "train.max_grad_norm=0.1", "train.batch_size=5")
 
 SHORT = {
@@ -48,6 +50,11 @@ LONG = {
     "ddp_lora": ["method=lora"],
     "fsdp_lora": ["method=lora", SHARD],
     "fsdp_attention": ["method=attention_grow", SHARD],
+    "ddp_adafactor": ["method=sft", "train.optimizer=adafactor", *NOT_ADAM],
+    "ddp_sgd": ["method=sft", "train.optimizer=sgd", *NOT_ADAM],
+    "fsdp_sgd": ["method=sft", "train.optimizer=sgd", *NOT_ADAM, SHARD],
+    "ddp_scaled": ["method=sft", *SCALED],
+    "fsdp_scaled": ["method=sft", *SCALED, SHARD],
     "fsdp_pilot": ["method=g_freeze", "layers=2", SHARD],
 }
 
@@ -85,6 +92,10 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
             for key in ("loss", "grad_norm", "penalty"):
                 assert one.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=LOSS), (one["step"], key)
             assert (one["step"], one["tokens"], one["lr"]) == (other["step"], other["tokens"], other["lr"])
+        if one["kind"] == "moved":
+            assert one["kinds"].keys() == other["kinds"].keys()
+            for kind, moved in one["kinds"].items():
+                assert moved["norm"] == pytest.approx(other["kinds"][kind]["norm"], rel=1e-3)
     for key in ("task/loss", "kl/prompt"):
         assert found.final[key] == pytest.approx(expected.final[key], abs=1e-4)
     for one, other in zip(found.record.updates, expected.record.updates, strict=True):

@@ -52,7 +52,7 @@ def test_memory_is_what_the_weights_and_adam_take() -> None:
     trained = item.counts.trainable
     assert item.training == 12 * trained  # gradient and two moments, fp32
     norms = 18 * (4 * 640 + 2 * 256) + 640
-    start = 4 * trained  # all of it matrices of layers
+    start = 2 * trained  # as it was before it trained, in bf16
     assert item.weights == 4 * (trained + norms) + 2 * (268_098_176 - norms) + start
 
 

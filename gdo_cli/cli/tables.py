@@ -199,7 +199,9 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
     """What every method costs; memory in GiB, time on this machine's CPU."""
     from gdo_cli.experiment.plan import EFFICIENCY
 
-    columns = ["method", "added", "trained", "%", "weights", "+Adam", "+activ.", "GiB", "TFLOP", "s/step"]
+    optimizer = plans[0].optimizer
+    memories = ["weights", f"+{optimizer}", "+activ.", "GiB"]
+    columns = ["method", "added", "trained", "%", *memories, "TFLOP", "s/step"]
     rows = []
     for item in plans:
         parts = (item.weights, item.training, item.activations)
@@ -209,9 +211,9 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
         rows.append([item.method, *millions, f"{100 * item.counts.trainable_share:.1f}", *memory, *time])
     print_table(columns, rows)
     print_remark(
-        f"{plans[0].counts.base:,} parameters in the base. Weights, gradients with Adam, and activations of "
-        f"one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's {rate / 1e12:.2f} TFLOP/s in bf16. "
-        "What a penalty needs (l2_sp, kl_to_base, replay) is not counted."
+        f"{plans[0].counts.base:,} parameters in the base. Weights, gradients with what {optimizer} keeps, "
+        f"and activations of one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's "
+        f"{rate / 1e12:.2f} TFLOP/s in bf16. What a penalty needs (l2_sp, kl_to_base, replay) is not counted."
     )
     for name, reason in refused.items():
         print_remark(f"{name}: {reason}")

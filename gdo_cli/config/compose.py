@@ -195,7 +195,11 @@ class Composer:
         if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
             key = match[1] or match[2]
             parent, _, last = key.rpartition(".")
-            return f"{key}: no such key; {suggest(last, self._keys(parent, words))}"
+            if keys := self._keys(parent, words):
+                return f"{key}: no such key; {suggest(last, keys)}"
+            return (
+                f"{key}: no such key; {parent} is one value, e.g. {parent}=null or {parent}='{{{last}: 1}}'"
+            )
         culprit = next((word for word in words if word.split("=", 1)[0].lstrip("+~") in text), None)
         return f"{culprit}: {line}" if culprit and culprit not in line else line
 

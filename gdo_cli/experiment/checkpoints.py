@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class CheckpointManager:
         if self.found is None:
             return 0
         found, self.found = self.found, None
-        parameters = optimizer.param_groups[0]["params"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Cloned, for the file is only mapped, and would fill the disk beside its successor.
         optimizer.load_state_dict(_each(found.optimizer, lambda i, t: shard_like(t.clone(), parameters[i])))
         scheduler.load_state_dict(found.scheduler)
@@ -167,8 +168,7 @@ class CheckpointManager:
         self.cost = self.written - began
 
     def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        moments = [moment for of_one in optimizer["state"].values() for moment in of_one.values()]
-        size = sum(tensor.nbytes for tensor in (*tensors.values(), *moments))
+        size = sum(tensor.nbytes for tensor in (*tensors.values(), *_tensors_in(optimizer["state"])))
         try:
             if (free := shutil.disk_usage(self.file.parent).free) < 1.01 * size:
                 raise OSError(f"{size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB free")
@@ -182,7 +182,7 @@ class CheckpointManager:
 
 def _each(optimizer: dict[str, Any], change: Callable[[int, Tensor], Tensor]) -> dict[str, Any]:
     """The state of an optimizer with every tensor of it changed, given the index of its parameter."""
-    state = {i: {k: change(i, tensor) for k, tensor in of.items()} for i, of in optimizer["state"].items()}
+    state = {i: _each_tensor(of_one, partial(change, i)) for i, of_one in optimizer["state"].items()}
     return optimizer | {"state": state}
 
 
@@ -190,6 +190,19 @@ def _whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor on rank zero, nothing on the others; to be called by every process."""
     complete = full_tensor(tensor.detach())
     return complete.cpu() if is_rank_zero() else torch.empty(0)
+
+
+def _each_tensor(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return an optimizer's state with every tensor changed: dictionaries of tensors and plain types."""
+    if isinstance(state, dict):
+        return {key: _each_tensor(value, change) for key, value in state.items()}
+    return change(state) if isinstance(state, Tensor) else state
+
+
+def _tensors_in(state: Any) -> list[Tensor]:
+    if isinstance(state, dict):
+        return [tensor for value in state.values() for tensor in _tensors_in(value)]
+    return [state] if isinstance(state, Tensor) else []
 
 
 def _random_states() -> dict[str, Any]:

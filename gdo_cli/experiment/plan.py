@@ -30,6 +30,7 @@ from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.models.loading import ARCHITECTURES
 from gdo_cli.runs.record import Parameters
 from gdo_cli.support.errors import UserError
+from gdo_cli.training.optimizers import rate_factors, state_bytes
 from gdo_cli.training.updates import UpdateTracker
 
 # Share of the measured matrix rate that a training step reaches; the rest is memory traffic.
@@ -42,9 +43,10 @@ class Plan:
 
     Attributes:
         counts: as :func:`gdo_cli.methods.parameters.count_parameters`.
-        weights: what is held in fp32 and bf16, with the layers' trained matrices as they were at the start
-            (a run says how far they moved).
-        training: gradients and Adam's two moments, fp32, of what trains.
+        weights: what is held in fp32 and bf16, with what trains as it was at the start, in bf16 (a run says
+            how far it moved).
+        optimizer: by the name of ``train.optimizer``.
+        training: gradients in fp32 and what the optimizer keeps, of what trains.
         activations: tensors kept for the backward pass of one step, vocabulary logits included.
         flops: floating-point operations of one step, forward and backward.
 
@@ -53,6 +55,7 @@ class Plan:
 
     method: str
     counts: Parameters
+    optimizer: str
     weights: int
     training: int
     activations: int
@@ -68,14 +71,16 @@ def plan(config: RunConfig, length: int) -> Plan:
     """
     model, n_base = _prepared(config)
     hold_weights(model, torch.bfloat16)
-    counted = count_parameters(model, n_base)
-    trained = counted.trainable
+    trained = [p for p in text_parameters(model).values() if p.requires_grad]
+    training = sum(4 * p.numel() + state_bytes(p, config.train.optimizer) for p in trained)
     weights = sum(p.numel() * p.element_size() for p in text_parameters(model).values())
     head = model.get_output_embeddings().weight
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
     activations, flops = _one_step(model, config.train.batch_size, length) if trained else (0, 0)
-    return Plan(config.name["method"], counted, weights, 3 * 4 * trained, activations, flops)
+    counted = count_parameters(model, n_base)
+    optimizer = config.train.optimizer
+    return Plan(config.name["method"], counted, optimizer, weights, training, activations, flops)
 
 
 def counts(config: RunConfig) -> Parameters:
@@ -84,14 +89,20 @@ def counts(config: RunConfig) -> Parameters:
 
 
 def why_not(config: RunConfig) -> str | None:
-    """Return why the method cannot be applied to the model, as far as the model's shape tells."""
+    """Return why the method cannot be applied to the model, or ``train.lr_scale`` to what it trains, as far
+    as the model's shape tells."""
+    if not config.method.trains:
+        return None  # nothing is added; what there is to be checked needs weights
     try:
-        if config.method.trains:  # else nothing is added; what there is to be checked needs weights
-            _prepared(config)
+        model, _ = _prepared(config)
     except ValueError as error:
         return f"method={config.name['method']}: {error}"
     except (UserError, RuntimeError):  # the shape is not known, or says too little
-        pass
+        return None
+    try:
+        rate_factors(model.named_parameters(), config.train.lr_scale)
+    except UserError as error:
+        return str(error)
     return None
 
 

@@ -17,6 +17,7 @@ from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.runs.record import Parameters
 from gdo_cli.support.console import note
 from gdo_cli.support.errors import RunFailed, UserError, first_line
+from gdo_cli.training.optimizers import rate_factors
 from gdo_cli.training.updates import UpdateTracker
 
 # Growth by k = 2 is exact. Other factors round: 1/k is no binary fraction, and a relative error of
@@ -41,7 +42,7 @@ def prepare_model(
     Returns:
         The model that trains, what follows its matrices, and how many parameters the method added.
     Raises:
-        UserError: the method does not go with this model.
+        UserError: the method does not go with this model, or ``train.lr_scale`` with what trains.
         RunFailed: the model's logits are not its own, or the method has changed its function.
     """
     config, base, dtype = opened.config, opened.loaded.model, opened.dtype
@@ -55,6 +56,7 @@ def prepare_model(
         model = prepare(config.method, base, layers)
     except ValueError as error:
         raise UserError(f"method={config.name['method']}: {error}") from error
+    rate_factors(model.named_parameters(), config.train.lr_scale)  # names that nothing has are refused now
     hold_weights(model, dtype)
     updates = UpdateTracker(model.to(opened.device), config.evaluation.ranks)
     lm = AnswerLM(model, dtype)

@@ -17,6 +17,7 @@ from gdo_cli.evaluation.run_data import changed_splits
 from gdo_cli.experiment import attempt
 from gdo_cli.experiment.checkpoints import CheckpointManager
 from gdo_cli.experiment.layers import choose_layers
+from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.preparation import prepare_model
 from gdo_cli.experiment.reopen import Opened, require_same_rows
 from gdo_cli.experiment.tracking import Mirror
@@ -28,7 +29,7 @@ from gdo_cli.methods.parameters import describe_parameters
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import ChosenLayers, RunRecord, RunResult
 from gdo_cli.support.console import Reporter, note, warn
-from gdo_cli.support.errors import RunFailed
+from gdo_cli.support.errors import RunFailed, UserError
 from gdo_cli.support.identity import identity
 from gdo_cli.support.provenance import code_sha256
 from gdo_cli.support.signals import Stop, Stopped, stoppable
@@ -60,6 +61,8 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         on_rank_zero(folder.tidy)
         return finished
     source = check_method(config)
+    if config.train.lr_scale and (reason := why_not(config)):
+        raise UserError(reason)
     with attempt.lock_on_rank_zero(folder), stoppable() as stop:
         if not force and (finished := on_rank_zero(folder.load)) is not None:
             return finished  # another process finished it while this one waited
@@ -222,6 +225,8 @@ class _Run:
             raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
         self.reporter.evaluation(step, evaluation.metrics)
         self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
+        if step:
+            self.folder.log({"kind": "moved", "step": step, "kinds": self.updates.by_kind()})
         for row in self.updates.ranks() if step else ():
             self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)

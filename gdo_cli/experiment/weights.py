@@ -10,7 +10,7 @@ import torch
 
 from gdo_cli.config.build import build_part
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.lm.device import hold_weights
+from gdo_cli.lm.device import hold_weights, pick_device
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
@@ -18,6 +18,7 @@ from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import files_sha256
 from gdo_cli.support.identity import identity
+from gdo_cli.training.optimizers import check_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ ADAPTER = "adapter_model.safetensors"  # PEFT's name
 
 
 def check_method(config: RunConfig) -> RunResult | None:
-    """Refuse a run that its method cannot be part of, before anything is loaded.
+    """Refuse a run that its method or its optimizer cannot do, before anything is loaded.
 
     Returns:
         The finished run that the method takes its weights from; None where it takes none.
@@ -36,6 +37,8 @@ def check_method(config: RunConfig) -> RunResult | None:
     """
     method, name = config.method, config.name["model"]
     method.check(config.task, config.train)
+    if method.trains:
+        check_optimizer(config.train.optimizer, pick_device())
     if not isinstance(method, OfRun):
         return None
     source = find_run(method.run, method.results_dir)

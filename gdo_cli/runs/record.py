@@ -180,6 +180,12 @@ class RunResult:
         """Evaluations during training, step 0 first."""
         return [line for line in self.metrics if line["kind"] == "evaluation"]
 
+    @cached_property
+    def moved(self) -> list[dict[str, Any]]:
+        """How far parameters had moved at each evaluation after the start: ``step``, and ``kinds`` as
+        :meth:`gdo_cli.training.updates.UpdateTracker.by_kind` has them. Older runs have none."""
+        return [line for line in self.metrics if line["kind"] == "moved"]
+
     @property
     def validation_score(self) -> float:
         """What settings are chosen by, the higher the better: the task's score on validation items (minus it,

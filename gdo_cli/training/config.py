@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gdo_cli.support.errors import UserError, require, require_one_of
-from gdo_cli.support.identity import NOT_IDENTITY
+from gdo_cli.support.identity import IF_SET, NOT_IDENTITY
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,16 @@ class TrainConfig:
     """The optimisation. The paper: Adam at a constant 1e-3; batch size and schedule unstated.
 
     Attributes:
-        lr: learning rate after warm-up.
-        lr_scheduler: a name known to ``transformers.get_scheduler``.
+        optimizer: ``adam``, ``adafactor``, ``sgd`` or ``adam8bit`` (:mod:`gdo_cli.training.optimizers`).
+        lr: learning rate after warm-up; Adafactor's is a share of each parameter's own size.
+        lr_scale: factors on the rate, by the names of modules; a name stands for every module that it is
+            the end of, as in PEFT's ``target_modules``, and for all parameters in it.
+        lr_scheduler: a name known to ``transformers.get_scheduler``; ``linear`` falls to zero.
         steps: number of optimizer steps; or give ``epochs``.
         batch_size: examples in one forward pass, over all processes together; an optimizer step sees
             ``batch_size · gradient_accumulation_steps`` of them.
         max_grad_norm: global-norm clipping threshold; None for none.
+        weight_decay: decoupled; a step takes the rate times this off each weight.
         loss_on: ``answer`` (answer and end of sequence only) or ``sequence`` (prompt too).
         max_length: longest example in tokens; longer ones are left out and counted, never cut.
         precision: ``bf16`` computes in bf16 on fp32 masters; ``auto`` does where the machine can.
@@ -34,11 +39,13 @@ class TrainConfig:
             for none; None for one a minute, or less often where it would cost more than a twentieth of
             the time.
         shard: where several processes work on the run, keep its weights, gradients and Adam's moments in
-            pieces over them (FSDP2) instead of a copy in each (DDP).
+            pieces over them (FSDP2) instead of a copy in each (DDP); for Adam and SGD.
     """
 
     identity_name: ClassVar[str] = "gdo_cli.schema.TrainConfig"
+    optimizer: str = field(default="adam", metadata=IF_SET)
     lr: float = 2e-5
+    lr_scale: dict[str, float] | None = field(default=None, metadata=IF_SET)
     lr_scheduler: str = "constant_with_warmup"
     warmup_steps: int = 0
     steps: int | None = 300
@@ -66,6 +73,7 @@ class TrainConfig:
         require_one_of("train.precision", self.precision, ("auto", "bf16", "fp32"))
         require_one_of("train.compile", self.compile, ("auto", "always", "never"))
         require_one_of("train.lr_scheduler", self.lr_scheduler, SCHEDULERS)
+        require_one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         require(0 < self.lr < math.inf, f"train.lr={self.lr}: must be positive and finite")
         if (self.steps is None) == (self.epochs is None):
             raise UserError("give train.steps or train.epochs: one, and the other as null")
@@ -79,16 +87,52 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"train.{name}={value}: must be from 0 up to, not including, 1")
+        require(self.lr_scale != {}, "train.lr_scale={}: names nothing; give names with factors, or null")
+        for name, factor in (self.lr_scale or {}).items():
+            require(0 < factor < math.inf, f"train.lr_scale.{name}={factor}: must be positive and finite")
+        self._check_optimizer()
+        if self.steps is not None:
+            self._check_rate(self.steps)
+
+    def _check_optimizer(self) -> None:
+        """Refuse what the optimizer has no use for, or cannot do."""
+        chosen = f"train.optimizer={self.optimizer}"
+        if not self.optimizer.startswith("adam"):
+            for f in (f for f in dataclasses.fields(self) if f.name.startswith("adam_")):
+                value = getattr(self, f.name)
+                require(value == f.default, f"train.{f.name}={value}: {chosen} has none; leave it out")
+        if self.shard and self.optimizer not in SHARDED:
+            raise UserError(
+                f"train.shard=true: {chosen} needs its matrices whole; leave it out (every process then has "
+                f"a copy), or choose train.optimizer={' or '.join(SHARDED)}"
+            )
+
+    def _check_rate(self, steps: int) -> None:
+        """Refuse a rate of Adafactor's that torch would not take: it takes 1/√step where that is less."""
+        fastest = self.lr * max([1.0, *(self.lr_scale or {}).values()])
+        if self.optimizer == "adafactor" and fastest * math.sqrt(steps) > 1:
+            raise UserError(
+                f"train.lr={self.lr}: train.optimizer=adafactor takes a share of each parameter's size; "
+                f"in {steps} steps at most {1 / math.sqrt(steps):.2g}, train.lr_scale included (usual: 1e-3)"
+            )
 
     def total_steps(self, n_examples: int) -> int:
-        """Return optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples."""
+        """Return optimizer steps, from ``steps`` or from ``epochs`` over the given number of examples.
+
+        Raises:
+            UserError: the rate is too high for so many steps.
+        """
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
         per_epoch = n_examples / (self.batch_size * self.gradient_accumulation_steps)
-        return max(1, round(self.epochs * per_epoch))
+        steps = max(1, round(self.epochs * per_epoch))
+        self._check_rate(steps)
+        return steps
 
 
+OPTIMIZERS = ("adam", "adafactor", "sgd", "adam8bit")
+SHARDED = ("adam", "sgd")  # those that step on pieces of a matrix as on the whole
 SCHEDULERS = (
     "constant",
     "constant_with_warmup",

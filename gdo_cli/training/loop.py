@@ -27,13 +27,15 @@ from gdo_cli.training.distributed import (
     world_size,
     wrap_for_training,
 )
+from gdo_cli.training.optimizers import build_optimizer
 from gdo_cli.training.penalties import Penalty
 
 
 @dataclass(frozen=True)
 class Step:
     """One optimizer step, numbered from 1. ``loss`` is the mean over its target tokens, in nats;
-    ``penalty`` what the method added to it; ``grad_norm`` the global gradient norm before clipping."""
+    ``penalty`` what the method added to it; ``lr`` the rate where ``train.lr_scale`` changes nothing;
+    ``grad_norm`` the global gradient norm before clipping."""
 
     step: int
     loss: float
@@ -64,18 +66,12 @@ def train(
         attach: takes the optimizer and its schedule, and says how many steps they have done already.
         watch: called when the gradients of a step are complete.
     Raises:
+        UserError: ``train.lr_scale`` names nothing that trains.
         RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
     """
     learner = wrap_for_training(_Learner(lm, penalty), lm, config.shard)
     parameters = [p for p in lm.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(lm.named_parameters(), config)
     last = config.total_steps(len(examples))
     scheduler = get_scheduler(config.lr_scheduler, optimizer, config.warmup_steps, last)
     done = attach(optimizer, scheduler) if attach else 0
@@ -96,7 +92,7 @@ def train(
                 watch()
             if config.max_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
-            rate = scheduler.get_last_lr()[0]
+            rate = scheduler.get_last_lr()[0] / optimizer.param_groups[0]["factor"]
             optimizer.step()
             lm.weights_changed()
             scheduler.step()

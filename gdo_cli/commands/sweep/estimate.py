@@ -65,7 +65,8 @@ class Estimator:
     def plan(self, config: RunConfig) -> Plan | None:
         """Return the plan of the method, or None where the shape of the model is not known."""
         method = config.method if config.method.trains else Frozen()
-        key = f"{config.name['model']} {config.model} {method} {config.train.batch_size}"
+        batch, optimizer = config.train.batch_size, config.train.optimizer
+        key = f"{config.name['model']} {config.model} {method} {batch} {optimizer}"
         if key not in self.plans:
             try:
                 self.plans[key] = plan(replace(config, method=method), LENGTH)

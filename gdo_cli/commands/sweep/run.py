@@ -103,9 +103,9 @@ def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -
 def _checked(sweep: Sweep) -> Sweep:
     """The sweep without the points that cannot be run."""
     points, impossible = [], list(sweep.impossible)
-    refused: dict[tuple[ModelSource, str], str | None] = {}  # of each method on each model
+    refused: dict[tuple[ModelSource, str], str | None] = {}  # of each method, and its rates, on each model
     for words, config in sweep.points:
-        pair = (config.model, str(config.method))
+        pair = (config.model, f"{config.method} {config.train.lr_scale}")
         try:
             if RunFolder(config.path).load() is None:
                 require_source(config.data)
