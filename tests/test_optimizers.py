@@ -220,7 +220,7 @@ def test_the_rate_on_record_is_the_one_without_factors(tiny_run: RunFactory) -> 
 def test_a_factor_that_means_nothing_is_refused_before_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch, method: str, scale: str, message: str
 ) -> None:
-    monkeypatch.setattr(experiment, "read_run_data", lambda _: pytest.fail("rows were read"))
+    monkeypatch.setattr(experiment, "Opened", lambda _: pytest.fail("rows were read"))
     with pytest.raises(UserError, match=message):
         experiment.run(load_run([*TINY_RUN, f"method={method}", f"train.lr_scale={scale}"]))
 
@@ -322,8 +322,9 @@ def test_the_plan_counts_what_the_optimizer_keeps(optimizer_name: str) -> None:
 def test_a_plan_has_gradients_and_what_the_optimizer_keeps_of_all_that_trains(optimizer_name: str) -> None:
     rate = ["train.lr=1e-3"] if optimizer_name == "adafactor" else []
     config = load_run(["model=gemma3_270m", "method=sft", f"train.optimizer={optimizer_name}", *rate])
+    shape = config.model.shape("gemma3_270m") or {}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.model.shape("gemma3_270m")))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
     needed = [4 * p.numel() + state_bytes(p, optimizer_name) for p in model.parameters()]
     assert plan(config, 8).training == sum(needed)
 
@@ -412,7 +413,7 @@ def test_an_optimizer_that_cannot_run_is_refused_before_anything_is_loaded(
 ) -> None:
     check_optimizer.cache_clear()
     prepare(monkeypatch)
-    monkeypatch.setattr(experiment, "read_run_data", lambda _: pytest.fail("rows were read"))
+    monkeypatch.setattr(experiment, "Opened", lambda _: pytest.fail("rows were read"))
     config = load_run([*TINY_RUN, "train.optimizer=adam8bit"])
     with pytest.raises(UserError, match=message):
         experiment.run(config)
