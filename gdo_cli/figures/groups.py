@@ -25,6 +25,7 @@ TASKS = {
     "mathqa": "MathQA",
     "mathqa_gain": "MathQA (trained on a subset)",
     "mtnt": "French translation (MTNT)",
+    "mtnt_reverse": "French translation (MTNT, reversed pairs)",
     "multi30k": "French translation (Multi30k)",
 }
 
@@ -189,11 +190,18 @@ def sources(runs: Sequence[RunResult]) -> str:
     parts = [
         ", ".join(sorted({_model(run) for run in runs})),
         "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data",
+        *_notes(runs),
         *_rates(runs),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {' and '.join(machines)}",
     ]
     return " · ".join(parts)
+
+
+def _notes(runs: Sequence[RunResult]) -> list[str]:
+    """What has to be known of a task's rows."""
+    noted = {run.name["task"]: run.record.data["note"] for run in runs if "note" in run.record.data}
+    return [f"{task}: {note}" for task, note in sorted(noted.items())]
 
 
 def _rates(runs: Sequence[RunResult]) -> list[str]:
