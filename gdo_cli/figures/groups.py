@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from statistics import mean, variance
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.support.markdown import rate
+from gdo_cli.training.config import TrainConfig
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -59,12 +61,20 @@ def named(key: str, value: Any) -> str:
         return TASKS.get(str(value), str(value))
     if key == "train.lr":
         return f"lr={rate(value)}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} × {factor:g}" for name, factor in value.items())
     return f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def has(run: RunResult, key: str) -> bool:
-    """Return whether there is such a setting to ask a run for: a method has its own only."""
-    return not key.startswith("method.") or key.removeprefix("method.") in run.record.config["method"]
+    """Return whether there is such a setting to ask a run for.
+
+    A method has its own only; of training, records leave out what came later, where it is as it was before.
+    """
+    part, _, name = key.partition(".")
+    if part == "train" and name in {f.name for f in fields(TrainConfig)}:
+        return name in run.record.config["train"]
+    return part != "method" or not name or name in run.record.config["method"]
 
 
 def names_with_seeds(runs: list[RunResult]) -> list[str]:
