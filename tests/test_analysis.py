@@ -21,7 +21,7 @@ from gdo_cli.cli.app import app
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.layers import choose_layers, layer_signal, signal_to_noise
+from gdo_cli.experiment.layers import choose_layers, layer_signal, pilot_config, signal_to_noise
 from gdo_cli.lm.device import hold_weights
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.methods.sft import SFT
@@ -482,6 +482,23 @@ def test_the_layers_are_those_whose_weights_moved_most(piloted: tuple[Path, RunR
     assert record.ranking == order
     assert record.chosen == sorted(order[:2])
     assert {row["layer"] for row in grown.record.updates} == set(order[:2])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.optimizer=adafactor"],
+        ["train.lr_scale={gate_proj: 0.5}"],
+        ["train.optimizer=adafactor", "train.lr_scale={gate_proj: 0.5}", "train.warmup_steps=0"],
+    ],
+)
+def test_the_pilot_is_the_same_whatever_optimizer_or_factors_a_run_has(
+    tiny_run: RunFactory, words: list[str]
+) -> None:
+    pilot = pilot_config(tiny_run("layers=2", *words))
+    assert pilot.id == pilot_config(tiny_run("layers=2")).id
+    assert load_run(pilot.overrides).id == pilot.id
+    assert load_run(pilot.overrides).train == pilot.train
 
 
 def test_a_run_is_shown_with_its_layers_the_furthest_first(piloted: tuple[Path, RunResult]) -> None:

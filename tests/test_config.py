@@ -450,6 +450,23 @@ def test_of_several_grids_the_overrides_choose(
     assert points("experiment=several", *words, config_dir=own) == expected
 
 
+MAPPED = """# @package _global_
+defaults:
+  - override /model: tiny
+sweep:
+  - method: mlp_only
+    train.lr_scale: {gate_proj: 0.5, up_proj: 0.25}
+    seed: "0,1"
+"""
+
+
+@pytest.mark.parametrize("grid", [MAPPED, MAPPED.replace("  - method", "  method").replace("    ", "  ")])
+def test_a_mapping_in_a_sweep_is_one_value(tmp_path: Path, grid: str) -> None:
+    own = write(tmp_path, "experiment/mapped.yaml", grid)
+    found = [(run.train.lr_scale, run.seed) for _, run in load_grid(["experiment=mapped"], own)]
+    assert found == [({"gate_proj": 0.5, "up_proj": 0.25}, seed) for seed in (0, 1)]
+
+
 def test_without_a_sweep_the_grid_is_one_run(small: RunConfig) -> None:
     ((words, run),) = load_grid(SMALL)
     assert (words, run.id) == (SMALL, small.id)

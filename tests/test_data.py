@@ -612,6 +612,10 @@ def test_what_sacrebleu_cannot_fetch_is_named_with_a_mend(
 
 def test_sacrebleu_knows_every_split_of_mtnt() -> None:
     dataset = load_run(["model=tiny", "task=mtnt"]).task.dataset
-    for split in dataset.splits.values():
+    turned = load_run(["model=tiny", "task=mtnt_reverse"]).task.dataset.hub.splits["train"]
+    reverse = [name.removesuffix("_reverse") for name in turned.split("+")]
+    assert reverse == ["valid", "test"]
+    for split in (*dataset.splits.values(), *reverse):
         known = sacrebleu.DATASETS[f"{dataset.hub.path.removeprefix('sacrebleu:')}/{split}"]
+        assert "fr-en" in known.langpairs
         assert "en-fr" in known.langpairs

@@ -51,6 +51,17 @@ def run(
     return found
 
 
+def test_a_setting_of_training_that_came_later_tells_lines_apart_where_it_is_recorded() -> None:
+    before = run("sft")
+    halved = run(
+        "sft", config={"train": {"lr": 1e-3, "optimizer": "adafactor", "lr_scale": {"up_proj": 0.5}}}
+    )
+    keys = ["method", "train.optimizer", "train.lr_scale"]
+    assert [line_of(r, keys) for r in (before, halved)] == ["sft", "sft, optimizer=adafactor, up_proj × 0.5"]
+    with pytest.raises(UserError, match=r"no setting 'train\.optimiser' to tell runs apart by"):
+        line_of(before, ["train.optimiser"])
+
+
 def drawn(drawing: Drawing, folder: Path) -> list[dict[str, Any]]:
     """The points of a figure that can be saved."""
     assert all(file.stat().st_size > 0 for file in save(drawing, folder / "figure"))

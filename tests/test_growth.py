@@ -613,6 +613,18 @@ def test_full_fine_tuning_trains_every_parameter_of_the_real_model() -> None:
     assert counts.trainable_by_module["embedding"] == 167_772_160
 
 
+@pytest.mark.parametrize(
+    ("frozen", "kind", "count"),
+    [({"norms": "frozen"}, "norm", 55_936), ({"embeddings": "frozen"}, "embedding", 167_772_160)],
+)
+def test_a_frozen_kind_of_the_real_model_is_all_that_does_not_train(
+    frozen: dict[str, str], kind: str, count: int
+) -> None:
+    counts = count_parameters(SFT(**frozen).prepare(real_gemma3("270M"), None), TOTALS["270M"])
+    assert counts.trainable == TOTALS["270M"] - count
+    assert kind not in counts.trainable_by_module
+
+
 def test_the_vision_tower_is_not_counted() -> None:
     wrapped, plain = tiny_model("gemma3_multimodal"), tiny_model("gemma3")
     counted = [sum(p.numel() for p in text_parameters(model).values()) for model in (wrapped, plain)]

@@ -197,6 +197,17 @@ def test_settings_are_chosen_by_the_last_three_evaluations_of_the_training(
     assert run.validation_score == sign * expected
 
 
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", 0.5), ("linear", 1.0), ("cosine", 1.0)])
+def test_where_the_rate_decays_to_zero_the_last_evaluation_chooses(
+    folder: RunFolder, config: RunConfig, schedule: str, expected: float
+) -> None:
+    for step, score in enumerate([0.0, 0.25, 0.25, 1.0]):
+        folder.log({"kind": "evaluation", "step": step, "task/exact_match": score})
+    settings = {"config": {"train": {"lr_scheduler": schedule}}}
+    run = folder.seal(recorded(record(config) | settings | {"final": {"task/exact_match": 7.0}}))
+    assert run.validation_score == expected
+
+
 def test_a_result_without_evaluations_says_so(folder: RunFolder, config: RunConfig) -> None:
     run = folder.seal(recorded(record(config)))
     with pytest.raises(UserError, match=r"metrics.jsonl: holds no evaluation; run it again: gdo"):

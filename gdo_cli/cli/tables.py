@@ -117,7 +117,8 @@ def print_run(run: RunResult) -> None:
     facts = {
         "run": f"{run.title}  ({run.path})",
         "model": f"{run.name['model']}  {_pairs(record.weights)}",
-        "data": f"{data['source']}; {data['validation_items']} validation, {data['test_items']} test items",
+        "data": f"{data['source']}; {data['validation_items']} validation, {data['test_items']} test items"
+        + (f"; {data['note']}" if "note" in data else ""),
         "method": f"{run.label}  {_pairs(record.config['method'])}",
         "layers": _pairs(record.to_dict()["layers"]),
         "parameters": f"{parameters.base:,} base, {parameters.added:,} added, "

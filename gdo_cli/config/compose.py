@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options
+from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options, options_with
 from gdo_cli.support.errors import UserError, first_line, suggest
 
 HYDRA = ">=1.3.2,<1.4"  # as in pyproject.toml
@@ -195,11 +195,15 @@ class Composer:
         if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
             key = match[1] or match[2]
             parent, _, last = key.rpartition(".")
-            if keys := self._keys(parent, words):
-                return f"{key}: no such key; {suggest(last, keys)}"
-            return (
-                f"{key}: no such key; {parent} is one value, e.g. {parent}=null or {parent}='{{{last}: 1}}'"
+            known = self._keys(parent, words)
+            if not known:
+                instead = f"{parent}=null or {parent}='{{{last}: 1}}'"
+                return f"{key}: no such key; {parent} is one value, e.g. {instead}"
+            others = (
+                options_with(parent, last, self.config_dir) if parent in GROUPS and last not in known else ()
             )
+            elsewhere = f" with this {parent}; {', '.join(others)} would take it" if others else ""
+            return f"{key}: no such key{elsewhere}; {suggest(last, known)}"
         culprit = next((word for word in words if word.split("=", 1)[0].lstrip("+~") in text), None)
         return f"{culprit}: {line}" if culprit and culprit not in line else line
 

@@ -132,7 +132,8 @@ def _grids(setup: DictConfig, given: list[Override]) -> list[list[str]]:
     for grid in _narrowed(OmegaConf.select(setup, "sweep") or {}, named):
         words = [o.input_line for o in given if key_of(o) not in grid]
         words += [f"{key}={value}" for key, value in grid.items()]
-        words += [f"{k}={_alternatives(v)}" for k, v in params.items() if k not in named and k not in grid]
+        others = {k: v for k, v in params.items() if k not in named and k not in grid}
+        words += [f"{key}={','.join(_alternatives(value))}" for key, value in others.items()]
         grids.append(words)
     return grids
 
@@ -140,10 +141,10 @@ def _grids(setup: DictConfig, given: list[Override]) -> list[list[str]]:
 def _narrowed(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
     """What an experiment sweeps beside the overrides that are named already, as key → alternatives."""
     if not OmegaConf.is_list(experiment):
-        return [{str(k): _alternatives(v) for k, v in experiment.items() if k not in named}]
+        return [{str(k): ",".join(_alternatives(v)) for k, v in experiment.items() if k not in named}]
     narrowed = []
     for grid in experiment:
-        choices = {str(key): _alternatives(value).split(",") for key, value in grid.items()}
+        choices = {str(key): _alternatives(value) for key, value in grid.items()}
         for key in choices.keys() & named.keys():
             choices[key] = [value for value in choices[key] if value in named[key].split(",")]
         if all(choices.values()):
@@ -151,8 +152,11 @@ def _narrowed(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
     return narrowed or [{}]
 
 
-def _alternatives(value: Any) -> str:
-    return ",".join(map(str, value)) if OmegaConf.is_list(value) else str(value)
+def _alternatives(value: Any) -> list[str]:
+    """The words, between commas, that Hydra takes for the values of a key; a mapping is one value."""
+    if OmegaConf.is_dict(value):
+        return ["{" + ",".join(f"{key}:{item}" for key, item in value.items()) + "}"]
+    return list(map(str, value)) if OmegaConf.is_list(value) else str(value).split(",")
 
 
 def _points(words: list[str], composer: Composer, search: bool) -> list[list[str]]:

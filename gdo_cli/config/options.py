@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from gdo_cli.support.files import PACKAGE
 
 GROUPS = ("model", "task", "method", "data", "train", "probe", "experiment")
@@ -30,8 +32,21 @@ def conf_dir() -> Path:
 
 def options(group: str, config_dir: Path | None = None) -> list[str]:
     """Return the options of a config group, the user's own directory included."""
+    return sorted(_files(group, config_dir))
+
+
+def options_with(group: str, key: str, config_dir: Path | None = None) -> list[str]:
+    """Return the options of a group whose own file sets a key."""
+    content = {
+        name: yaml.safe_load(file.read_text("utf-8")) for name, file in _files(group, config_dir).items()
+    }
+    return sorted(name for name, keys in content.items() if key in (keys or {}))
+
+
+def _files(group: str, config_dir: Path | None) -> dict[str, Path]:
+    """Options and their files, the user's own in the place of bundled namesakes."""
     roots = [conf_dir(), *([config_dir] if config_dir else [])]
-    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml") if file.is_file()})
+    return {file.stem: file for root in roots for file in (root / group).glob("*.yaml") if file.is_file()}
 
 
 def quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import NOT_IDENTITY
 
 Row = Mapping[str, Any]
 _PART = re.compile(r"^(?P<split>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
@@ -42,6 +43,7 @@ class Dataset:
         hub: the same on the hub, where the names differ.
         sample: splits of the bundled sample, where they differ.
         path: a JSON Lines file or a folder of them that is read whatever the data source.
+        note: what a reader of its numbers must know; it stands in records and under figures.
     """
 
     identity_name: ClassVar[str] = "gdo_cli.tasks.Dataset"
@@ -50,6 +52,7 @@ class Dataset:
     sample: dict[str, str] = field(default_factory=dict)
     path: str | None = None
     hub: HubDataset = field(default_factory=HubDataset)
+    note: str = field(default="", metadata=NOT_IDENTITY)
 
 
 @dataclass

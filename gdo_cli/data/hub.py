@@ -10,6 +10,8 @@ from typing import Any
 from gdo_cli.data.dataset import Dataset, HubDataset, Row, Split, parse_spec
 from gdo_cli.support.errors import UserError, first_line
 
+_REVERSE = "_reverse"  # behind the name of a split of sacrebleu's, from French to English
+
 
 def load_from_hub(dataset: Dataset, spec: str) -> Split:
     if not dataset.hub.path:
@@ -73,15 +75,19 @@ def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
 
 
 def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
-    """MTNT as sacrebleu distributes it, checksums and all (rows: {"en", "fr"})."""
+    """MTNT as sacrebleu distributes it, checksums and all (rows: {"en", "fr"}).
+
+    ``valid_reverse`` is the split ``valid`` of the other direction, turned round.
+    """
     from sacrebleu.utils import get_reference_files, get_source_file
 
     rows: list[Row] = []
     for name, take in parse_spec(spec):
-        test_set = f"{path}/{name}"
+        test_set = f"{path}/{name.removesuffix(_REVERSE)}"
+        languages = ("fr", "en") if name.endswith(_REVERSE) else ("en", "fr")
         try:
-            source_file = get_source_file(test_set, "en-fr")
-            (target_file,) = get_reference_files(test_set, "en-fr")
+            source_file = get_source_file(test_set, "-".join(languages))
+            (target_file,) = get_reference_files(test_set, "-".join(languages))
             source, target = _lines(source_file), _lines(target_file)
         except (Exception, SystemExit) as error:
             raise UserError(_no_hub(dataset, f"{test_set} through sacrebleu", error)) from error
@@ -89,7 +95,7 @@ def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
             raise UserError(
                 f"{test_set}: {len(source)} source and {len(target)} target lines; fetch it again"
             )
-        rows += [{"en": en, "fr": fr} for en, fr in zip(source, target, strict=True)][take]
+        rows += [dict(zip(languages, texts, strict=True)) for texts in zip(source, target, strict=True)][take]
     where = [f"{path}[{i}]" for i in range(len(rows))]
     return _with_checksum(rows, where, {"source": "sacrebleu", "path": path, "split": spec})
 

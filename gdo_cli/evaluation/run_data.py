@@ -67,6 +67,7 @@ def read_data(
         UserError: missing data, or more unusable rows than allowed.
     """
     provenance: dict[str, Any] = {"source": source_of(task.dataset, source)}
+    provenance |= {"note": task.dataset.note} if task.dataset.note else {}
     examples: dict[str, list[Example]] = {}
     for role in ROLES:
         split = load_split(task.dataset, role, source)

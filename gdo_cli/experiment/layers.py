@@ -72,15 +72,21 @@ def needs_pilot(config: RunConfig) -> bool:
 
 
 def pilot_config(config: RunConfig) -> RunConfig:
-    """Return the SFT run on the same model, task and data, at the model's own rate and for as many steps."""
+    """Return the SFT run on the same model, task and data, for as many steps: Adam at the model's own rate.
+
+    So runs that differ in optimizer or rates alone work on the same layers.
+    """
     lr, warmup_steps = config.model.lr, config.model.warmup_steps
-    dropped = ("method", "layer", "train.lr=", "train.warmup_steps=")
+    dropped = ("method", "layer", "train.lr=", "train.lr_scale", "train.warmup_steps=", "train.optimizer=")
     words = [word for word in config.overrides if not word.startswith(dropped)]
     words += ["method=sft", "layers=all", f"train.lr={lr}", f"train.warmup_steps={warmup_steps}"]
+    words += ["train.optimizer=adam"] if config.train.optimizer != "adam" else []
+    words += ["train.lr_scale=null"] if config.train.lr_scale else []
+    own = {"lr": lr, "warmup_steps": warmup_steps, "optimizer": "adam", "lr_scale": None}
     return replace(
         config,
         method=SFT(),
-        train=replace(config.train, lr=lr, warmup_steps=warmup_steps),
+        train=replace(config.train, **own),
         layers="all",
         layer_rule="pilot",
         name=config.name | {"method": "sft"},

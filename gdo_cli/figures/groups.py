@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from statistics import mean, variance
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.support.markdown import rate
+from gdo_cli.training.config import TrainConfig
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -25,6 +27,7 @@ TASKS = {
     "mathqa": "MathQA",
     "mathqa_gain": "MathQA (trained on a subset)",
     "mtnt": "French translation (MTNT)",
+    "mtnt_reverse": "French translation (MTNT, reversed pairs)",
     "multi30k": "French translation (Multi30k)",
 }
 
@@ -58,12 +61,20 @@ def named(key: str, value: Any) -> str:
         return TASKS.get(str(value), str(value))
     if key == "train.lr":
         return f"lr={rate(value)}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} × {factor:g}" for name, factor in value.items())
     return f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def has(run: RunResult, key: str) -> bool:
-    """Return whether there is such a setting to ask a run for: a method has its own only."""
-    return not key.startswith("method.") or key.removeprefix("method.") in run.record.config["method"]
+    """Return whether there is such a setting to ask a run for.
+
+    A method has its own only; of training, records leave out what came later, where it is as it was before.
+    """
+    part, _, name = key.partition(".")
+    if part == "train" and name in {f.name for f in fields(TrainConfig)}:
+        return name in run.record.config["train"]
+    return part != "method" or not name or name in run.record.config["method"]
 
 
 def names_with_seeds(runs: list[RunResult]) -> list[str]:
@@ -189,11 +200,18 @@ def sources(runs: Sequence[RunResult]) -> str:
     parts = [
         ", ".join(sorted({_model(run) for run in runs})),
         "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data",
+        *_notes(runs),
         *_rates(runs),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {' and '.join(machines)}",
     ]
     return " · ".join(parts)
+
+
+def _notes(runs: Sequence[RunResult]) -> list[str]:
+    """What has to be known of a task's rows."""
+    noted = {run.name["task"]: run.record.data["note"] for run in runs if "note" in run.record.data}
+    return [f"{task}: {note}" for task, note in sorted(noted.items())]
 
 
 def _rates(runs: Sequence[RunResult]) -> list[str]:

@@ -45,6 +45,7 @@ class L2SP(Penalized):
     label: ClassVar[str] = "L2-SP"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.alpha > 0, f"method.alpha={self.alpha}: must be positive; without a penalty it is sft")
 
     def check(self, task: Task, train: TrainConfig) -> None:
@@ -77,6 +78,7 @@ class KLToBase(Penalized):
     label: ClassVar[str] = "KL to base"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta > 0, f"method.beta={self.beta}: must be positive; without a penalty it is sft")
         require_one_of("method.at", self.at, ("prompt", "answer"))
 
@@ -109,6 +111,7 @@ class Replay(Penalized):
     label: ClassVar[str] = "Replay"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("items", "min_characters", "max_tokens", "weight"):
             value = getattr(self, name)
             require(value > 0, f"method.{name}={value}: must be positive")

@@ -21,6 +21,7 @@ from gdo_cli.support.files import write_for_user
 
 WEIGHTS = ("adapter", "trained")
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
+DECAYING = ("linear", "cosine")  # schedules that end at zero
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
 
@@ -189,7 +190,7 @@ class RunResult:
     @property
     def validation_score(self) -> float:
         """What settings are chosen by, the higher the better: the task's score on validation items (minus it,
-        where less is better), mean of the last three evaluations.
+        where less is better), mean of the last three evaluations; where the rate decays to zero, the last.
 
         At a constant rate a single one goes up and down by more than rates differ. The untrained model's
         counts only where nothing was trained.
@@ -201,7 +202,8 @@ class RunResult:
         file = self.path / "metrics.jsonl"
         require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
         sign = 1 if measure_named(self.task_score).higher_is_better else -1
-        return sign * mean(float(line[self.task_score]) for line in trained[-LATE:])
+        decays = self.record.config.get("train", {}).get("lr_scheduler") in DECAYING
+        return sign * mean(float(line[self.task_score]) for line in trained[-(1 if decays else LATE) :])
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
