@@ -13,12 +13,14 @@ from gdo_cli.runs.record import RunResult
 SCORE, ERROR = "task/exact_match", "task/exact_match_se"
 
 
-def at(lr: float, seed: int, score: float, error: float = 0.0, **more: object) -> RunResult:
+def at(
+    lr: float, seed: int, score: float, error: float = 0.0, layers: object = "all", **more: str
+) -> RunResult:
     """A decayed run with this score at its end, and a better one before."""
     lines = [
         {"kind": "evaluation", "step": step, SCORE: s, ERROR: error} for step, s in ((1, 0.99), (2, score))
     ]
-    config = {"train": {"lr": lr, "lr_scheduler": "linear"}, "layers": more.pop("layers", "all")}
+    config = {"train": {"lr": lr, "lr_scheduler": "linear"}, "layers": layers}
     return run("sft", lines, seed=seed, config=config, **more)
 
 

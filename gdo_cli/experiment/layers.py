@@ -82,11 +82,10 @@ def pilot_config(config: RunConfig) -> RunConfig:
     words += ["method=sft", "layers=all", f"train.lr={lr}", f"train.warmup_steps={warmup_steps}"]
     words += ["train.optimizer=adam"] if config.train.optimizer != "adam" else []
     words += ["train.lr_scale=null"] if config.train.lr_scale else []
-    own = {"lr": lr, "warmup_steps": warmup_steps, "optimizer": "adam", "lr_scale": None}
     return replace(
         config,
         method=SFT(),
-        train=replace(config.train, **own),
+        train=replace(config.train, lr=lr, warmup_steps=warmup_steps, optimizer="adam", lr_scale=None),
         layers="all",
         layer_rule="pilot",
         name=config.name | {"method": "sft"},

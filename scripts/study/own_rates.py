@@ -51,7 +51,7 @@ def by_row(runs: Sequence[RunResult]) -> dict[Row, dict[float, Rated]]:
     found: dict[Row, dict[float, list[RunResult]]] = {}
     for run in runs:
         row = (run.name["task"], run.name["method"], str(run.record.config["layers"]))
-        found.setdefault(row, {}).setdefault(run.record.lr, []).append(run)
+        found.setdefault(row, {}).setdefault(run.setting("train.lr"), []).append(run)
     return {
         row: {lr: rated(seeds) for lr, seeds in sorted(rates.items()) if len(seeds) >= SEEDS}
         for row, rates in found.items()
