@@ -25,8 +25,7 @@ from gdo_cli.config.options import options
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, HubDataset, Row, Split
 from gdo_cli.data.fields import text
-from gdo_cli.data.jsonl import read_jsonl
-from gdo_cli.data.rows import convert, load_split
+from gdo_cli.data.rows import convert, load_split, read_jsonl
 from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.support.errors import UserError
 

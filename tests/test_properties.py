@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gdo_cli.data.dataset import RowError
-from gdo_cli.data.jsonl import read_jsonl
+from gdo_cli.data.rows import read_jsonl
 from gdo_cli.lm.tokens import Encoder
 from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.grow import GFreeze, GTrain

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split, parse_spec
 from gdo_cli.data.hub import load_from_hub
-from gdo_cli.data.jsonl import read_jsonl
 from gdo_cli.support.errors import UserError, suggest
 from gdo_cli.support.files import PACKAGE
 
@@ -30,7 +30,12 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
     if Path(dataset.name).name != dataset.name or dataset.name == "..":
         raise UserError(f"dataset.name={dataset.name}: the name of a folder; a path belongs in dataset.path")
     if dataset.path:
-        return _from_path(Path(dataset.path).expanduser(), spec)
+        path = Path(dataset.path).expanduser()
+        if not path.exists():
+            raise UserError(f"task.path={path}: no such file or folder")
+        if path.is_dir():
+            return _from_folder(path, spec, "file")
+        return _from_folder(path.parent, spec, "file", path)
     if config.source == "hub":
         if config.offline:
             raise UserError("data=hub needs the network, data.offline=true forbids it: choose one")
@@ -43,15 +48,6 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
 def source_of(dataset: Dataset, config: DataConfig) -> str:
     """Return where a data set's rows come from: ``file`` for a user's own, else the configured source."""
     return "file" if dataset.path else config.source
-
-
-def _from_path(path: Path, spec: str) -> Split:
-    """A user's own folder, or a single file, whose rows are then the split ``all``."""
-    if path.is_dir():
-        return _from_folder(path, spec, "file")
-    if not path.is_file():
-        raise UserError(f"task.path={path}: no such file or folder")
-    return _from_folder(path.parent, spec, "file", path)
 
 
 def require_source(config: DataConfig) -> None:
@@ -70,6 +66,7 @@ def _local_root(config: DataConfig) -> Path:
 
 
 def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None) -> Split:
+    """The rows of a folder of JSON Lines, or of one file there alone, which are then the split ``all``."""
     if not folder.is_dir():
         there = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"no data set {folder.name!r} in {folder.parent}; {suggest(folder.name, there)}")
@@ -102,6 +99,54 @@ def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str
     """What is wrong with the lines between the rows of a slice, the file's last ones included."""
     start, stop, _ = take.indices(rows)
     return [told for before, told in rejected if start <= before < stop or before == stop == rows]
+
+
+def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
+    """Return a file's rows, ``file:line`` of each, and for every other line the rows before it and its fault.
+
+    Args:
+        digest: a hash that is fed the file's bytes.
+    """
+    rows: list[Row] = []
+    where: list[str] = []
+    rejected: list[tuple[int, str]] = []
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if digest is not None:
+                digest.update(line)
+            if not line.strip():
+                continue
+            place = f"{file.parent.name}/{file.name}:{number}"
+            try:
+                rows.append(_object(line))
+                where.append(place)
+            except (ValueError, RecursionError) as error:
+                rejected.append((len(rows), f"{place}: {error}"))
+    return rows, where, rejected
+
+
+def _object(line: bytes) -> Row:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\u" in line:  # half of a surrogate pair is JSON, but no text
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair") from error
+    except UnicodeError as error:
+        raise ValueError("not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_linear
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
 
@@ -44,8 +44,7 @@ def widen(model: Any) -> nn.Module:
     """
     if has_wider_heads(model):
         to_stock_heads(model)
-    plain: nn.Module = _widen_layers(model) if any(True for _ in _grown(model)) else model
-    return plain
+    return _widen_layers(model) if any(True for _ in _grown(model)) else model
 
 
 def _widen_layers(model: Any) -> nn.Module:
@@ -84,16 +83,12 @@ def _pad(model: nn.Module, names: tuple[list[str], list[str]], k: int, width: in
     of_one_layer = groupby(columns, lambda name: name.rpartition(".")[0])
     for (_, up), down in zip(of_one_layer, rows, strict=True):
         row: Any = model.get_submodule(down)
-        if row.in_features != width:
-            continue
-        row.weight = nn.Parameter(_zeros_after(row.weight, 1, k), requires_grad=False)
-        row.in_features *= k
-        for name in up:
-            column: Any = model.get_submodule(name)
-            column.weight = nn.Parameter(_zeros_after(column.weight, 0, k), requires_grad=False)
-            if column.bias is not None:
-                column.bias = nn.Parameter(_zeros_after(column.bias, 0, k), requires_grad=False)
-            column.out_features *= k
+        if row.in_features == width:
+            model.set_submodule(down, plain_linear(_zeros_after(row.weight, 1, k), row.bias))
+            for name in up:
+                column: Any = model.get_submodule(name)
+                bias = None if column.bias is None else _zeros_after(column.bias, 0, k)
+                model.set_submodule(name, plain_linear(_zeros_after(column.weight, 0, k), bias))
 
 
 def _zeros_after(tensor: Tensor, dim: int, k: int) -> Tensor:
@@ -119,8 +114,7 @@ def fold(model: Any) -> nn.Module:
         if isinstance(layer, GrownColumns):
             for old, new in _old_and_new(layer, adapter):
                 old.data = _one_of_equal(new, layer.out_features, name)
-    plain: nn.Module = model.unload()
-    return plain
+    return model.unload()
 
 
 @torch.no_grad()
@@ -147,8 +141,7 @@ def average(model: Any) -> nn.Module:
             else:
                 copies = new.split(layer.out_features)
                 old.data = (1 - share) * old.float() + share * sum(copies) / len(copies)
-    plain: nn.Module = model.unload()
-    return plain
+    return model.unload()
 
 
 def _refuse_wider_heads(model: Any) -> None:

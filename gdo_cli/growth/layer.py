@@ -191,8 +191,7 @@ class GrownRows(GrownLinear):
     def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k = self.growth[name].k
         if self.growth[name].trainable == "columns":
-            mean: Tensor = self.base_layer(x.unflatten(-1, (k, self.in_features)).mean(-2))
-            return mean
+            return self.base_layer(x.unflatten(-1, (k, self.in_features)).mean(-2))
         # Contiguous, so that the old product is the very one that the base runs: on a strided view a
         # library may take another kernel and round differently.
         parts = x.split([self.in_features, (k - 1) * self.in_features], dim=-1)

@@ -68,14 +68,11 @@ def _repeated_rope(config: Any, rotary: Any, k: int) -> dict[str, Any]:
     parameters, length = config.rope_parameters, config.max_position_embeddings
     types = [t for t in parameters if t in (getattr(config, "layer_types", None) or ())]
     if not types:
-        return _listed_frequencies(parameters, rotary, "", k, length)
-    listed = {t: _listed_frequencies(parameters[t], rotary, f"{t}_", k, length) for t in types}
-    return parameters | listed
+        return _listed(parameters, rotary, "", k, length)
+    return parameters | {t: _listed(parameters[t], rotary, f"{t}_", k, length) for t in types}
 
 
-def _listed_frequencies(
-    parameters: dict[str, Any], rotary: Any, prefix: str, k: int, length: int
-) -> dict[str, Any]:
+def _listed(parameters: dict[str, Any], rotary: Any, prefix: str, k: int, length: int) -> dict[str, Any]:
     """The rotary module's own frequencies, k times, as "longrope" has them: 1 / (factor · theta^…).
 
     With theta = 1 the factors are the frequencies' reciprocals, whatever they were scaled by.
@@ -85,8 +82,7 @@ def _listed_frequencies(
             f"rotary positions of type {parameters['rope_type']!r} depend on the length of the text, which "
             "a stock checkpoint cannot combine with wider heads"
         )
-    frequencies = getattr(rotary, f"{prefix}inv_freq").double()
-    factors = frequencies.reciprocal().repeat(k).tolist()
+    factors = getattr(rotary, f"{prefix}inv_freq").double().reciprocal().repeat(k).tolist()
     return {
         "rope_type": "longrope",
         "rope_theta": 1.0,

@@ -53,11 +53,7 @@ def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[
 
 
 def attention_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
-    """Return the full names of q, k, v and of the output projection in the chosen layers.
-
-    Raises:
-        ValueError: as :func:`mlp_projections`.
-    """
+    """Return those of q, k, v and of the output projection, as :func:`mlp_projections` does of the MLP."""
     return _projections(model, layers, ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, "attention")
 
 

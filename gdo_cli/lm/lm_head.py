@@ -28,14 +28,12 @@ def look_up_in_fp32(embedding: nn.Embedding) -> None:
 
 def _look_up(embedding: nn.Embedding, ids: Tensor) -> Tensor:
     if embedding.weight.dtype == torch.float32:
-        out: Tensor = type(embedding).forward(embedding, ids)
-        return out
+        return type(embedding).forward(embedding, ids)
     # The embedding itself, on a table of the rows asked for; a padding row must exist in any table.
     spare = ids.new_zeros((embedding.padding_idx or 0) + 1)
     table = embedding.weight[torch.cat([ids.flatten(), spare])].float()
     places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
-    looked_up: Tensor = functional_call(embedding, {"weight": table}, (places,))
-    return looked_up
+    return functional_call(embedding, {"weight": table}, (places,))
 
 
 class Head:
@@ -59,8 +57,7 @@ class Head:
         if head.weight.requires_grad and torch.is_grad_enabled():
             if not self._keeps_gradient(head):
                 return F.linear(hidden_ND, head.weight.to(self.compute_dtype), bias)
-            product: Tensor = _Product.apply(hidden_ND, head.weight, weight_VD, self)  # type: ignore[no-untyped-call]
-            return product
+            return _Product.apply(hidden_ND, head.weight, weight_VD, self)  # type: ignore[no-untyped-call]
         return F.linear(hidden_ND, weight_VD, bias)
 
     def in_pieces(self, hidden_ND: Tensor, head: nn.Linear) -> Iterator[tuple[int, Tensor]]:
@@ -74,8 +71,7 @@ class Head:
         """Return the summed cross-entropy, in nats, without ever holding all logits; where
         :meth:`sums_in_pieces`."""
         hidden_ND = hidden_ND.to(self.compute_dtype)
-        total: Tensor = _CrossEntropy.apply(hidden_ND, head.weight, targets_N, self)  # type: ignore[no-untyped-call]
-        return total
+        return _CrossEntropy.apply(hidden_ND, head.weight, targets_N, self)  # type: ignore[no-untyped-call]
 
     def sums_in_pieces(self, head: nn.Linear) -> bool:
         """Return whether :meth:`cross_entropy` serves this head: on a CPU, where pieces stay in the cache."""

@@ -83,8 +83,7 @@ def read_shape(file: Path) -> dict[str, Any] | None:
 def _any_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def load_folder(

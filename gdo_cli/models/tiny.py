@@ -85,8 +85,7 @@ def _trained_on_the_sample(vocab_size: int) -> str:
         show_progress=False,
     )
     tokenizer.train(files, trainer)
-    content: str = tokenizer.to_str()
-    return content
+    return tokenizer.to_str()
 
 
 def _state_sha256(model: PreTrainedModel) -> str:
