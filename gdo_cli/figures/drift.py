@@ -28,9 +28,10 @@ def draw(runs: list[RunResult]) -> style.Drawing:
 
     Bars are standard errors over texts and items.
     """
-    looks = [style.line_style(run.name["method"], index) for index, run in enumerate(runs)]
-    analyses = [groups.analysis_of(run, ANALYSIS) for run in runs]
-    found = dict(zip(groups.names_with_seeds(runs), zip(analyses, looks, strict=True), strict=True))
+    found = {
+        name: (content, style.line_style(run.name["method"], index))
+        for index, (run, name, content) in enumerate(groups.analysed(runs, ANALYSIS))
+    }
     figure, axes = style.panels(7.6, 5.6, 2, 2)
     points = [
         *_layers(axes[0, 0], found, "cka"),
@@ -58,9 +59,7 @@ def _layers(ax: Axes, found: Found, measure: str) -> Points:
             ax.plot(range(len(values)), values, dash, color=look.color, label=name if dash == "-" else None)
             points += [_point(name, measure, kind, layer, value) for layer, value in enumerate(values)]
     _key(ax, _KINDS)
-    ax.set_title(_HIDDEN[measure])
-    ax.set_xlabel("layer")
-    ax.set_ylim(top=1 + 0.03 * (1 - ax.get_ylim()[0]))
+    ax.set(title=_HIDDEN[measure], xlabel="layer", ylim=(None, 1 + 0.03 * (1 - ax.get_ylim()[0])))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return points
 
@@ -75,8 +74,7 @@ def _divergences(ax: Axes, found: Found) -> Points:
     if any(point["value"] > 0 for point in points):
         ax.set_yscale("log")
     ax.set_xticks(range(len(_KL)), list(_KL.values()))
-    ax.set_xlim(-0.5, len(_KL) - 0.5)
-    ax.set_title("KL from the base (nats)")
+    ax.set(xlim=(-0.5, len(_KL) - 0.5), title="KL from the base (nats)")
     return points
 
 
@@ -97,9 +95,7 @@ def _winogrande(ax: Axes, found: Found) -> Points:
     _key(ax, _SCORES)
     ax.axhline(0.5, color="#bbbbbb", linewidth=0.8)
     ax.set_xticks(range(len(base)), list(base))
-    ax.set_ylim(0, 1)
-    ax.set_xlabel("solved examples shown")
-    ax.set_title("WinoGrande: format and knowledge")
+    ax.set(ylim=(0, 1), xlabel="solved examples shown", title="WinoGrande: format and knowledge")
     ax.legend(fontsize=7, loc="upper left", ncols=2)
     return points
 

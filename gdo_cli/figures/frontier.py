@@ -42,8 +42,8 @@ def draw(
         found = _lines(members, keys, retention)
         table += _panel(ax, task, found, looks)
         points += [point for line in found.values() for point in line]
-        ax.set_title(groups.named("task", task))
-        ax.set_xlabel(f"New task: {style.name_of(members[0].task_score)} (validation)")
+        score = style.name_of(members[0].task_score)
+        ax.set(title=groups.named("task", task), xlabel=f"New task: {score} (validation)")
     axes[0].set_ylabel(f"Kept: {style.name_of(retention)}")
     style.legend(figure, axes, "outside right upper", columns=1)
     style.under(figure, runs, f"{groups.errors_told('cross', runs)}, their mean")

@@ -31,15 +31,18 @@ def draw(runs: list[RunResult], published: Published | None = None) -> style.Dra
     intervals over prompts. ``published`` gives the paper's own numbers by task and method, as
     (heads, cosine), which are shown hollow; it does not say over whose heads its cosine is.
     """
-    by_task = groups.by_setting(runs, "task")
     points: list[dict[str, Any]] = []
     names: list[str] = []
+    told: list[str] = []  # what solved examples tell the base
     places: list[float] = []  # of the rows, with a gap between tasks
-    for task, members in by_task.items():
-        own, short = _points(task, members, published or {}), groups.named("task", task).partition(" (")[0]
+    for task, members in groups.by_setting(runs, "task").items():
+        analyses = groups.analysed(members, ANALYSIS)
+        own, short = _points(task, analyses, published or {}), groups.named("task", task).partition(" (")[0]
         places += [(places[-1] + 1.6 if places else 0) + i for i in range(len(own))]
         names += [f"{short}: {point['row']}" if point["method"] else point["row"] for point in own]
         points += own
+        right = analyses[-1][2]["models"]["base"]["right_answer"]
+        told.append(f"{task} {right['clean']:.2f} / {right['shuffled']:.2f}")
     figure, (axes,) = style.panels(8.2, 0.25 * places[-1] + 1.6, 1, len(MEASURES), sharey=True)
     axes[2].sharex(axes[1])
     for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
@@ -52,25 +55,19 @@ def draw(runs: list[RunResult], published: Published | None = None) -> style.Dra
     # The axis of the cosines begins at zero, or below where a number or an interval is.
     ends = (p[f"{m}{end}"] for p in points for m in MEASURES if m != "overlap" for end in ("", "_low"))
     axes[1].set_xlim(min(0.0, *(end for end in ends if end is not None)) - 0.03, 1.03)
-    axes[0].set_xlim(0, 1.03 * points[0]["of"])
-    axes[0].set_xlabel(f"of the {points[0]['of']} most effective")
+    axes[0].set(xlim=(0, 1.03 * points[0]["of"]), xlabel=f"of the {points[0]['of']} most effective")
     axes[0].set_yticks(places, names)
     axes[0].set_ylim(places[-1] + 0.6, -0.6)
     if any(point["published_cosine"] is not None for point in points):
         axes[0].plot([], [], "o", color=style.GREY, markerfacecolor="none", label="in the paper (Gemma 3 1B)")
         figure.legend(loc="outside upper right")
-    # What solved examples tell the base of each task.
-    found = {task: groups.analysis_of(members[-1], ANALYSIS) for task, members in by_task.items()}
-    right = {task: analysis["models"]["base"]["right_answer"] for task, analysis in found.items()}
-    told = [f"{task} {answer['clean']:.2f} / {answer['shuffled']:.2f}" for task, answer in right.items()]
     style.under(figure, runs, f"base's {SHOWN}: {', '.join(told)}")
     heading = ["task and method", *MEASURES.values(), SHOWN, "paper: heads", "paper: cosine"]
     return style.Drawing(figure, points, [heading, *map(_cells, points)])
 
 
-def _points(task: str, runs: list[RunResult], published: Published) -> list[dict[str, Any]]:
+def _points(task: str, found: list[groups.Analysed], published: Published) -> list[dict[str, Any]]:
     """A record for each run, and the ceiling and the floor, which are the base's and so the same for all."""
-    analyses = [groups.analysis_of(run, ANALYSIS) for run in runs]
 
     def record(label: str, analysis: dict[str, Any], numbers: Any, model: str | None) -> dict[str, Any]:
         found = {"task": task, "row": label, "of": analysis["options"]["heads"]}
@@ -83,12 +80,12 @@ def _points(task: str, runs: list[RunResult], published: Published) -> list[dict
         return found | dict.fromkeys(("method", "seed", "published_overlap", "published_cosine"))
 
     points = []
-    for run, analysis, name in zip(runs, analyses, groups.names_with_seeds(runs), strict=True):
+    for run, name, analysis in found:
         method = run.name["method"]
         heads, cosine = published.get(task, {}).get(method, (None, None))
         told = {"method": method, "seed": run.seed, "published_overlap": heads, "published_cosine": cosine}
         points.append(record(name, analysis, analysis["run"], "run") | told)
-    first = analyses[0]
+    first = found[0][2]
     floor = {"overlap": first["chance"]["overlap"], "cosine_own_heads": first["chance"]["cosine"]}
     points.append(record("base, other prompts", first, first["ceiling"], "base_other_prompts"))
     points.append(record("random heads", first, floor, None))

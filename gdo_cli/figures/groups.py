@@ -19,6 +19,7 @@ from gdo_cli.training.config import TrainConfig
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+Analysed = tuple[RunResult, str, dict[str, Any]]
 PROBES = (RETENTION, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 TASKS = {
@@ -77,11 +78,16 @@ def has(run: RunResult, key: str) -> bool:
     return part != "method" or not name or name in run.record.config["method"]
 
 
-def names_with_seeds(runs: list[RunResult]) -> list[str]:
-    """Return a name for each run, with its seed where there are several."""
+def analysed(runs: list[RunResult], kind: str) -> list[Analysed]:
+    """Return runs with a name for each, told from its other seeds, and what ``gdo analyze`` has found."""
     names = distinct_names(runs)
     several = len({run.seed for run in runs}) > 1
-    return [names[run.id] + (f", seed {run.seed}" if several else "") for run in runs]
+    found = []
+    for run in runs:
+        analysis = run.analysis(kind)
+        assert analysis is not None, "gdo plot hands over analysed runs alone"
+        found.append((run, names[run.id] + (f", seed {run.seed}" if several else ""), analysis))
+    return found
 
 
 def require_one_setting(runs: Sequence[RunResult], **told: Any) -> None:
@@ -177,13 +183,6 @@ def untouched(runs: Iterable[RunResult], metric: str) -> float | None:
     starts = [run.evaluations[0] for run in runs if run.record.steps and run.evaluations]
     known = [start[metric] for start in starts if metric in start]
     return mean(known) if known else None
-
-
-def analysis_of(run: RunResult, kind: str) -> dict[str, Any]:
-    """Return what ``gdo analyze`` has found of a run that was chosen because it has."""
-    found = run.analysis(kind)
-    assert found is not None, "gdo plot hands over analysed runs alone"
-    return found
 
 
 def errors_told(what: str, runs: Iterable[RunResult]) -> str:

@@ -107,6 +107,4 @@ def _means(ax: Axes, points: Points) -> None:
         for measure, (_, dash) in MEASURES.items():
             means = [mean(p[measure] for p in same) for same in by_step.values()]
             ax.plot(list(by_step), means, color=color, linestyle=dash)
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=1)
-    ax.set_xlabel("training steps")
+    ax.set(yscale="log", ylim=(1, None), xlabel="training steps")

@@ -53,17 +53,17 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
     for ax, metric in zip(axes, metrics, strict=True):
         for line, places in series.items():
             label = groups.label_of(by_line[line][0], lines)
-            own: list[dict[str, Any]] = [
-                {"line": label, "metric": metric, across[0].rpartition(".")[2]: at}
-                | groups.over_seeds([run.final for run in same], metric)
-                | {"validation": _validation(same)}
-                for at, same in places.items()
-            ]
-            style.draw_means(ax, list(places), own, looks[line], label=label)
-            points += own
-            for at, point in zip(places, own, strict=True):
+            own: list[dict[str, Any]] = []
+            for at, same in places.items():
+                point: dict[str, Any] = {"line": label, "metric": metric, across[0].rpartition(".")[2]: at}
+                point |= groups.over_seeds([run.final for run in same], metric)
+                whole = all(run.evaluations for run in same)  # evaluated while training, too
+                point["validation"] = mean(run.validation_score for run in same) if whole else None
                 begun = [label, written(at), style.number(point["validation"], ".3f")]
                 table.setdefault((line, at), begun).append(plus_minus(point["value"], point["se"]))
+                own.append(point)
+            style.draw_means(ax, list(places), own, looks[line], label=label)
+            points += own
         start = groups.untouched(runs, metric)
         if start is not None:
             ax.axhline(start, color=style.GREY, linestyle=":", linewidth=1, label="untouched model")
@@ -78,11 +78,6 @@ def draw(runs: list[RunResult], x: str | list[str] = "train.lr", lines: str = "m
     heading = ["method", place_name, "validation, last three", *map(style.name_of, metrics), "seeds"]
     rows = [[*row, str(len(series[line][at]))] for (line, at), row in table.items()]
     return style.Drawing(figure, points, [heading, *rows])
-
-
-def _validation(runs: list[RunResult]) -> float | None:
-    """The mean score on validation items, where the runs were evaluated while training."""
-    return mean(run.validation_score for run in runs) if all(run.evaluations for run in runs) else None
 
 
 def _scales(ax: Axes, metric: str, across: list[str], places: list[float]) -> None:
