@@ -35,7 +35,7 @@ def complete(
     """Return greedy completions of every prompt, up to the end of sequence."""
     opened = reopen(run, config_dir, overrides) if run else Opened(load_run(overrides, config_dir))
     encoder = opened.encoder
-    contexts = [encoder(Query(prompt, "")).context for prompt in prompts]
+    contexts = [encoder(Query(prompt, "", control_tokens=True)).context for prompt in prompts]
 
     def answers(lm: AnswerLM) -> list[str]:
         return generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)

@@ -15,7 +15,7 @@ from gdo_cli.evaluation.run_data import RunData
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
-from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded, Query
+from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded
 from gdo_cli.probes.base import Probe
 from gdo_cli.stats.metrics import Response
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
@@ -61,7 +61,7 @@ class Evaluator:
         self.max_length = max_length
         self.provenance = data.provenance
         self.train = self._training(data.train)
-        self.replay = encoder.many([Query("", text) for text in data.replay])
+        self.replay = encoder.many(data.replay)
         self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in data.shots)
         self.splits = {
             "validation": self._pairs("validation", data.validation),
@@ -74,11 +74,11 @@ class Evaluator:
         self._reference: Reference | None = None
 
     def _encode(self, examples: list[Example]) -> list[Encoded]:
-        return self.encoder.many([Query(e.prompt, e.answer) for e in examples])
+        return self.encoder.many([e.query() for e in examples])
 
     def _training(self, examples: list[Example]) -> Sequence[Encoded]:
         """The examples that are short enough, put into tokens when they are drawn."""
-        queries = [Query(e.prompt, e.answer) for e in examples]
+        queries = [e.query() for e in examples]
         longest = self.max_length - 1  # the end of sequence comes on top
         # A token is no shorter than a byte, and BOS is one more: most need not be counted.
         doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
@@ -99,7 +99,7 @@ class Evaluator:
         pairs = [(e, q) for e, q in pairs if len(q) <= longest]
         if not self.shown:
             return pairs
-        shown = self.encoder.many([Query(self.shown + e.prompt, e.answer) for e, _ in pairs])
+        shown = self.encoder.many([e.query(self.shown) for e, _ in pairs])
         return [(e, q) for (e, _), q in zip(pairs, shown, strict=True)]
 
     def _probe_queries(self, probe: Probe, rows: list[Row], shots: list[Row]) -> list[_Item]:

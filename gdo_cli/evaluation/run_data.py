@@ -13,6 +13,7 @@ from gdo_cli.data.dataset import Dataset, Row, RowError
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.data.split import Split
 from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.base import Probe
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example, Task
@@ -32,10 +33,14 @@ def subset(items: Sequence[T], n: int | None) -> list[T]:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out."""
+    """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out.
+
+    ``control_tokens``: as in a :class:`Query`.
+    """
 
     dataset: Dataset
     min_characters: int = 1
+    control_tokens: bool = False
 
 
 @dataclass
@@ -46,7 +51,7 @@ class RunData:
     validation: list[Example]
     test: list[Example]
     probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
-    replay: list[str]  # texts that the method rehearses
+    replay: list[Query]  # texts that the method rehearses
     shots: list[Example]  # solved examples in front of every task prompt
     provenance: dict[str, Any]
 
@@ -110,7 +115,7 @@ def changed_splits(dataset: Dataset, source: DataConfig, before: dict[str, Any])
     return []
 
 
-def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[str], dict[str, Any]]:
+def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[Query], dict[str, Any]]:
     """What the method rehearses, and where it is from; nothing for a method that does not."""
     if replay is None:
         return [], {}
@@ -122,7 +127,8 @@ def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[st
             f"method.dataset={replay.dataset.name}: no 'text' of {replay.min_characters} characters or more "
             "to replay"
         )
-    return texts, {"replay": split.provenance | {"texts": len(texts)}}
+    queries = [Query("", text, control_tokens=replay.control_tokens) for text in texts]
+    return queries, {"replay": split.provenance | {"texts": len(texts)}}
 
 
 def _stripped(row: Row) -> str:

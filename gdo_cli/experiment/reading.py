@@ -41,7 +41,9 @@ def build_evaluator(config: RunConfig, data: RunData, encoder: Encoder) -> Evalu
 
 def _rehearsed(config: RunConfig) -> Rehearsed | None:
     method = config.method
-    return Rehearsed(method.dataset, method.min_characters) if isinstance(method, Replay) else None
+    if not isinstance(method, Replay):
+        return None
+    return Rehearsed(method.dataset, method.min_characters, method.control_tokens)
 
 
 def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str] = ()) -> None:
