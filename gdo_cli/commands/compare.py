@@ -11,7 +11,7 @@ from gdo_cli.runs.find import find_seeds
 from gdo_cli.runs.items import TASK, Items, change_over_seeds, items_of, over_seeds
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.metrics import measure_named, task_scores
+from gdo_cli.stats.metrics import INDEX, measure_named, task_scores
 from gdo_cli.stats.seeds import seed_difference
 from gdo_cli.stats.uncertainty import Interval, Paired
 from gdo_cli.support.errors import UserError
@@ -104,7 +104,8 @@ def _measures(run: RunResult) -> list[str]:
     """What is known of each item of a run, the task's score first."""
     parts = dict.fromkeys(prediction["part"] for prediction in run.predictions)
     task = [run.task_score] if TASK in parts and run.task_score in task_scores() else []
-    return task + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
+    index = [INDEX] if INDEX in run.final else []
+    return task + index + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
 
 
 def _row(columns: list[Column], measure: str) -> list[Cell | None]:

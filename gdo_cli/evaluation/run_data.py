@@ -21,6 +21,8 @@ from gdo_cli.tasks.base import Example, Task
 # Every run, whatever its seed, is measured on the same items and shown the same examples.
 SUBSET_SEED = 20260309
 ROLES = ("train", "validation", "test")
+# How many items of a probe the committed runs were asked: these subsets have been looked at time and again.
+DRAWN = (60, 100, 200, 300)
 T = TypeVar("T")
 
 
@@ -29,6 +31,12 @@ def subset(items: Sequence[T], n: int | None) -> list[T]:
     if n is None or n >= len(items):
         return list(items)
     return random.Random(SUBSET_SEED).sample(list(items), n)
+
+
+def held_out(items: Sequence[T]) -> list[T]:
+    """Return the items that no subset of the committed runs holds, in their order."""
+    drawn = {place for n in DRAWN for place in subset(range(len(items)), n)}
+    return [item for place, item in enumerate(items) if place not in drawn]
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def read_data(
     test = subset(examples["test"], evaluation.final_items)
     asked = {}
     for name, probe in probes.items():
-        rows, shown, record = _probe_rows(probe, source)
+        rows, shown, record = _probe_rows(name, probe, source, evaluation.half)
         asked[name], provenance[f"probe/{name}"] = (rows, shown), record
     texts, record = _replay_texts(replay, source)
     provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
@@ -138,13 +146,22 @@ def _stripped(row: Row) -> str:
     return content.strip()
 
 
-def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:
+def _probe_rows(
+    name: str, probe: Probe, data: DataConfig, half: str
+) -> tuple[list[Row], list[Row], dict[str, Any]]:
     shots: list[Row] = []
     if probe.shots:
         source = load_split(probe.dataset, "shots", data)
         shots = subset(_usable(probe, source, data), probe.shots)
     split = load_split(probe.dataset, "eval", data)
-    rows = subset(_usable(probe, split, data), probe.items)
+    usable = _usable(probe, split, data)
+    offered = held_out(usable) if half == "holdout" else usable
+    if not offered:
+        raise UserError(
+            f"evaluation.half=holdout: probe {name} has {len(usable)} rows, of which {DRAWN[-1]} are for "
+            "evaluation.half=explore: none is left; leave the probe out, or name a larger split"
+        )
+    rows = subset(offered, probe.items)
     return rows, shots, split.provenance | {"items": len(rows)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +43,14 @@ def prepare_model(
     evaluator: Evaluator,
     device: torch.device,
     dtype: torch.dtype,
+    see_base: Callable[[AnswerLM], None] = lambda lm: None,
 ) -> Prepared:
     """Measure the base where it is to be compared with, let the method change it, and compare.
 
     Args:
         layers: decoder layers to work on; None for all.
         dtype: of matrix products.
+        see_base: called with the base, before the method changes it in place.
     Raises:
         UserError: the method does not go with this model.
         RunFailed: the model's logits are not its own, or the method has changed its function.
@@ -57,6 +60,7 @@ def prepare_model(
     hold_weights(base, dtype)
     base_lm = AnswerLM(base.to(device), dtype)
     evaluator.remember_base(base_lm)
+    see_base(base_lm)
     prompts = evaluator.check_prompts()
     before = answer_logits(base_lm, prompts)
     check_forward(base_lm, prompts)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.guessing import guessing
 from gdo_cli.runs.record import RETENTION, RunResult
-from gdo_cli.stats.metrics import EXACT_MATCH, Metric, measure_named
+from gdo_cli.stats.metrics import EXACT_MATCH, INDEX, Metric, measure_named
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import rate
 
@@ -78,15 +78,22 @@ MEASURES = {
     "task/loss": "Task loss (nats/token)",
     "winogrande/exact_match": "WinoGrande, exact match",
     "winogrande/likelihood": "WinoGrande, likelihood",
+    "winogrande/named": "WinoGrande, names an option",
+    "winogrande/named_right": "WinoGrande, right of those named",
+    INDEX: "Retention index",
     "arc_easy/likelihood": "ARC-Easy, likelihood",
+    "piqa/likelihood": "PIQA, likelihood",
     "lambada/last_word": "LAMBADA, last word",
     "perplexity/loss": "WikiText loss (nats/token)",
+    "perplexity/kl": "KL to base on WikiText",
+    "prose/loss": "Prose loss (nats/token)",
+    "prose/kl": "KL to base on prose",
     "kl/answer": "KL to base at the answer",
     "kl/prompt": "KL to base in the prompt",
 }
 
 
-PROBES = (RETENTION, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
+PROBES = (RETENTION, INDEX, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 
 @dataclass(frozen=True)

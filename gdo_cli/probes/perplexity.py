@@ -18,6 +18,7 @@ class Perplexity(Probe):
 
     ``loss``: nats a token over all tokens of the chosen paragraphs, each read on its own from BOS;
     perplexity is its exponential. Headings and blank lines are left out by ``min_characters``.
+    ``kl``: KL(base ‖ model) over the same tokens, in nats a token, if asked for.
 
     Attributes:
         min_characters: shortest paragraph that counts.
@@ -30,6 +31,7 @@ class Perplexity(Probe):
     min_characters: int = 200
     max_characters: int = 1200
     control_tokens: bool = field(default=True, metadata=IF_SET)
+    kl: bool = field(default=False, metadata=IF_SET)
     headline: ClassVar[str] = "loss"
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:

@@ -18,6 +18,7 @@ from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.files import write_atomically
 
 WEIGHTS = ("adapter", "trained")
+PREDICTIONS, UNTOUCHED = "predictions.jsonl.gz", "untouched.jsonl.gz"
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
 
@@ -95,12 +96,16 @@ class RunResult:
         Raises:
             UserError: they cannot be read.
         """
-        file = self.path / "predictions.jsonl.gz"
-        try:
-            with gzip.open(file, "rt", encoding="utf-8") as stream:
-                return [json.loads(line) for line in stream]
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
+        return read_items(self.path / PREDICTIONS)
+
+    @cached_property
+    def untouched(self) -> list[dict[str, Any]]:
+        """What the untouched model got of the probes' items, a record for each.
+
+        Raises:
+            UserError: that cannot be read; runs of earlier versions did not keep it.
+        """
+        return read_items(self.path / UNTOUCHED)
 
     @property
     def weights(self) -> Path | None:
@@ -150,6 +155,19 @@ class RunResult:
             write_atomically(folder / f"{kind}.json", text.encode())
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def read_items(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of predictions.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
 
 
 def read_run(path: Path) -> RunResult:

@@ -21,8 +21,10 @@ from gdo_cli.stats.uncertainty import Interval, Paired
 # Neither SciPy nor sacrebleu is imported before it is needed: every command comes past this file.
 
 BOOTSTRAP = "bootstrap, paired"
+INDEX = "retention/index"  # see gdo_cli.stats.retention
+DISTANCE = "update/distance"  # how far the trained matrices have moved, by their own norm
 RESAMPLES = 1000  # sacrebleu's own number
-LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
+LOWER_IS_BETTER = ("loss", "/kl", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from gdo_cli.lm.decoder import layer_index
 from gdo_cli.lm.parameters import module_kind
+from gdo_cli.stats.metrics import DISTANCE
 from gdo_cli.training.distributed import full_tensor
 
 
@@ -50,13 +53,24 @@ class UpdateTracker:
     def norms(self) -> list[dict[str, Any]]:
         """Per matrix: layer, module, Frobenius norm of the update since the start, absolute and
         relative to the weight's own."""
-        rows = []
+        return [
+            self._place(name) | {"norm": moved, "relative": moved / size if size else None}
+            for name, moved, size in self._moved()
+        ]
+
+    def distance(self) -> dict[str, float]:
+        """Return how far all of them together have moved, by their own norm, as a measure of a run; nothing
+        where there are none, or they began at zero."""
+        found = list(self._moved())
+        moved, size = math.hypot(*(m for _, m, _ in found)), math.hypot(*(s for *_, s in found))
+        return {DISTANCE: moved / size} if size else {}
+
+    def _moved(self) -> Iterator[tuple[str, float, float]]:
+        """The norm of each one's update since the start, and its own norm then."""
         for name, parameter in self.matrices.items():
             before = self.start[name]
             moved = float(torch.linalg.vector_norm(parameter.detach() - before))
-            size = float(torch.linalg.vector_norm(before))
-            rows.append(self._place(name) | {"norm": moved, "relative": moved / size if size else None})
-        return rows
+            yield name, moved, float(torch.linalg.vector_norm(before))
 
     def ranks(self) -> list[dict[str, Any]]:
         """Per gate and up matrix: ranks of its change since the last look (``of: weights``) and of the sum
