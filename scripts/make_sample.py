@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sample.common import Splits
 from sample.mathqa import mathqa
+from sample.piqa import piqa
 from sample.probes import arc_easy, lambada
 from sample.qasc import qasc
 from sample.scitail import scitail
@@ -32,6 +33,7 @@ GENERATORS: list[Callable[[random.Random], Splits]] = [
     winogrande,
     arc_easy,
     lambada,
+    piqa,
     wikitext2,
 ]
 

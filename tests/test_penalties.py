@@ -21,7 +21,7 @@ from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.tokens import Encoded
+from gdo_cli.lm.tokens import Encoded, Query
 from gdo_cli.methods.regularized import L2SP, KLToBase, Replay
 from gdo_cli.support.errors import UserError
 from gdo_cli.training.batches import collate
@@ -202,7 +202,7 @@ def test_what_is_replayed_is_the_validation_text_and_not_what_the_probe_measures
     material = read_run_data(tiny_run("method=replay", f"method.min_characters={shortest}", *probe))
     expected = [text for text in sample_texts("validation") if len(text) >= shortest]
     assert 0 < len(expected) < 40
-    assert material.replay == expected
+    assert material.replay == [Query("", text) for text in expected]
     measured = {str(row["text"]).strip() for row in material.probes["perplexity"][0]}
     assert measured == {text for text in sample_texts("test") if len(text) >= 200}
     assert not measured.intersection(sample_texts("validation"))
@@ -247,7 +247,7 @@ def test_rows_without_text_are_counted_and_left_out(tiny_run: RunFactory, tmp_pa
     file.write_text("\n".join(rows))
     words = [f"+method.dataset.path={file}", "method.dataset.splits.replay=all", "method.min_characters=5"]
     material = read_run_data(tiny_run("method=replay", *words, "data.max_bad_rows=0.5"))
-    assert material.replay == ["long enough"] * 3
+    assert material.replay == [Query("", "long enough")] * 3
     assert material.provenance["replay"]["skipped_rows"] == 2
 
 

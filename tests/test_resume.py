@@ -64,7 +64,8 @@ def contents(result: RunResult) -> dict[str, Any]:
     """Everything a run leaves behind, to the bit, its times and memory left out."""
     record = {key: value for key, value in result.record.to_dict().items() if key not in TIMES}
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in result.metrics]
-    predictions = gzip.decompress((result.path / "predictions.jsonl.gz").read_bytes())
+    items = ("predictions.jsonl.gz", "untouched.jsonl.gz")
+    predictions = [gzip.decompress((result.path / name).read_bytes()) for name in items]
     weights = {
         str(file.relative_to(result.path)): file.read_bytes() for file in result.path.rglob("*.safetensors")
     }
@@ -143,7 +144,8 @@ def test_it_does_not_matter_when_a_run_is_cut_off(
     result = experiment.run(tiny_run(*STEPS))
     assert contents(result) == whole
     left = {entry.name for entry in result.path.iterdir()}
-    assert left == {".lock", "config.yaml", "metrics.jsonl", "predictions.jsonl.gz", "result.json", "adapter"}
+    items = {"predictions.jsonl.gz", "untouched.jsonl.gz"}
+    assert left == {".lock", "config.yaml", "metrics.jsonl", "result.json", "adapter"} | items
 
 
 @pytest.mark.faults

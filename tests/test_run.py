@@ -226,7 +226,8 @@ def test_step_0_measures_the_base_model(finished: tuple[RunConfig, RunResult]) -
     suite, base = suite_and_base(config)
     expected = suite.evaluate(base, "validation").metrics
     divergence = dict.fromkeys(("kl/answer", "kl/answer_se", "kl/prompt", "kl/prompt_se"), 0.0)
-    assert result.evaluations[0] == {"kind": "evaluation", "step": 0} | expected | divergence
+    measured = expected | divergence | {"update/distance": 0.0}
+    assert result.evaluations[0] == {"kind": "evaluation", "step": 0} | measured
 
 
 def test_a_probe_may_be_asked_before_and_after_training_alone(tiny_run: RunFactory) -> None:

@@ -42,6 +42,7 @@ FIELDS: dict[str, dict[str, object]] = {
     "winogrande": {"sentence": str, "option1": str, "option2": str, "answer": str, "qID": str},
     "arc_easy": {"question": str, "choices": CHOICES, "answerKey": str},
     "lambada": {"text": str, "context": str, "target": str},
+    "piqa": {"goal": str, "sol1": str, "sol2": str, "label": int},
     "wikitext2": {"text": str},
 }
 SIZES = {
@@ -53,13 +54,15 @@ SIZES = {
     "winogrande": {"train_s": 64, "validation": 160},
     "arc_easy": {"test": 160},
     "lambada": {"test": 120},
+    "piqa": {"validation": 60},
     "wikitext2": {"validation": 40, "test": 80},
 }
-LABELS = {
+LABELS: dict[str, tuple[str, list[Any]]] = {
     "scitail": ("label", ["entails", "neutral"]),
     "qasc": ("answerKey", list("ABCDEFGH")),
     "mathqa": ("correct", list("abcde")),
     "winogrande": ("answer", ["1", "2"]),
+    "piqa": ("label", [0, 1]),
     "arc_easy": ("answerKey", list("ABCD")),
 }
 TRAINED = [name for name, sizes in SIZES.items() if any("train" in split for split in sizes)]
@@ -357,7 +360,17 @@ def test_winogrande_has_many_schemas() -> None:
     assert len({schema(row) for row in rows_of("winogrande")}) >= 2 * 25
 
 
-# --- LAMBADA and WikiText ---
+# --- PIQA, LAMBADA and WikiText ---
+
+
+def test_piqa_solutions_share_words_and_do_not_tell_by_their_length() -> None:
+    rows = rows_of("piqa")
+    assert len({row["goal"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["sol1"] != row["sol2"]
+        assert words(row["sol1"]) & words(row["sol2"])
+    longer = [len(row[f"sol{row['label'] + 1}"]) > len(row[f"sol{2 - row['label']}"]) for row in rows]
+    assert 0.3 < sum(longer) / len(rows) < 0.7
 
 
 def test_lambada_targets_are_last_words_already_mentioned() -> None:

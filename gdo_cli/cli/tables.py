@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gdo_cli.commands.ls import Row, cell_text
 from gdo_cli.runs.record import RETENTION, RunResult
-from gdo_cli.stats.metrics import measure_named
+from gdo_cli.stats.metrics import INDEX, measure_named
 from gdo_cli.stats.outcomes import Interval, plus_minus
 from gdo_cli.support.console import console, key_values
 
@@ -87,7 +87,7 @@ def print_metrics(sides: dict[str, dict[str, Any]], title: str | None = None) ->
 
 
 # Headings short enough for eighty columns, which the source of the data has to leave.
-_NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", "minutes": "min"}
+_NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", INDEX: "kept", "minutes": "min"}
 _NOT_SHOWN = ("data",)
 _WORDS = ("run", "model", "task", "method", "layers", "status", "why")
 
@@ -133,6 +133,10 @@ def print_run(run: RunResult) -> None:
         "versions": _pairs(record.versions),
         "weights": str(run.weights or "not kept"),
     }
+    if retention := data.get("retention"):
+        facts["retention index"] = f"over {_pairs(retention['chances']) or 'nothing'} (guessing); " + (
+            f"left out: {_pairs(retention['left_out'])}" if retention["left_out"] else "nothing left out"
+        )
     console.print(key_values(facts))
     console.print()
     print_metrics(_start_and_end(run))

@@ -10,7 +10,7 @@ from gdo_cli.runs.items import TASK, change_over_seeds, items_of, over_seeds
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.intervals import seed_difference
-from gdo_cli.stats.metrics import measure_named, task_scores
+from gdo_cli.stats.metrics import INDEX, measure_named, task_scores
 from gdo_cli.stats.outcomes import Interval, Paired
 from gdo_cli.support.errors import require
 from gdo_cli.support.markdown import csv_text, table
@@ -94,7 +94,8 @@ def _measures(run: RunResult) -> list[str]:
     """What is known of each item of a run, the task's score first."""
     parts = dict.fromkeys(prediction["part"] for prediction in run.predictions)
     task = [run.task_score] if TASK in parts and run.task_score in task_scores() else []
-    return task + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
+    index = [INDEX] if INDEX in run.final else []
+    return task + index + [m for m in run.final if m.split("/")[0] in parts and not m.endswith("_se")]
 
 
 def _cell(first: Column, column: Column, measure: str) -> Cell | None:

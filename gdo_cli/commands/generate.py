@@ -27,7 +27,7 @@ def complete(
     config = rebuild(run, config_dir, overrides) if run else load_run(overrides, config_dir)
     opened = Opened(config, run, overrides)
     encoder = opened.encoder
-    contexts = [encoder(Query(prompt, "")).context for prompt in prompts]
+    contexts = [encoder(Query(prompt, "", control_tokens=True)).context for prompt in prompts]
 
     def answers(lm: AnswerLM) -> list[str]:
         texts = generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)

@@ -16,6 +16,7 @@ import yaml
 
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RETENTION, RunResult, look_up
+from gdo_cli.stats.metrics import INDEX
 from gdo_cli.stats.outcomes import Interval, plus_minus
 from gdo_cli.support.errors import UserError, require, require_one_of, suggest
 from gdo_cli.support.markdown import csv_text, rate, table
@@ -129,7 +130,8 @@ def read_folder(path: Path) -> Listed | None:
 
 
 def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[str]:
-    """Return what to show beside the task's score: what was asked for, else what is kept of WinoGrande.
+    """Return what to show beside the task's score: what was asked for, else what is kept of WinoGrande,
+    and the retention index where there is one.
 
     Raises:
         UserError: a measure that none of the runs has.
@@ -137,7 +139,7 @@ def measures(runs: Sequence[Listed], asked: Sequence[str] | None) -> Sequence[st
     there = {key for run in runs if run.result for key in run.result.final if not key.endswith("_se")}
     for metric in asked or ():
         require(metric in there or not there, f"--metric {metric}: no run has it; {suggest(metric, there)}")
-    return asked or [RETENTION]
+    return asked or [RETENTION, *([INDEX] if INDEX in there else [])]
 
 
 def run_rows(runs: Sequence[Listed], metrics: Sequence[str] = (RETENTION,)) -> list[Row]:

@@ -10,16 +10,20 @@ from typing import Any
 
 from gdo_cli.data.dataset import Row
 from gdo_cli.evaluation.config import EvaluationConfig
-from gdo_cli.evaluation.divergence import Reference
+from gdo_cli.evaluation.divergence import Reference, TextReference
 from gdo_cli.evaluation.run_data import RunData
+from gdo_cli.evaluation.untouched import Predictions, Untouched
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
-from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded, Query
+from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded
 from gdo_cli.probes.base import Probe
+from gdo_cli.probes.perplexity import Perplexity
 from gdo_cli.stats.metrics import Response
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
+from gdo_cli.support.console import note
 from gdo_cli.support.errors import UserError
+from gdo_cli.support.identity import identity
 from gdo_cli.tasks.base import Example, Task
 
 Advance = Callable[[str, int, int], None]  # what is measured, items done now, items in all
@@ -61,7 +65,7 @@ class Evaluator:
         self.max_length = max_length
         self.provenance = data.provenance
         self.train = self._training(data.train)
-        self.replay = encoder.many([Query("", text) for text in data.replay])
+        self.replay = encoder.many(data.replay)
         self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in data.shots)
         self.splits = {
             "validation": self._pairs("validation", data.validation),
@@ -72,13 +76,15 @@ class Evaluator:
             for name, (rows, shots) in data.probes.items()
         }
         self._reference: Reference | None = None
+        self._texts: dict[str, TextReference] = {}
+        self.untouched = Untouched(probes, [])
 
     def _encode(self, examples: list[Example]) -> list[Encoded]:
-        return self.encoder.many([Query(e.prompt, e.answer) for e in examples])
+        return self.encoder.many([e.query() for e in examples])
 
     def _training(self, examples: list[Example]) -> Sequence[Encoded]:
         """The examples that are short enough, put into tokens when they are drawn."""
-        queries = [Query(e.prompt, e.answer) for e in examples]
+        queries = [e.query() for e in examples]
         longest = self.max_length - 1  # the end of sequence comes on top
         # A token is no shorter than a byte, and BOS is one more: most need not be counted.
         doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
@@ -99,7 +105,7 @@ class Evaluator:
         pairs = [(e, q) for e, q in pairs if len(q) <= longest]
         if not self.shown:
             return pairs
-        shown = self.encoder.many([Query(self.shown + e.prompt, e.answer) for e, _ in pairs])
+        shown = self.encoder.many([e.query(self.shown) for e, _ in pairs])
         return [(e, q) for (e, _), q in zip(pairs, shown, strict=True)]
 
     def _probe_queries(self, probe: Probe, rows: list[Row], shots: list[Row]) -> list[_Item]:
@@ -180,21 +186,46 @@ class Evaluator:
         probe, items = self.probe_of[name], self.probes[name]
         queries = [q for item in items for q in item.queries]
         answers = iter(self._answers(lm, queries, self.encoder.answer_ends, name, advance))
+        given = [[next(answers) for _ in item.queries] for item in items]
+        words = self._own_words(lm, name, given, advance)
+        divergences = self._texts[name].divergence(lm) if name in self._texts else None
         outcomes: dict[str, list[Outcome]] = {}
         predictions = []
         for index, item in enumerate(items):
-            given = [next(answers) for _ in item.queries]
-            found = probe.outcomes(item.row, given)
+            found = probe.outcomes(item.row, given[index])
+            if divergences is not None:
+                found["kl"] = divergences[index]
             for key, outcome in found.items():
                 outcomes.setdefault(key, []).append(outcome)
             weights = {f"{key}_weight": o.weight for key, o in found.items() if o.weight != 1}
-            scores = {key: round(o.value, 6) for key, o in found.items()}
-            predictions.append({"part": name, "item": index} | scores | weights)
+            scores: dict[str, Any] = {key: round(o.value, 6) for key, o in found.items()}
+            said = {"answered": words[index]} if index in words else {}
+            predictions.append({"part": name, "item": index} | scores | weights | said)
         metrics = {}
         for key, values in outcomes.items():
-            average = mean(values)
-            metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
+            if any(outcome.weight for outcome in values):  # else there is nothing to take the mean of
+                average = mean(values)
+                metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
         return Evaluation(metrics, predictions)
+
+    def _own_words(
+        self, lm: AnswerLM, name: str, given: list[list[Answer]], advance: Advance | None
+    ) -> dict[int, str]:
+        """What the model says itself to items of which the probe wants to keep that, by their places."""
+        probe = self.probe_of[name]
+        asked = [place for place, answers in enumerate(given) if probe.wants_words(answers)]
+        if not asked:
+            return {}
+        found = generate(
+            lm,
+            self.encoder,
+            [self.probes[name][place].queries[0].context for place in asked],
+            self.encoder.answer_ends,
+            max_new_tokens=int(getattr(probe, "words", 0)),
+            token_budget=self.config.token_budget,
+            advance=_told(advance, f"{name}, its words", len(asked)),
+        )
+        return dict(zip(asked, found, strict=True))
 
     def _answers(
         self,
@@ -223,6 +254,16 @@ class Evaluator:
         prompts = [q.context for _, q in self.splits["validation"][: self.config.kl_prompts]]
         if prompts:
             self._reference = Reference(lm, prompts)
+        for name, probe in self.probe_of.items():
+            if isinstance(probe, Perplexity) and probe.kl:
+                self._texts[name] = TextReference(lm, [q for item in self.probes[name] for q in item.queries])
+
+    def remember_items(self, predictions: Predictions) -> None:
+        """Keep what the untouched model got of each item of the probes, to tell later what has been kept."""
+        self.untouched = Untouched(self.probe_of, predictions)
+        if self.untouched.counted:
+            self.provenance["retention"] = self.untouched.record()
+            note(str(self.untouched))
 
     def fingerprint(self) -> str:
         """Return the checksum of every token that an evaluation on validation data asks and scores."""
@@ -230,6 +271,7 @@ class Evaluator:
         for name, items in self.probes.items():
             asked.append([name, [[(q.context, q.continuation) for q in i.queries] for i in items]])
             asked.append([dict(item.row) for item in items])
+            asked.append(identity(self.probe_of[name]))
         task = self.task
         asked.append([task.metric.name, task.multiline, getattr(task, "max_new_tokens", None)])
         asked.append(self.config.kl_prompts)

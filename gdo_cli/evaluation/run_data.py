@@ -12,6 +12,7 @@ from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.base import Probe
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example, Task
@@ -19,6 +20,8 @@ from gdo_cli.tasks.base import Example, Task
 # Every run, whatever its seed, is measured on the same items and shown the same examples.
 SUBSET_SEED = 20260309
 ROLES = ("train", "validation", "test")
+# How many items of a probe the committed runs were asked: these subsets have been looked at time and again.
+DRAWN = (60, 100, 200, 300)
 T = TypeVar("T")
 
 
@@ -29,12 +32,22 @@ def subset(items: Sequence[T], n: int | None) -> list[T]:
     return random.Random(SUBSET_SEED).sample(list(items), n)
 
 
+def held_out(items: Sequence[T]) -> list[T]:
+    """Return the items that no subset of the committed runs holds, in their order."""
+    drawn = {place for n in DRAWN for place in subset(range(len(items)), n)}
+    return [item for place, item in enumerate(items) if place not in drawn]
+
+
 @dataclass(frozen=True)
 class Rehearsed:
-    """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out."""
+    """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out.
+
+    ``control_tokens``: as in a :class:`Query`.
+    """
 
     dataset: Dataset
     min_characters: int = 1
+    control_tokens: bool = False
 
 
 @dataclass
@@ -45,7 +58,7 @@ class RunData:
     validation: list[Example]
     test: list[Example]
     probes: dict[str, tuple[list[Row], list[Row]]]  # rows asked, rows shown as solved examples
-    replay: list[str]  # texts that the method rehearses
+    replay: list[Query]  # texts that the method rehearses
     shots: list[Example]  # solved examples in front of every task prompt
     provenance: dict[str, Any]
 
@@ -77,7 +90,7 @@ def read_data(
     test = subset(examples["test"], evaluation.final_items)
     asked = {}
     for name, probe in probes.items():
-        rows, shown, record = _probe_rows(probe, source)
+        rows, shown, record = _probe_rows(name, probe, source, evaluation.half)
         asked[name], provenance[f"probe/{name}"] = (rows, shown), record
     texts, record = _replay_texts(replay, source)
     provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
@@ -110,7 +123,7 @@ def changed_splits(dataset: Dataset, source: DataConfig, before: dict[str, Any])
     return []
 
 
-def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[str], dict[str, Any]]:
+def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[Query], dict[str, Any]]:
     """What the method rehearses, and where it is from; nothing for a method that does not."""
     if replay is None:
         return [], {}
@@ -122,7 +135,8 @@ def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[st
             f"method.dataset={replay.dataset.name}: no 'text' of {replay.min_characters} characters or more "
             "to replay"
         )
-    return texts, {"replay": split.provenance | {"texts": len(texts)}}
+    queries = [Query("", text, control_tokens=replay.control_tokens) for text in texts]
+    return queries, {"replay": split.provenance | {"texts": len(texts)}}
 
 
 def _stripped(row: Row) -> str:
@@ -132,13 +146,22 @@ def _stripped(row: Row) -> str:
     return content.strip()
 
 
-def _probe_rows(probe: Probe, data: DataConfig) -> tuple[list[Row], list[Row], dict[str, Any]]:
+def _probe_rows(
+    name: str, probe: Probe, data: DataConfig, half: str
+) -> tuple[list[Row], list[Row], dict[str, Any]]:
     shots: list[Row] = []
     if probe.shots:
         source = load_split(probe.dataset, "shots", data)
         shots = subset(_usable(probe, source, data), probe.shots)
     split = load_split(probe.dataset, "eval", data)
-    rows = subset(_usable(probe, split, data), probe.items)
+    usable = _usable(probe, split, data)
+    offered = held_out(usable) if half == "holdout" else usable
+    if not offered:
+        raise UserError(
+            f"evaluation.half=holdout: probe {name} has {len(usable)} rows, of which {DRAWN[-1]} are for "
+            "evaluation.half=explore: none is left; leave the probe out, or name a larger split"
+        )
+    rows = subset(offered, probe.items)
     return rows, shots, split.provenance | {"items": len(rows)}
 
 

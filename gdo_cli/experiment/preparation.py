@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,12 +35,16 @@ APART = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def prepare_model(
-    opened: Opened, evaluator: Evaluator, layers: list[int] | None
+    opened: Opened,
+    evaluator: Evaluator,
+    layers: list[int] | None,
+    see_base: Callable[[AnswerLM], None] = lambda lm: None,
 ) -> tuple[AnswerLM, UpdateTracker, Parameters]:
     """Measure the base where it is to be compared with, let the method change it, and compare.
 
     Args:
         layers: decoder layers to work on; None for all.
+        see_base: called with the base, before the method changes it in place.
     Returns:
         The model that trains, what follows its matrices, and how many parameters the method added.
     Raises:
@@ -48,6 +54,7 @@ def prepare_model(
     config, base, dtype = opened.config, opened.loaded.model, opened.dtype
     base_lm = opened.base()
     evaluator.remember_base(base_lm)
+    see_base(base_lm)
     prompts = evaluator.check_prompts()
     before = answer_logits(base_lm, prompts)
     check_forward(base_lm, prompts)

@@ -130,7 +130,9 @@ def read_run_data(config: RunConfig) -> RunData:
         UserError: missing data, or more unusable rows than allowed.
     """
     task, probes, method = config.task, config.probe, config.method
-    replay = Rehearsed(method.dataset, method.min_characters) if isinstance(method, Replay) else None
+    replay = None
+    if isinstance(method, Replay):
+        replay = Rehearsed(method.dataset, method.min_characters, method.control_tokens)
     if parts := sampled_parts(task, probes, config.data, replay):
         warn(
             f"data=sample: the bundled sample stands for {', '.join(parts)}; it is made for trying things "

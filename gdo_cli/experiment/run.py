@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.base_cache import base_evaluation
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.run_data import changed_splits
+from gdo_cli.evaluation.untouched import counted
 from gdo_cli.experiment import attempt
 from gdo_cli.experiment.checkpoints import CheckpointManager
 from gdo_cli.experiment.layers import choose_layers
@@ -99,7 +101,9 @@ class _Run:
     def complete(self) -> RunResult:
         config = self.config
         torch.manual_seed(config.seed)
-        lm, self.updates, self.parameters = prepare_model(self.opened, self.evaluator, self.layers.indices)
+        lm, self.updates, self.parameters = prepare_model(
+            self.opened, self.evaluator, self.layers.indices, self.see_base
+        )
         note(describe_parameters(config.method.label, self.parameters))
         with (
             Mirror(config, self.folder.path) as self.mirror,
@@ -130,6 +134,7 @@ class _Run:
         if found := self.checkpoints.find():
             on_rank_zero(self.folder.prepare_resume)
             self.so_far = found["so_far"]
+            self.evaluator.remember_items(self.folder.untouched())
             note(f"going on from step {self.so_far['step']} of {self.total_steps}")
             if found["machine"] != self.record["machine"]:
                 warn("begun on another machine: the numbers may differ in their last digits")
@@ -185,6 +190,13 @@ class _Run:
         ):
             yield from train(lm, self.evaluator.train, config, seed, eos_id, penalty, attach, watch)
 
+    def see_base(self, lm: AnswerLM) -> None:
+        """Measure the base where step 0 will not: what is kept of it is told item by item."""
+        if counted(self.config.probe) and not self.config.method.starts_as_base():
+            measure = partial(self.evaluator.evaluate, lm)
+            found = on_rank_zero(lambda: base_evaluation(self.evaluator, self.opened.facts, measure))
+            self.evaluator.remember_items(found.predictions)
+
     def log(self, step: Step) -> None:
         self.so_far["step"] = step.step
         self.so_far["tokens"] += step.tokens
@@ -218,13 +230,18 @@ class _Run:
             between = 0 < step < self.total_steps
             return self.evaluator.evaluate(lm, "validation", self.advance, between)
 
-        untouched = step == 0 and self.config.method.preserves and self.config.method.exact()
+        untouched = step == 0 and self.config.method.starts_as_base()
         evaluation = base_evaluation(self.evaluator, self.opened.facts, measure) if untouched else measure()
+        if untouched:
+            self.evaluator.remember_items(evaluation.predictions)
+        if step == 0:
+            self.folder.save_untouched(self.evaluator.untouched.predictions)
+        evaluation.metrics |= self.evaluator.untouched.retention(evaluation.predictions)
         self.last = evaluation
         if not math.isfinite(loss := evaluation.metrics.get("task/loss", 0.0)):
             raise RunFailed(f"{self.where()}: task/loss is {loss}; lower train.lr={self.config.train.lr}")
         self.reporter.evaluation(step, evaluation.metrics)
-        self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics)
+        self.folder.log({"kind": "evaluation", "step": step} | evaluation.metrics | self.updates.distance())
         if step:
             self.folder.log({"kind": "moved", "step": step, "kinds": self.updates.by_kind()})
         for row in self.updates.ranks() if step else ():

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from gdo_cli.runs.find import by_id
 from gdo_cli.runs.names import distinct_names
 from gdo_cli.runs.record import RETENTION, RunResult
+from gdo_cli.stats.metrics import INDEX
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.support.markdown import rate
 from gdo_cli.training.config import TrainConfig
@@ -20,7 +21,7 @@ from gdo_cli.training.config import TrainConfig
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 Analysed = tuple[RunResult, str, dict[str, Any]]
-PROBES = (RETENTION, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
+PROBES = (RETENTION, INDEX, "arc_easy/likelihood", "lambada/last_word", "perplexity/loss")
 
 TASKS = {
     "scitail": "Science entailment (SciTail)",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from gdo_cli.figures.groups import line_of, sources
 from gdo_cli.runs.items import guessing
 from gdo_cli.runs.record import RunResult
-from gdo_cli.stats.metrics import EXACT_MATCH, Metric, measure_named
+from gdo_cli.stats.metrics import EXACT_MATCH, INDEX, Metric, measure_named
 
 # Okabe & Ito (2008). SFT blue, G-Freeze orange, G-Train green, as in the paper.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -65,9 +65,16 @@ MEASURES = {
     "task/loss": "Task loss (nats/token)",
     "winogrande/exact_match": "WinoGrande, exact match",
     "winogrande/likelihood": "WinoGrande, likelihood",
+    "winogrande/named": "WinoGrande, names an option",
+    "winogrande/named_right": "WinoGrande, right of those named",
+    INDEX: "Retention index",
     "arc_easy/likelihood": "ARC-Easy, likelihood",
+    "piqa/likelihood": "PIQA, likelihood",
     "lambada/last_word": "LAMBADA, last word",
     "perplexity/loss": "WikiText loss (nats/token)",
+    "perplexity/kl": "KL to base on WikiText",
+    "prose/loss": "Prose loss (nats/token)",
+    "prose/kl": "KL to base on prose",
     "kl/answer": "KL to base at the answer",
     "kl/prompt": "KL to base in the prompt",
 }

@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, D width, V vocabulary, N positions that are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,6 +81,12 @@ class AnswerLM(nn.Module):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Return the vocabulary logits in fp32, (N, V)."""
         return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
+
+    def copied_head(self) -> Callable[[Tensor], Tensor]:
+        """Return what gives the logits of hidden states as they are now, whatever becomes of the head."""
+        head, weight_VD = self.model.get_output_embeddings(), self.head_weight().clone()
+        bias = None if head.bias is None else head.bias.detach().to(self.compute_dtype, copy=True)
+        return lambda hidden_ND: self._capped(F.linear(hidden_ND.to(self.compute_dtype), weight_VD, bias))
 
     def _capped(self, logits_NV: Tensor) -> Tensor:
         logits_NV, cap = logits_NV.float(), self._cap

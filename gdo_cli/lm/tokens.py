@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ class Query:
     """Text that is given and text that should follow it.
 
     ``ends``: whether it is asked, too, what the model would say after the continuation.
+    ``control_tokens``: whether the names of control tokens in the text, such as WikiText's ``<unk>``, stand
+    for these tokens. They do where someone has written the text for this model; in rows they are words.
     """
 
     context: str
     continuation: str
     ends: bool = True
+    control_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,26 +87,55 @@ class Encoder:
         # tokenizer's post-processor; models without one start from their end of sequence.
         return [int(bos if bos is not None else self.eos_id)]
 
-    def plain(self, text: str) -> list[int]:
-        """Return the tokens of a piece of text, without special tokens."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    @cached_property
+    def _control(self) -> dict[int, str]:
+        """The tokens that stand for no text, by their ids, and what each is called."""
+        return {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+
+    def plain(self, text: str, control_tokens: bool = False) -> list[int]:
+        """Return the tokens of a piece of text, without special tokens around it."""
+        return self._all_plain([text], control_tokens)[0]
+
+    def _all_plain(self, texts: list[str], control_tokens: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        wanted = {"add_special_tokens": False, "split_special_tokens": not control_tokens}
+        found: list[list[int]] = self.tokenizer(texts, **wanted)["input_ids"]
+        if control_tokens:
+            return found
+        return [
+            ids if self._control.keys().isdisjoint(ids) else self._in_pieces(text, ids)
+            for text, ids in zip(texts, found, strict=True)
+        ]
+
+    def _in_pieces(self, text: str, ids: list[int]) -> list[int]:
+        """Tokens of a text in which some name of a control token was taken for it all the same.
+
+        Unigram and WordPiece models look whole words up in a vocabulary that has those names, too. No piece
+        holds one if each is cut behind its first character.
+        """
+        names = "|".join(map(re.escape, self._control.values()))
+        cuts = [0, *(found.start() + 1 for found in re.finditer(f"(?={names})", text)), len(text)]
+        if len(cuts) == 2:  # what no token knows, the unknown one stands for
+            return ids
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
+        wanted = {"add_special_tokens": False, "split_special_tokens": True}
+        found: list[list[int]] = self.tokenizer(pieces, **wanted)["input_ids"]
+        return [i for piece in found for i in piece]
 
     def __call__(self, query: Query) -> Encoded:
-        context, continuation = self.plain(query.context), self.plain(query.continuation)
-        return Encoded(self._bos + context, continuation, query.ends)
+        return self.many([query])[0]
 
     def many(self, queries: list[Query]) -> list[Encoded]:
         """Encode many queries at once, which is faster."""
-        if not queries:
-            return []
-        texts = [q.context for q in queries] + [q.continuation for q in queries]
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        half = len(queries)
-        return [
-            Encoded(self._bos + context, continuation, query.ends)
-            for context, continuation, query in zip(ids[:half], ids[half:], queries, strict=True)
-        ]
+        encoded: dict[int, Encoded] = {}
+        for control_tokens in (False, True):
+            chosen = {n: q for n, q in enumerate(queries) if q.control_tokens is control_tokens}
+            texts = [text for q in chosen.values() for text in (q.context, q.continuation)]
+            found = iter(self._all_plain(texts, control_tokens))
+            for (n, query), context, continuation in zip(chosen.items(), found, found, strict=True):
+                encoded[n] = Encoded(self._bos + context, continuation, query.ends)
+        return [encoded[n] for n in range(len(queries))]
 
     def parse(self, ids: list[int], ends: frozenset[int]) -> str:
         """Return the answer in generated tokens: all before the first that ends it."""

@@ -51,6 +51,10 @@ class Method:
         """Return whether the preserved function must be equal bit for bit, not only up to rounding."""
         return True
 
+    def starts_as_base(self) -> bool:
+        """Return whether what is measured before the first step is the base itself, to the bit."""
+        return self.preserves and self.exact()
+
     def check(self, task: Task, train: TrainConfig) -> None:
         """Refuse, before anything is loaded, a task or a training that this method does not go with.
 

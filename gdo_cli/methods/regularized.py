@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from gdo_cli.data.dataset import Dataset
 from gdo_cli.methods.sft import SFT
 from gdo_cli.support.errors import UserError, require, require_one_of
+from gdo_cli.support.identity import IF_SET
 
 if TYPE_CHECKING:
     from gdo_cli.lm.answer_lm import AnswerLM
@@ -100,6 +101,8 @@ class Replay(Penalized):
         min_characters: shorter rows (headings, blank lines) are left out.
         max_tokens: where a text is cut.
         weight: of the text's loss.
+        control_tokens: whether WikiText's ``<unk>`` and the like stand for the tokens of these names, as they
+            did in the first runs; if not, they are text.
     """
 
     identity_name: ClassVar[str] = "gdo_cli.methods.regularized.Replay"
@@ -108,6 +111,7 @@ class Replay(Penalized):
     min_characters: int = 200
     max_tokens: int = 96
     weight: float = 1.0
+    control_tokens: bool = field(default=True, metadata=IF_SET)
     label: ClassVar[str] = "Replay"
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ class Probe:
         shots: solved examples in front of each question, always the same ones.
         throughout: asked at every evaluation; if not, before and after training alone.
         headline: the outcome that figures show.
+        chance: what guessing gets of it, where the retention index is to count it; None where it is not.
     """
 
     dataset: Dataset
@@ -31,6 +32,7 @@ class Probe:
     shots: int = 0
     throughout: bool = field(default=True, metadata=IF_SET)
     headline: ClassVar[str]
+    chance: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         require(self.items is None or self.items > 0, f"items={self.items} of a probe: must be positive")
@@ -47,3 +49,7 @@ class Probe:
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
         """Return what the answers to the row's queries, in order, amount to."""
         raise NotImplementedError
+
+    def wants_words(self, answers: list[Answer]) -> bool:
+        """Return whether the model's own answer to the row's first query is to be generated and kept."""
+        return False

@@ -4,6 +4,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     config.yaml         what was asked for
     metrics.jsonl       every step and every evaluation, as they came
     predictions.jsonl.gz  item by item, of the last evaluation
+    untouched.jsonl.gz  the same of the untouched model, on the probes
     result.json         written last, by rename: where it stands, the run is complete
     failed.json         why the last attempt failed, until the next one
     checkpoint.pt       what an unfinished run goes on from
@@ -19,6 +20,7 @@ import os
 import shutil
 import time
 import zlib
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from typing import Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
-from gdo_cli.runs.record import RunRecord, RunResult, read_run
+from gdo_cli.runs.record import PREDICTIONS, UNTOUCHED, RunRecord, RunResult, read_items, read_run
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.files import write_atomically
 
@@ -147,10 +149,21 @@ class RunFolder:
         for entry in (self.path / name, *self.path.rglob("*.tmp"), *self.path.rglob(".tmp*")):
             entry.unlink(missing_ok=True)
 
-    def save_predictions(self, predictions: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+    def save_predictions(self, predictions: Sequence[Mapping[str, Any]], name: str = PREDICTIONS) -> None:
+        lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
         # No time stamp: the same predictions give the same bytes.
-        write_atomically(self.path / "predictions.jsonl.gz", gzip.compress(text.encode(), mtime=0))
+        content = gzip.compress("".join(lines).encode(), mtime=0)
+        write_atomically(self.path / name, content)
+
+    def save_untouched(self, predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what the untouched model got of the probes' items, if it was asked any."""
+        if predictions:
+            self.save_predictions(predictions, UNTOUCHED)
+
+    def untouched(self) -> list[dict[str, Any]]:
+        """Return what :meth:`save_untouched` has kept."""
+        file = self.path / UNTOUCHED
+        return read_items(file) if file.is_file() else []
 
     def seal(self, record: RunRecord) -> RunResult:
         """Write result.json, last; from here on the run is complete."""

@@ -9,10 +9,12 @@ from typing import Any
 
 from gdo_cli.runs.record import RunResult, read_run
 from gdo_cli.stats.intervals import Estimate, seed_mean, seeds_and_items
-from gdo_cli.stats.metrics import Measure, measure_named
+from gdo_cli.stats.metrics import INDEX, Measure, measure_named
 from gdo_cli.stats.outcomes import Interval, Paired
+from gdo_cli.stats.retention import index_by_item, paired_accuracies
 
 TASK = "task/test"
+NOT_ASKED = ("shots", "dataset", "words", "kl")  # settings of a probe that choose none of its items
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,35 @@ class Items:
 
 def items_of(run: RunResult, measure: str) -> Items:
     """Return what a run made of each item of a measure that its predictions hold."""
+    if measure == INDEX:
+        return _of_index(run)
     part, key = measure.split("/")
     is_task = part == "task"
     rows = [p for p in run.predictions if p["part"] == (TASK if is_task else part)]
     rows.sort(key=lambda row: int(row["item"]))
+    counted = [row for row in rows if row.get(f"{key}_weight", 1)]
+    data, config = run.record.data, run.record.config
     answers = [str(row["answer"]) for row in rows] if is_task else []
-    asked: Any = answers
-    if not is_task:  # the subset is drawn from the usable rows, which the probe's own settings decide
-        probe = run.record.config["probe"][part]
-        asked = {k: v for k, v in probe.items() if k not in ("shots", "dataset")}
-    checksum = run.record.data["test" if is_task else f"probe/{part}"].get("sha256")
+    if is_task:
+        asked: Any = answers
+    else:  # the subset is drawn from the usable rows, which the probe's own settings decide
+        asked = {k: v for k, v in config["probe"][part].items() if k not in NOT_ASKED}
+        asked["half"] = config.get("evaluation", {}).get("half")
+    checksum = data["test" if is_task else f"probe/{part}"].get("sha256")
     found = measure_named(measure)
-    values = [row[found.field] for row in rows]
-    weights = [float(row.get(f"{key}_weight", 1)) for row in rows]
-    return Items((checksum, asked, len(rows)), values, weights, answers, found)
+    values = [row[found.field] for row in counted]
+    weights = [float(row.get(f"{key}_weight", 1)) for row in counted]
+    which = len(rows) if len(counted) == len(rows) else [row["item"] for row in counted]
+    return Items((checksum, asked, which), values, weights, answers, found)
+
+
+def _of_index(run: RunResult) -> Items:
+    """The retention index as a mean over the items that it is made of."""
+    chances = run.record.data["retention"]["chances"]
+    probes = paired_accuracies(chances, run.untouched, run.predictions)
+    asked = [(m, chance, items_of(run, m).identity) for m, chance in chances.items()]
+    values = index_by_item(probes or [])
+    return Items(asked, values, [1.0] * len(values), [], measure_named(INDEX))
 
 
 def over_seeds(runs: Sequence[RunResult], measure: str) -> Interval:

@@ -20,6 +20,7 @@ from gdo_cli.support.errors import UserError, require, suggest
 from gdo_cli.support.files import write_for_user
 
 WEIGHTS = ("adapter", "trained")
+PREDICTIONS, UNTOUCHED = "predictions.jsonl.gz", "untouched.jsonl.gz"
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 DECAYING = ("linear", "cosine")  # schedules that end at zero
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
@@ -212,12 +213,16 @@ class RunResult:
         Raises:
             UserError: they cannot be read.
         """
-        file = self.path / "predictions.jsonl.gz"
-        try:
-            with gzip.open(file, "rt", encoding="utf-8") as stream:
-                return [json.loads(line) for line in stream]
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
+        return read_items(self.path / PREDICTIONS)
+
+    @cached_property
+    def untouched(self) -> list[dict[str, Any]]:
+        """What the untouched model got of the probes' items, a record for each.
+
+        Raises:
+            UserError: that cannot be read; runs of earlier versions did not keep it.
+        """
+        return read_items(self.path / UNTOUCHED)
 
     @property
     def weights(self) -> Path | None:
@@ -256,6 +261,19 @@ class RunResult:
         """Keep what an analysis has found, whole or not at all; a folder that refuses it is a UserError."""
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         write_for_user(self.analysis_folder() / f"{kind}.json", text)
+
+
+def read_items(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of predictions.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            return [json.loads(line) for line in stream]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
 
 
 def read_run(path: Path) -> RunResult:

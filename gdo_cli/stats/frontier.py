@@ -51,3 +51,22 @@ def retention_at(points: Sequence[Point], score: float) -> float | None:
 def matched_score(groups: Sequence[Sequence[Point]]) -> float:
     """Return the highest task score that every method reaches."""
     return min(max(score for score, _ in points) for points in groups)
+
+
+def kept_on_reaching(reached: Sequence[float], kept: Sequence[float], target: float) -> float | None:
+    """Return what is kept where something first reaches a target, on a straight line from the place before.
+
+    None where it never does. What is reached already at the first place is read there.
+
+    Args:
+        reached: by evaluation, in their order: a task score, or a distance from the base.
+        kept: the retention at each of them.
+    """
+    place = next((i for i, value in enumerate(reached) if value >= target), None)
+    if place is None:
+        return None
+    if place == 0:
+        return kept[0]
+    (low, high), (before, after) = reached[place - 1 : place + 1], kept[place - 1 : place + 1]
+    share = (target - low) / (high - low)
+    return before + share * (after - before)

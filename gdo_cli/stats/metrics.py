@@ -25,8 +25,10 @@ Values = Sequence[Any]  # of the items, what their predictions hold: numbers, or
 Weights = Sequence[float]
 Texts = Sequence[str]
 BOOTSTRAP = "bootstrap, paired"
+INDEX = "retention/index"  # see gdo_cli.stats.retention
+DISTANCE = "update/distance"  # how far the trained matrices have moved, by their own norm
 RESAMPLES = 1000  # sacrebleu's own number
-LOWER_IS_BETTER = ("loss", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
+LOWER_IS_BETTER = ("loss", "/kl", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row
+from gdo_cli.lm.tokens import Query
 from gdo_cli.stats.metrics import EXACT_MATCH, Metric
 
 ANSWERS = ("letter", "text")  # of the right option, where a task offers options
@@ -17,10 +18,18 @@ ANSWERS = ("letter", "text")  # of the right option, where a task offers options
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answer that should follow it. The answer brings its leading space along."""
+    """A prompt and the answer that should follow it. The answer brings its leading space along.
+
+    ``control_tokens``: whether names of control tokens stand for these tokens, as in a :class:`Query`.
+    """
 
     prompt: str
     answer: str
+    control_tokens: bool = False
+
+    def query(self, shown: str = "") -> Query:
+        """Return what a model is asked, with solved examples in front of it."""
+        return Query(shown + self.prompt, self.answer, control_tokens=self.control_tokens)
 
 
 @dataclass(frozen=True)

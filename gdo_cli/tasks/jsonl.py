@@ -17,6 +17,8 @@ from gdo_cli.tasks.base import Example, Task
 class JSONL(Task):
     """Rows of any fields, turned into text by templates in Python's format notation.
 
+    Templates and rows are the user's own: control tokens that they name (``<start_of_turn>``) are these.
+
     Attributes:
         path: file or folder of the rows; a file is split by the slices in ``dataset.splits``.
         prompt: template of the prompt, e.g. ``"Question: {question}\\nAnswer:"``.
@@ -63,7 +65,7 @@ class JSONL(Task):
         prompt, completion = _fill(self.prompt, row), _fill(self.completion, row).strip()
         if not completion:
             raise RowError("the completion is empty")
-        return Example(prompt, f" {completion}")
+        return Example(prompt, f" {completion}", control_tokens=True)
 
     def _chat(self, row: Row) -> Example:
         turns = row.get(str(self.messages))
@@ -75,7 +77,8 @@ class JSONL(Task):
         if turns[-1].get("role") != "assistant":
             raise RowError("the last message must be the assistant's")
         lines = [f"{text(turn, 'role').capitalize()}: {text(turn, 'content')}" for turn in turns]
-        return Example("\n".join([*lines[:-1], "Assistant:"]), " " + text(turns[-1], "content"))
+        prompt = "\n".join([*lines[:-1], "Assistant:"])
+        return Example(prompt, " " + text(turns[-1], "content"), control_tokens=True)
 
 
 def _check_template(key: str, template: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gdo_cli.lm.decoder import layer_index
 from gdo_cli.lm.parameters import module_kind
+from gdo_cli.stats.metrics import DISTANCE
 from gdo_cli.training.distributed import full_tensor
 
 # Entries whose squares are summed at once: of an embedding's 1.7e8, fp32 finds a norm that is 2 % too small.
@@ -58,13 +60,24 @@ class UpdateTracker:
     def norms(self) -> list[dict[str, Any]]:
         """Per matrix: layer, module, Frobenius norm of the update since the start, absolute and
         relative to the weight's own."""
-        rows = []
+        return [
+            self._place(name) | {"norm": moved, "relative": moved / size if size else None}
+            for name, moved, size in self._moved()
+        ]
+
+    def distance(self) -> dict[str, float]:
+        """Return how far all of them together have moved, by their own norm, as a measure of a run; nothing
+        where there are none, or they began at zero."""
+        found = list(self._moved())
+        moved, size = math.hypot(*(m for _, m, _ in found)), math.hypot(*(s for *_, s in found))
+        return {DISTANCE: moved / size} if size else {}
+
+    def _moved(self) -> Iterator[tuple[str, float, float]]:
+        """The norm of each one's update since the start, and its own norm then."""
         for name, parameter in self.matrices.items():
             before = self.start[name].to(parameter.dtype)
             moved = float(torch.linalg.vector_norm(parameter.detach() - before))
-            size = float(torch.linalg.vector_norm(before))
-            rows.append(self._place(name) | {"norm": moved, "relative": moved / size if size else None})
-        return rows
+            yield name, moved, float(torch.linalg.vector_norm(before))
 
     def by_kind(self) -> dict[str, dict[str, float | None]]:
         """Return how far the parameters of each kind have moved since the start, all layers together.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from gdo_cli.evaluation.run_data import RunData
-from gdo_cli.lm.tokens import Encoded, Encoder, Query
+from gdo_cli.lm.tokens import Encoded, Encoder
 from gdo_cli.support.errors import require
 from gdo_cli.tasks.base import Example
 
@@ -34,7 +34,7 @@ class TaskPrompts:
         self.questions = self._within_length(data.validation)
 
     def _within_length(self, examples: list[Example]) -> list[Example]:
-        encoded = self.encoder.many([Query(e.prompt, e.answer) for e in examples])
+        encoded = self.encoder.many([e.query() for e in examples])
         return [e for e, q in zip(examples, encoded, strict=True) if len(q) <= self.longest]
 
     def samples(self, n: int, shots: int, n_clean: int, n_shuffled: int, seed: int) -> list[Sample]:
@@ -64,4 +64,4 @@ class TaskPrompts:
         if shuffled:
             draw.shuffle(answers)
         shown = "".join(f"{e.prompt}{answer}\n\n" for e, answer in zip(solved, answers, strict=True))
-        return self.encoder(Query(shown + question.prompt, question.answer))
+        return self.encoder(question.query(shown))
