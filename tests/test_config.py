@@ -141,9 +141,7 @@ ON_MODELS = [
     pytest.param(
         option,
         model,
-        marks=()
-        if model == "gemma3_1b" or (model == "gemma3_4b" and option in PAPER)
-        else pytest.mark.slow,
+        marks=() if model == "gemma3_1b" or (model == "gemma3_4b" and option in PAPER) else pytest.mark.slow,
     )
     for option in bundled("experiment")
     for model in bundled("model")
@@ -191,7 +189,9 @@ def test_published_runs_of_the_1b_are_the_papers_and_on_whole_test_sets() -> Non
 def names_options(words: set[str], content: dict[str, Any]) -> bool:
     """Whether all of the words choose an option that there is, of a part that the experiment says nothing of."""
     chosen = [word.partition("=") for word in words]
-    return all(group in GROUPS and group not in content and name in bundled(group) for group, _, name in chosen)
+    return all(
+        group in GROUPS and group not in content and name in bundled(group) for group, _, name in chosen
+    )
 
 
 @pytest.mark.parametrize("option", bundled("experiment"))

@@ -71,7 +71,11 @@ def _kind(layer: nn.Module) -> tuple[Hashable, ...]:
         (
             name,
             type(module),
-            *((k, v) for k, v in vars(module).items() if isinstance(v, int | float | str) and k != "layer_idx"),
+            *(
+                (k, v)
+                for k, v in vars(module).items()
+                if isinstance(v, int | float | str) and k != "layer_idx"
+            ),
             *((n, p.shape, p.dtype, p.requires_grad) for n, p in module.named_parameters(recurse=False)),
         )
         for name, module in layer.named_modules()
