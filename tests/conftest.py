@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.testing
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -53,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # PEFT 0.21 reads a property that transformers 5.23 has renamed: nothing in this project can mend it.
     config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing.*:FutureWarning")
     torch.set_num_threads(1)  # tensors this small only lose by being shared out
+    # Typer reads the signatures of all commands at each call: a fifteenth of a second.
+    vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
 
 def pytest_collection_finish() -> None:

@@ -49,15 +49,12 @@ def test_the_init_of_a_package_is_its_docstring() -> None:
     assert own == [PACKAGE / "__init__.py", PACKAGE / "growth/__init__.py"]
 
 
-def test_reading_results_and_settings_needs_no_torch() -> None:
-    names = in_packages("config", "runs", "stats", "tasks", "probes", "support", "data")
+def test_reading_settings_and_results_and_drawing_figures_needs_no_torch() -> None:
+    names = in_packages("config", "runs", "stats", "tasks", "probes", "support", "data", "figures")
     assert not imported(*names) & HEAVY
 
 
-def test_figures_need_no_torch() -> None:
-    assert not imported(*in_packages("figures")) & HEAVY
-
-
+@pytest.mark.slow  # it imports torch anew; `make lint` keeps the same of what growth itself imports
 def test_growth_is_a_library_without_the_application() -> None:
     assert not imported("gdo_cli.growth", "gdo_cli.growth.folding") & APPLICATION
 

@@ -129,12 +129,14 @@ STRUCTURES = [
 ]
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_where_gdo_is_not_imported_a_checkpoint_computes_and_generates_what_the_run_does(
-    family: str, families: Path, results: Path, tmp_path: Path
+    families: Path, results: Path, tmp_path: Path
 ) -> None:
-    custom = ["model=custom", f"model.path={families / family}", "train.lr=1e-3"]
-    runs = [trained(results, *custom, *structure) for structure in STRUCTURES]
+    """Every structure of both families, in one process: what it takes is the start."""
+    custom = [
+        ["model=custom", f"model.path={families / name}", "train.lr=1e-3"] for name in ("gemma3", "llama")
+    ]
+    runs = [trained(results, *model, *structure) for model in custom for structure in STRUCTURES]
     paths = [export(r, tmp_path / str(i), None, "fp32", None).path for i, r in enumerate(runs)]
     answers = in_a_fresh_process(paths, "Water boils at one hundred degrees. Ice is frozen water.")
     for finished, fresh in zip(runs, answers, strict=True):

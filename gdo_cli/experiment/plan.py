@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment.repeats import leave_out_repeats, with_repeats
 from gdo_cli.experiment.weights import prepare
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
@@ -140,8 +141,13 @@ def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int
         head = lm.head_weight()  # the head's copy in bf16, where it has one, is no activation
         own = {id(p) for p in model.parameters()} | {id(head)}
         with FlopCounterMode(display=False) as counter, _kept_tensors(own) as kept:
+
+            def so_far() -> tuple[int, int]:
+                return sum(kept.values()), counter.get_total_flops()
+
+            layers = leave_out_repeats(model, so_far)
             F.cross_entropy(lm(ids, positions), targets).backward()
-    return sum(kept.values()), counter.get_total_flops()
+            return with_repeats(so_far(), layers)
 
 
 @contextmanager

@@ -228,25 +228,39 @@ def _steps_of(trainer: Any) -> Steps:
 
     from transformers import TrainerCallback
 
-    asked: queue.Queue[None] = queue.Queue()
-    took: queue.Queue[float] = queue.Queue()
+    asked: queue.Queue[bool] = queue.Queue()  # for a step, or for none any more
+    took: queue.Queue[float | BaseException] = queue.Queue()
 
     class Gate(TrainerCallback):  # type: ignore[misc]
         began = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            asked.get()
+            if not asked.get():
+                raise EOFError("no step any more")
             self.began = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             took.put(time.perf_counter() - self.began)
 
+    def work() -> None:
+        try:
+            trainer.train()
+        except BaseException as error:
+            took.put(error)
+
     trainer.add_callback(Gate())
-    threading.Thread(target=trainer.train, daemon=True).start()
+    thread = threading.Thread(target=work, name="a peer's trainer", daemon=True)
+    thread.start()
     yield {}
-    while True:
-        asked.put(None)
-        yield {"seconds": took.get()}
+    try:
+        while True:
+            asked.put(True)
+            if isinstance(seconds := took.get(), BaseException):
+                raise seconds
+            yield {"seconds": seconds}
+    finally:
+        asked.put(False)
+        thread.join()
 
 
 WORKERS: dict[str, Callable[[list[str]], Steps]] = {
