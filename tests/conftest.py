@@ -47,7 +47,9 @@ RunFactory = Callable[..., RunConfig]
 
 def recorded(content: Mapping[str, Any]) -> RunRecord:
     """What a run recorded, as far as a test has it; the rest by default."""
-    least = RunRecord(id="0" * 8, seed=0, name={}, final={})
+    least = RunRecord(
+        id="0" * 8, seed=0, name={"model": "tiny", "task": "scitail", "method": "sft"}, final={}
+    )
     return RunRecord.from_dict(least.to_dict() | dict(content))
 
 

@@ -127,7 +127,7 @@ def test_a_run_that_did_not_finish_starts_afresh(
     assert folder.load() is None
     assert (folder.path / "metrics.jsonl").is_file()
     result = experiment.run(config)
-    assert [line["step"] for line in result.metrics] == [0, 1, 2, 2]
+    assert [line["step"] for line in result.metrics] == [0, 1, 2, 2, 2]
 
 
 def interrupted(*_: object) -> None:
@@ -298,7 +298,8 @@ def test_steps_and_evaluations_are_logged_in_order(finished: tuple[RunConfig, Ru
     _, result = finished
     kinds = [(line["kind"], line["step"]) for line in result.metrics]
     steps = [("train", n) for n in (1, 2, 3, 4)]
-    assert kinds == [("evaluation", 0), *steps[:2], ("evaluation", 2), *steps[2:], ("evaluation", 4)]
+    at_2, at_4 = ([("evaluation", n), ("moved", n)] for n in (2, 4))
+    assert kinds == [("evaluation", 0), *steps[:2], *at_2, *steps[2:], *at_4]
 
 
 def test_predictions_name_every_item_of_the_final_evaluation(finished: tuple[RunConfig, RunResult]) -> None:

@@ -142,6 +142,10 @@ class Composer:
         group = override.key_or_group
         if not group:
             raise UserError(f"{text}: not an override; they are written key=value")
+        if (key := key_of(override)).partition(".")[0] == "name":
+            raise UserError(
+                f"{key}: no such key; a run's name is made of its options, as task=… and method=…"
+            )
         if not sweeps and override.is_hydra_override():
             raise UserError(f"{text}: only 'gdo sweep' takes launchers, sweepers and other settings of Hydra")
         if override.is_sweep_override():

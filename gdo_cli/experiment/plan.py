@@ -72,6 +72,7 @@ def plan(config: RunConfig, length: int) -> Plan:
     """
     model, n_base = _prepared(config)
     hold_weights(model, torch.bfloat16)
+    counted = count_parameters(model, n_base)  # before a step: what is emptied for it is tied no longer
     trained = [p for p in text_parameters(model).values() if p.requires_grad]
     training = sum(4 * p.numel() + state_bytes(p, config.train.optimizer) for p in trained)
     weights = sum(p.numel() * p.element_size() for p in text_parameters(model).values())
@@ -79,7 +80,6 @@ def plan(config: RunConfig, length: int) -> Plan:
     weights += 2 * head.numel() if head.requires_grad else 0  # AnswerLM's bf16 copy of a trained head
     weights += sum(start.nbytes for start in UpdateTracker(model, with_rank=False).start.values())
     activations, flops = _one_step(model, config.train.batch_size, length) if trained else (0, 0)
-    counted = count_parameters(model, n_base)
     optimizer = config.train.optimizer
     return Plan(config.name["method"], counted, optimizer, weights, training, activations, flops)
 

@@ -12,6 +12,19 @@ from gdo_cli.models.loading import Loaded, ModelSource
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# By name, so that a sample that is added later makes no other model of it.
+TRAINED_ON = (
+    "arc_easy",
+    "lambada",
+    "mathqa",
+    "mtnt",
+    "multi30k_en_fr",
+    "qasc",
+    "scitail",
+    "wikitext2",
+    "winogrande",
+)
+
 
 @dataclass(frozen=True)
 class TinyModel(ModelSource):
@@ -74,7 +87,7 @@ def _trained_on_the_sample(vocab_size: int) -> str:
 
     from gdo_cli.data.rows import SAMPLE_DIR
 
-    files = sorted(str(file) for file in SAMPLE_DIR.glob("*/*.jsonl"))
+    files = [str(file) for name in TRAINED_ON for file in sorted((SAMPLE_DIR / name).glob("*.jsonl"))]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

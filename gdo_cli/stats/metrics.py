@@ -172,7 +172,18 @@ class SacreMetric(Metric):
 
     def interval(self, values: Values, weights: Weights, answers: Texts) -> Interval:
         """Return the score with sacrebleu's bootstrap interval."""
-        found = self._scorer().corpus_score(list(values), [list(answers)], n_bootstrap=RESAMPLES)
+        from gdo_cli.stats.intervals import percentiles
+
+        try:
+            found = self._scorer().corpus_score(list(values), [list(answers)], n_bootstrap=RESAMPLES)
+        except (
+            TypeError
+        ):  # sacrebleu 2.6 takes no mean of resampled chrFs, where some are 0.0, of another type
+            count, score = _undocumented(
+                self._scorer(), "_extract_corpus_statistics", "_aggregate_and_compute"
+            )
+            counted = count(list(values), [list(answers)])
+            return percentiles(lambda i: float(score([counted[k] for k in i]).score), len(answers), RESAMPLES)
         centre, half = _undocumented(found, "_mean", "_ci")
         return Interval(float(found.score), float(centre - half), float(centre + half))
 
