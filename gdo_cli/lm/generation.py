@@ -42,6 +42,7 @@ def generate(
                 do_sample=False,
                 eos_token_id=sorted(ends),
                 pad_token_id=pad_id,
+                synced_gpus=False,  # other processes wait; they do not generate
             )
         for index, ids in zip(batch, out[:, width:].tolist(), strict=True):
             results[index] = encoder.parse(ids, ends)
