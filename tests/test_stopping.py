@@ -180,8 +180,8 @@ def test_a_signal_ends_a_sweep_and_not_only_its_point(
 
 TWICE = """
 import os, signal, sys, time
-from gdo_cli import experiment
-from gdo_cli.config import load_run
+from gdo_cli.config.build import load_run
+from gdo_cli.experiment import run as experiment
 
 def log(run, step):
     os.kill(os.getpid(), signal.SIGINT)
