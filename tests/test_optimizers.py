@@ -151,6 +151,15 @@ def test_small_matrices_are_factored_here_and_not_by_optax() -> None:
     assert apart(found, optax_adafactor(theta, gradients), theta) > 0.1
 
 
+def test_steps_of_small_matrices_come_nearer_to_optaxs_with_time() -> None:
+    theta = draw(640, 16)
+    gradients = list(np.random.default_rng(0).normal(size=(120, 640, 16)))
+    ours, theirs = by_torch(theta, gradients, torch.float64), optax_adafactor(theta, gradients)
+    steps = [np.diff([theta, *after], axis=0) for after in (ours, theirs)]
+    found = [rms(steps[0][t] - steps[1][t]) / rms(steps[1][t]) for t in (0, 19, 119)]
+    assert found == pytest.approx([0.61, 0.17, 0.078], abs=0.02)  # as the docstring of _adafactor has them
+
+
 def test_weight_decay_is_optaxs_times_the_rate() -> None:
     theta = draw(128, 160)
     gradients = gradients_of(theta, 1e-3)

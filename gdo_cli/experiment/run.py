@@ -93,6 +93,7 @@ class _Run:
         self.record = opened.record()  # now: the checkout may change while the run goes on
         self.record["machine"] |= {"processes": world_size()}
         self.evaluator = opened.evaluator()
+        self.rows = dict(self.evaluator.provenance)  # as read: what evaluations add hangs on what is cached
         steps = self.config.train.total_steps(len(self.evaluator.train))
         self.total_steps = steps if self.config.method.trains else 0
         self.so_far: Any = {"step": 0, "tokens": 0, "train_seconds": 0.0, "seconds": 0.0, "peak": 0}
@@ -153,7 +154,7 @@ class _Run:
             "settings": settings,
             "precision": str(self.opened.dtype),
             "weights": self.opened.loaded.provenance["sha256"],
-            "data": self.evaluator.provenance,
+            "data": self.rows,
             "layers": self.layers.chosen,
         }
 

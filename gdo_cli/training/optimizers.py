@@ -72,14 +72,7 @@ def _telling_parts(names: list[str]) -> set[str]:
 
 
 def _adam(groups: Groups, config: TrainConfig) -> Optimizer:
-    return torch.optim.AdamW(
-        groups,
-        lr=config.lr,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return torch.optim.AdamW(groups, fused=True, **_adam_settings(config))
 
 
 def _sgd(groups: Groups, config: TrainConfig) -> Optimizer:
@@ -100,7 +93,7 @@ def _adafactor(groups: Groups, config: TrainConfig) -> Optimizer:
       fp32, would make too much of matrices whose gradients have an RMS below 3e-4. At 1e-18 the bounds are
       met below an RMS of 1e-9, and ε² is not yet zero in fp32.
     - Small matrices: with a side below 128 (LoRA's) optax keeps all of V, torch its means. Of random
-      gradients they make steps that differ by 67 % of their size at first, 18 % at step 20, 9 % at 120.
+      gradients of 640 × 16 their steps differ by 0.6 of their size at first, 0.17 at step 20, 0.08 at 120.
     - Arrays: each matrix counts for itself here. Google's own Gemma has gate and up in one array, of one RMS,
       and takes the means over rows and columns of q, k, v and o head by head.
     - lr: torch takes 1/√t where that is less; TrainConfig refuses such rates.
@@ -115,15 +108,14 @@ def _adafactor(groups: Groups, config: TrainConfig) -> Optimizer:
 
 def _adam8bit(groups: Groups, config: TrainConfig) -> Optimizer:
     """Adam with moments in 8 bits a number (Dettmers et al., 2022), by bitsandbytes."""
-    made: Optimizer = _bitsandbytes().AdamW8bit(
-        groups,
-        lr=config.lr,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        min_8bit_size=MIN_8BIT,
-    )
+    settings = _adam_settings(config)
+    made: Optimizer = _bitsandbytes().AdamW8bit(groups, min_8bit_size=MIN_8BIT, **settings)
     return made
+
+
+def _adam_settings(config: TrainConfig) -> dict[str, Any]:
+    betas = config.adam_beta1, config.adam_beta2
+    return {"lr": config.lr, "betas": betas, "eps": config.adam_epsilon, "weight_decay": config.weight_decay}
 
 
 _MAKERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
