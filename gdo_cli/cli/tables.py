@@ -113,7 +113,9 @@ def print_run(run: RunResult) -> None:
     """Everything about one run."""
     record = run.record
     parameters, machine, data = record.parameters, record.machine, record.data
-    code = record.code
+    code, training = record.code, record.config["train"]
+    if not training.get("optimizer", "adam").startswith("adam"):
+        training = {key: value for key, value in training.items() if not key.startswith("adam_")}
     facts = {
         "run": f"{run.title}  ({run.path})",
         "model": f"{run.name['model']}  {_pairs(record.weights)}",
@@ -124,7 +126,7 @@ def print_run(run: RunResult) -> None:
         "parameters": f"{parameters.base:,} base, {parameters.added:,} added, "
         f"{parameters.trainable:,} trained ({100 * parameters.trainable_share:.1f} %)",
         "trained, by module": "  ".join(f"{k} {v:,}" for k, v in parameters.trainable_by_module.items()),
-        "training": _pairs(record.config["train"]),
+        "training": _pairs(training),
         "time": f"{record.wall_seconds:.0f} s, {record.train_seconds:.0f} s of it training; "
         f"{record.tokens_per_second:,} tokens/s",
         "memory": f"{record.peak_memory_bytes / 2**30:.1f} GiB at the peak",
@@ -134,9 +136,9 @@ def print_run(run: RunResult) -> None:
         "weights": str(run.weights or "not kept"),
     }
     if retention := data.get("retention"):
-        facts["retention index"] = f"over {_pairs(retention['chances']) or 'nothing'} (guessing); " + (
-            f"left out: {_pairs(retention['left_out'])}" if retention["left_out"] else "nothing left out"
-        )
+        from gdo_cli.stats.retention import describe_index  # NumPy, which listing runs does without
+
+        facts["retention index"] = describe_index(retention["chances"], retention["left_out"])
     console.print(key_values(facts))
     console.print()
     print_metrics(_start_and_end(run))

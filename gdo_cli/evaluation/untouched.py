@@ -11,6 +11,7 @@ from gdo_cli.probes.base import Probe
 from gdo_cli.stats.metrics import INDEX
 from gdo_cli.stats.retention import (
     LEAST,
+    describe_index,
     has_head_room,
     items_of_measure,
     paired_accuracies,
@@ -66,6 +67,4 @@ class Untouched:
         return {"chances": self.chances, "left_out": self.left_out}
 
     def __str__(self) -> str:
-        left_out = "; ".join(f"{measure} ({why})" for measure, why in self.left_out.items())
-        over = ", ".join(self.chances) or "nothing: fewer than two probes have head-room"
-        return f"retention index over {over}" + (f"; left out: {left_out}" if left_out else "")
+        return f"retention index {describe_index(self.chances, self.left_out)}"

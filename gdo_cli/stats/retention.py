@@ -72,6 +72,14 @@ def index_by_item(probes: Sequence[Accuracies]) -> list[float]:
     return [float(index.value + share * u) for share, probe in shares for u in _influences(probe)]
 
 
+def describe_index(chances: Mapping[str, float], left_out: Mapping[str, str]) -> str:
+    """Return what an index is over, and why other measures are not in it, for people."""
+    over = ", ".join(f"{measure} (guessing {chance:g})" for measure, chance in chances.items())
+    told = f"over {over}" if over else "over nothing: fewer than two probes have head-room"
+    others = "; ".join(f"{measure} ({why})" for measure, why in left_out.items())
+    return told + (f"; left out: {others}" if others else "")
+
+
 def paired_accuracies(
     chances: Mapping[str, float],
     before: Iterable[Mapping[str, Any]],
