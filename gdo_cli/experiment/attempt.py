@@ -61,11 +61,7 @@ def local_rank_zero_first() -> AbstractContextManager[Any]:
 def lock_on_rank_zero(folder: RunFolder) -> Iterator[None]:
     """Hold a run's folder by the first process, for all; a mark of failure is then of this attempt."""
     with ExitStack() as stack:
-
-        def hold() -> None:  # what it returns would be sent to the others, and a lock cannot be
-            stack.enter_context(folder.lock())
-
-        on_rank_zero(hold)
+        on_rank_zero(lambda: stack.enter_context(folder.lock()))
         if world_size() > 1:
             on_rank_zero(folder.prepare_resume)
         yield

@@ -20,8 +20,8 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class RunFolder:
         """Return the result, if the run is complete."""
         return read_run(self.path) if (self.path / "result.json").is_file() else None
 
-    def lock(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Hold the folder for this process, as long as the context lasts.
 
         Raises:
@@ -64,11 +65,13 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return self._lock().acquire()
+            held = self._lock().acquire()
         except Timeout as error:  # an OSError, too
             raise Busy(f"{self.path}: another process is working on this run") from error
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with held:
+            yield
 
     def is_held(self) -> bool:
         """Return whether a process works on the run; one that has died holds nothing."""
