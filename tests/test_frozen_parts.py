@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from gdo_cli.config.build import load_run
 from gdo_cli.experiment import run as experiment
-from gdo_cli.lm.parameters import norm_parameters
+from gdo_cli.lm.decoder import norm_parameters
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.sft import SFT
 from gdo_cli.support.errors import UserError

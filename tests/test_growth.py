@@ -32,9 +32,8 @@ from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import widen
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.decoder import find_decoder, mlp_projections
+from gdo_cli.lm.decoder import find_decoder, mlp_projections, text_parameters
 from gdo_cli.lm.device import hold_weights
-from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.methods.base import Method, add_adapter
 from gdo_cli.methods.blocks import ZeroBlock
 from gdo_cli.methods.grow import AttentionGrow, GFreeze, GTrain, OutputMix, ZeroInit

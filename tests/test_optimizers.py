@@ -18,7 +18,7 @@ from gdo_cli.config.build import load_run
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.plan import plan, why_not
 from gdo_cli.experiment.weights import check_method
-from gdo_cli.lm.parameters import module_kind
+from gdo_cli.lm.decoder import module_kind
 from gdo_cli.methods.base import Method
 from gdo_cli.methods.grow import GFreeze, GTrain
 from gdo_cli.methods.partial import Partial

@@ -23,9 +23,8 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.repeats import leave_out_repeats, with_repeats
 from gdo_cli.experiment.weights import prepare
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.decoder import find_decoder, text_parameters
 from gdo_cli.lm.device import hold_weights
-from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.models.loading import ARCHITECTURES

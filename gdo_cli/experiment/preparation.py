@@ -12,8 +12,8 @@ from gdo_cli.experiment.reopen import Opened
 from gdo_cli.experiment.weights import prepare
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import pad
+from gdo_cli.lm.decoder import text_parameters
 from gdo_cli.lm.device import hold_weights
-from gdo_cli.lm.parameters import text_parameters
 from gdo_cli.lm.tokens import Encoded
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.runs.record import Parameters

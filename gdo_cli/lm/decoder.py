@@ -1,4 +1,5 @@
-"""Where a Hugging Face decoder keeps its layers, and which of their linear layers form the MLP."""
+"""Where a Hugging Face decoder keeps its layers, which of their linear layers form the MLP or attention, and
+what kind each parameter is of."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import nn
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, COLUMN_NAMES, ROW_NAMES
 
 Names = tuple[str, ...]
+_UNUSED = ("vision_tower", "multi_modal_projector")  # parts of a multimodal wrapper that read images
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,39 @@ def layer_index(parameter_name: str) -> int | None:
     """Return the decoder layer a parameter belongs to; None for embeddings, head and final norm."""
     match = re.search(r"\.layers\.(\d+)\.", f".{parameter_name}")
     return int(match[1]) if match else None
+
+
+def text_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return parameters by name, tied ones once, without a vision tower: nothing here uses it."""
+    named = model.named_parameters()
+    return {name: p for name, p in named if not any(part in name for part in _UNUSED)}
+
+
+def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return gains and biases of every norm, by the modules' types: names differ (``ln_1``, ``q_norm``)."""
+    return [p for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    # Families bring classes of their own, named by what they are: Gemma3RMSNorm, MambaRMSNormGated.
+    return re.search(r"norm(gated|1p)?$", type(module).__name__.lower()) is not None
+
+
+def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return every table that is looked up: of tokens, of learnt positions."""
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    return [parameter for table in tables for parameter in table.parameters()]
+
+
+def module_kind(name: str) -> str:
+    """Return the kind of layer a parameter belongs to: ``gate_proj``, ``norm``, ``embedding``, …"""
+    if "norm" in name:
+        return "norm"
+    if layer_index(name) is None:
+        return "embedding" if "embed" in name or "lm_head" in name else "other"
+    parts = name.split(".")
+    known = (p for p in parts if p.endswith("_proj") or p.startswith(("fc", "dense")))
+    return next(known, "other")
 
 
 def _last(name: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from torch import nn
 
 from gdo_cli.growth.layer import GrownLinear
-from gdo_cli.lm.parameters import module_kind, text_parameters
+from gdo_cli.lm.decoder import module_kind, text_parameters
 from gdo_cli.runs.record import Parameters
 
 

@@ -35,7 +35,7 @@ class SFT(Method):
         require_one_of("method.embeddings", self.embeddings, (TRAINED, FROZEN))
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.lm.parameters import embedding_parameters, norm_parameters
+        from gdo_cli.lm.decoder import embedding_parameters, norm_parameters
 
         model.requires_grad_(False)
         decoder, head = model.get_decoder(), model.get_output_embeddings()

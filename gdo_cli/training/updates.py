@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdo_cli.lm.decoder import layer_index
-from gdo_cli.lm.parameters import module_kind
+from gdo_cli.lm.decoder import layer_index, module_kind
 from gdo_cli.stats.metrics import DISTANCE
 from gdo_cli.training.distributed import full_tensor
 
