@@ -176,14 +176,8 @@ class SacreMetric(Metric):
 
         try:
             found = self._scorer().corpus_score(list(values), [list(answers)], n_bootstrap=RESAMPLES)
-        except (
-            TypeError
-        ):  # sacrebleu 2.6 takes no mean of resampled chrFs, where some are 0.0, of another type
-            count, score = _undocumented(
-                self._scorer(), "_extract_corpus_statistics", "_aggregate_and_compute"
-            )
-            counted = count(list(values), [list(answers)])
-            return percentiles(lambda i: float(score([counted[k] for k in i]).score), len(answers), RESAMPLES)
+        except TypeError:  # sacrebleu 2.6 takes no mean of resampled chrFs where one is 0.0, of another type
+            return percentiles(self._on_items(values, answers), len(answers), RESAMPLES)
         centre, half = _undocumented(found, "_mean", "_ci")
         return Interval(float(found.score), float(centre - half), float(centre + half))
 
@@ -191,14 +185,14 @@ class SacreMetric(Metric):
         """Return the second system's score minus the first's, with percentiles of its paired bootstrap."""
         from gdo_cli.stats.intervals import percentiles
 
+        before, after = (self._on_items(texts, answers) for texts in (first, second))
+        return percentiles(lambda items: after(items) - before(items), len(answers), RESAMPLES)
+
+    def _on_items(self, texts: Values, answers: Texts) -> Callable[[Sequence[int]], float]:
+        """The score of the items at given places, from what is counted of each once."""
         count, score = _undocumented(self._scorer(), "_extract_corpus_statistics", "_aggregate_and_compute")
-        counted = [count(list(texts), [list(answers)]) for texts in (first, second)]
-
-        def difference(items: Sequence[int]) -> float:
-            before, after = (score([found[i] for i in items]) for found in counted)
-            return float(after.score - before.score)
-
-        return percentiles(difference, len(answers), RESAMPLES)
+        counted = count(list(texts), [list(answers)])
+        return lambda items: float(score([counted[i] for i in items]).score)
 
     def paired(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Paired:
         """Return sacrebleu's paired bootstrap of two systems on the same answers.
