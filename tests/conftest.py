@@ -150,7 +150,12 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
 
 
 def tiny_model(family: str, noise: float = 0.05) -> PreTrainedModel:
-    """A random model of the family, the same one every time."""
+    """A random model of the family, the same one every time, to do with as one likes."""
+    return copy.deepcopy(_random_model(family, noise))
+
+
+@cache
+def _random_model(family: str, noise: float) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _BUILDERS[family]().eval()

@@ -5,6 +5,7 @@ All in float64 and against references written without the growth tuner.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from gdo_cli.lm.decoder import find_decoder, mlp_projections
 from gdo_cli.methods.grow import GFreeze, GTrain
 from gdo_cli.methods.partial import Partial
 
-STEPS = 25
+STEPS = 15
 GATED = ("gemma3", "llama")  # with and without a norm after the MLP
 ALL = (*GATED, "phi", "opt")
 
@@ -60,26 +61,35 @@ def copies_of(model: PreTrainedModel, name: str, k: int) -> list[Tensor]:
 # ---------------------------------------------------------------------------------------- G-Train
 
 
+@cache
+def trained_ungrown(family: str) -> PreTrainedModel:
+    """The base, its up-projections trained; to be read only."""
+    base, parameters = ungrown(family)
+    descend(base, adam(parameters, weight_decay=0.1), STEPS)
+    return base
+
+
+@cache
+def trained_g_train(family: str, k: int) -> PreTrainedModel:
+    """G-Train by the same steps; to be read only."""
+    grown, copies = g_train(family, k)
+    descend(grown, adam(copies, weight_decay=0.1), STEPS)
+    return grown
+
+
 @factors
 @every_family
 def test_g_train_equals_training_the_ungrown_up_projections(family: str, k: int) -> None:
-    base, parameters = ungrown(family)
-    grown, copies = g_train(family, k)
-    before = tiny_model(family)
-    descend(base, adam(parameters, weight_decay=0.1), STEPS)
-    descend(grown, adam(copies, weight_decay=0.1), STEPS)
-    moved = difference(base, before.to(torch.float64))
+    base = trained_ungrown(family)
+    moved = difference(base, twin(tiny_model(family)))
     assert moved > 1e-2
-    assert difference(base, grown) < 1e-9 * moved
+    assert difference(base, trained_g_train(family, k)) < 1e-9 * moved
 
 
 @factors
 @every_family
 def test_the_copies_of_g_train_stay_equal_so_it_folds_back(family: str, k: int) -> None:
-    base, parameters = ungrown(family)
-    grown, copies = g_train(family, k)
-    descend(base, adam(parameters), STEPS)
-    descend(grown, adam(copies), STEPS)
+    base, grown = trained_ungrown(family), trained_g_train(family, k)
     for name in mlp_projections(base)[0]:
         for copy in copies_of(grown, name, k):
             torch.testing.assert_close(copy, base.get_submodule(name).weight, rtol=0, atol=1e-10)
@@ -120,11 +130,18 @@ def test_the_gradient_norm_of_g_train_is_smaller_by_the_root_of_k(family: str, k
     assert norms[1] == pytest.approx(norms[0] / k**0.5, rel=1e-12)
 
 
+@cache
+def clipped_ungrown(family: str, threshold: float) -> PreTrainedModel:
+    """The base, trained and clipped hard; to be read only."""
+    base, parameters = ungrown(family)
+    descend(base, torch.optim.SGD(parameters, lr=1.0), STEPS, threshold)
+    return base
+
+
 def clipped_difference(family: str, k: int, threshold: float, grown_threshold: float) -> float:
     """How far apart the two end when both are clipped hard, relative to how far they moved."""
-    base, parameters = ungrown(family)
+    base = clipped_ungrown(family, threshold)
     grown, copies = g_train(family, k)
-    descend(base, torch.optim.SGD(parameters, lr=1.0), STEPS, threshold)
     descend(grown, torch.optim.SGD(copies, lr=1.0 * k), STEPS, grown_threshold)
     return difference(base, grown) / difference(base, twin(tiny_model(family)))
 
@@ -142,10 +159,8 @@ def test_the_control_without_growth_trains_exactly_what_g_train_is_equal_to(fami
     _, parameters = ungrown(family)
     control = Partial("up").prepare(twin(tiny_model(family)), None)
     assert [p.shape for p in trainable(control).values()] == [p.shape for p in parameters]
-    grown, copies = g_train(family, 2)
-    descend(control, adam(list(trainable(control).values())), STEPS)
-    descend(grown, adam(copies), STEPS)
-    assert difference(control, grown) < 1e-10
+    descend(control, adam(list(trainable(control).values()), weight_decay=0.1), STEPS)
+    assert difference(control, trained_g_train(family, 2)) < 1e-10
 
 
 # --------------------------------------------------------------------------------------- G-Freeze
