@@ -122,8 +122,13 @@ def test_frozen_weights_below_cost_no_backward_pass(tmp_path: Path) -> None:
     assert few.activations < 0.6 * every.activations
 
 
-def test_methods_that_do_not_fit_are_listed_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_methods_that_do_not_fit_are_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: bool
+) -> None:
     tiny_shape(tmp_path, n_layers=1)
+    if not steps:  # which decide nothing here
+        monkeypatch.setattr(planning, "_one_step", lambda *_: (0, 0))
     plans, refused = plan_all(["model=custom", f"model.path={tmp_path}", "layers=[0]"], 8, None)
     assert {"sft", "frozen"} <= set(refused)
     assert "g_freeze" in {item.method for item in plans}

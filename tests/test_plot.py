@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +51,12 @@ COST = "sweep: {method: frozen}\nfigure: {kind: cost, title: Nothing trained}\n"
 METRICS = ("task/exact_match", "winogrande/exact_match")
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A user's own experiments, with a figure and one without."""
-    folder = tmp_path / "conf" / "experiment"
-    folder.mkdir(parents=True)
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own experiments, with a figure and one without; to be read only."""
+    conf = tmp_path_factory.mktemp("conf")
+    folder = conf / "experiment"
+    folder.mkdir()
     for name, text in {
         "mine": CURVES,
         "byrate": RATES,
@@ -63,7 +67,13 @@ def own(tmp_path: Path) -> Path:
         "bare": "",
     }.items():
         (folder / f"{name}.yaml").write_text(HEAD + text, "utf-8")
-    return tmp_path / "conf"
+    return conf
+
+
+@pytest.fixture
+def changeable(own: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(own, tmp_path / "conf"))
 
 
 @pytest.fixture
@@ -105,7 +115,13 @@ def finish(config: RunConfig, steps: int = 1) -> None:
 
 
 def grid(name: str, own: Path, results: Path) -> list[RunConfig]:
-    return [run for _, run in load_grid([f"experiment={name}", f"results_dir={results}"], own)]
+    return [replace(run, results_dir=str(results)) for run in composed(name, own)]
+
+
+@cache
+def composed(name: str, own: Path) -> list[RunConfig]:
+    """The points of an experiment in a folder that does not change."""
+    return [run for _, run in load_grid([f"experiment={name}"], own)]
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -220,16 +236,16 @@ def test_the_same_runs_give_the_same_bytes(own: Path, results: Path, name: str) 
 
 
 def test_runs_whose_data_source_was_found_out_are_found_again(
-    own: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+    changeable: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``data=auto`` is decided when a run starts, and a run is known by what was decided."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("GDO_DATA_DIR", raising=False)
-    file = own / "experiment" / "mine.yaml"
+    file = changeable / "experiment" / "mine.yaml"
     file.write_text(file.read_text("utf-8").replace("/data: sample", "/data: auto"), "utf-8")
-    for config in grid("mine", own, results):
+    for config in grid("mine", changeable, results):
         finish(config)
-    assert len(plot_all(["mine"], results, own)) == 3
+    assert len(plot_all(["mine"], results, changeable)) == 3
 
 
 # ------------------------------------------------------------------------------------- what is missing
@@ -295,13 +311,14 @@ def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: P
         ("{kind: ranks, measure: rank}", "measure=rank: unknown; did you mean"),
     ],
 )
-def test_a_wrong_figure_is_refused_in_one_line(own: Path, results: Path, figure: str, told: str) -> None:
-    (own / "experiment" / "mine.yaml").write_text(
+def test_a_wrong_figure_is_refused_in_one_line(
+    own: Path, changeable: Path, results: Path, figure: str, told: str
+) -> None:
+    (changeable / "experiment" / "mine.yaml").write_text(
         f"{HEAD}sweep: {{method: sft}}\nfigure: {figure}\n", "utf-8"
     )
-    for config in grid("mine", own, results):
-        finish(config)
-    result = gdo("mine", "--results", str(results), "--config-dir", str(own))
+    finish(next(config for config in grid("mine", own, results) if config.name["method"] == "sft"))
+    result = gdo("mine", "--results", str(results), "--config-dir", str(changeable))
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("error: mine: ")
     assert told in result.stderr

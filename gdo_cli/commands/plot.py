@@ -15,7 +15,7 @@ from typing import Any
 from rich.markup import escape
 
 from gdo_cli.config.build import load_experiment
-from gdo_cli.config.options import options
+from gdo_cli.config.options import options, options_with
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures.experiments import FinishedRuns, read_spec
 from gdo_cli.figures.style import Drawing
@@ -53,8 +53,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     figures = {name: load_experiment(name, config_dir) for name in names if name in experiments}
     for name in names:
         if figures.get(name) is None:
-            with_figure = [other for other in experiments if load_experiment(other, config_dir)]
-            require_one_of("figure", name, with_figure)
+            require_one_of("figure", name, options_with("experiment", "figure", config_dir))
     overrides = [word for word in words if "=" in word]
     written: list[Path] = []
     todo = figures or dict.fromkeys(experiments)
