@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import typer.testing
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     Gemma3Config,
@@ -276,6 +276,9 @@ def word_encoder() -> Encoder:
     vocabulary |= {"<pad>": PAD, "<eos>": EOS, "<bos>": BOS} | {t: i for i, t in LINE_BREAKS.items()}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    written = (("Ċ", "\n"), ("▁", " "), ("w", " w"))
+    replaced = [decoders.Replace(token, text) for token, text in written]
+    tokenizer.decoder = decoders.Sequence([*replaced, decoders.ByteFallback(), decoders.Fuse()])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
     )

@@ -143,7 +143,7 @@ def greedy(loaded: Loaded, encoder: Encoder, context: list[int], n: int) -> str:
     ids: list[int] = []
     while len(ids) < n:
         token = int(logits(loaded.model, torch.tensor([context + ids]))[0, -1].argmax())
-        if token in encoder.answer_ends:
+        if token in encoder.answer_ends.tokens:
             break
         ids.append(token)
     return str(loaded.tokenizer.decode(ids, skip_special_tokens=True))

@@ -40,7 +40,7 @@ from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import is_exact, score
-from gdo_cli.lm.tokens import Encoded, Encoder, Query
+from gdo_cli.lm.tokens import Encoded, Encoder, Ends, Query
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.models.loading import Loaded
 from gdo_cli.stats.outcomes import Outcome, mean
@@ -181,20 +181,19 @@ def test_a_prediction_in_pieces_is_the_softmax_over_the_whole_vocabulary(
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_query_that_does_not_ask_what_comes_after_costs_a_place_less(
-    gemma3: PreTrainedModel, packed: bool, monkeypatch: pytest.MonkeyPatch
+    gemma3: PreTrainedModel, packed: bool, word_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "can_pack", lambda model: packed)
     lm = AnswerLM(gemma3, torch.float32).eval()
     queries = random_queries(7)
     short = [replace(q, ends=i % 2 == 0) for i, q in enumerate(queries)]
+    every = Ends(word_encoder.tokenizer, frozenset(range(1000)))
     for query, one, other in zip(short, score(lm, queries, 100), score(lm, short, 100), strict=True):
         n = len(query.continuation)
         assert other.logprobs == pytest.approx(one.logprobs, abs=1e-5)
         assert other.argmax == one.argmax[: n + query.ends]
         # Every token ends an answer here, so that the continuation alone decides.
-        assert is_exact(query, other, frozenset(range(1000))) == (
-            query.ends and one.argmax[:n] == query.continuation
-        )
+        assert is_exact(query, other, every) == (query.ends and one.argmax[:n] == query.continuation)
 
 
 @pytest.mark.parametrize("columns", [7, 10_000])
@@ -261,10 +260,11 @@ def candidate(own: list[int], index: int) -> list[int]:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama", "phi", "opt"])
-def test_exact_match_in_one_pass_equals_greedy_generation(family: str) -> None:
+def test_exact_match_in_one_pass_equals_greedy_generation(family: str, word_encoder: Encoder) -> None:
     model, lm = decisive(family), answering(decisive(family))
     rights: list[bool] = []
     stops: set[int | None] = set()
+    ends = Ends(word_encoder.tokenizer, ENDS)
     for length in (3, 8, 14):
         contexts = random_ids(80, length, seed=length)
         for index, generated in enumerate(greedy(model, contexts, ENDS, ROOM)):
@@ -273,7 +273,7 @@ def test_exact_match_in_one_pass_equals_greedy_generation(family: str) -> None:
             query = Encoded(contexts[index].tolist(), candidate(own[: ROOM - 2], index))
             (scored,) = score(lm, [query], 1000)
             expected = own == query.continuation and stop is not None
-            assert is_exact(query, scored, ENDS) == expected
+            assert is_exact(query, scored, ends) == expected
             rights.append(expected)
             stops.add(stop if expected else None)
     assert len(rights) == 240
@@ -314,8 +314,8 @@ def test_an_answer_that_goes_on_is_not_exact(word_encoder: Encoder) -> None:
 
 
 def test_what_ends_an_answer_is_every_eos_and_every_token_that_begins_a_line(word_encoder: Encoder) -> None:
-    assert word_encoder.answer_ends == {EOS, *LINE_BREAKS}
-    assert Encoder.of(word_encoder.tokenizer, [99]).answer_ends == {EOS, 99, *LINE_BREAKS}
+    assert word_encoder.answer_ends.tokens == {EOS, *LINE_BREAKS}
+    assert Encoder.of(word_encoder.tokenizer, [99]).answer_ends.tokens == {EOS, 99, *LINE_BREAKS}
 
 
 def greedy_text(model: PreTrainedModel, encoder: Encoder, context: list[int], n: int) -> str:
@@ -323,7 +323,7 @@ def greedy_text(model: PreTrainedModel, encoder: Encoder, context: list[int], n:
     ids: list[int] = []
     while len(ids) < n:
         token = int(log_probabilities(model, context + ids)[-1].argmax())
-        if token in encoder.answer_ends:
+        if token in encoder.answer_ends.tokens:
             break
         ids.append(token)
     return str(encoder.tokenizer.decode(ids, skip_special_tokens=True))

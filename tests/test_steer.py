@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from gdo_cli.experiment.run import run
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.generation import generate
-from gdo_cli.lm.tokens import Encoded, Encoder
+from gdo_cli.lm.tokens import Encoded, Encoder, Ends
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 
 FAMILIES = ["gemma3", "llama", "phi", "opt", "gemma3_multimodal"]
+NEVER = Ends(None, frozenset())  # no line breaks, no text to read
 DIRECTION = torch.randn(32, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[BOS, *random_ids(11).tolist()]])
 
@@ -92,10 +94,10 @@ def test_what_is_added_is_measured_against_what_it_is_added_to() -> None:
     queries = random_queries(4)
     states: list[Tensor] = []
     handle = layers[2].register_forward_pre_hook(lambda m, args: states.append(args[0][0].clone()))
-    zero_shot(lm, queries, frozenset())
+    zero_shot(lm, queries, NEVER)
     handle.remove()
     lengths = [s[len(q.context) - 1].norm() for s, q in zip(states, queries, strict=True)]
-    found = zero_shot(lm, queries, frozenset(), (layers[1], 3 * DIRECTION))
+    found = zero_shot(lm, queries, NEVER, (layers[1], 3 * DIRECTION))
     expected = 3 * DIRECTION.norm() / torch.stack(lengths).mean()
     assert found["relative_length"] == pytest.approx(float(expected), rel=1e-5)
 
@@ -125,7 +127,9 @@ def test_exact_match_is_that_of_generation_with_the_hook_on_the_prompt_alone(str
             ((first + 1) % 128, second, 0.0),
             (first, (second + 1) % 128, 0.0),
         ):
-            found = zero_shot(lm, [Encoded(context, [answer])], frozenset([end]), steering)
+            found = zero_shot(
+                lm, [Encoded(context, [answer])], replace(NEVER, stops=frozenset([end])), steering
+            )
             assert found["exact_match"] == exact
 
 
@@ -134,7 +138,7 @@ def test_without_steering_exact_match_and_probability_are_the_models_own(word_en
     lm, ends = answering(model), word_encoder.answer_ends
     queries = random_queries(12, answer=1)
     texts = generate(lm, word_encoder, [q.context for q in queries], ends, 2, 512)
-    expected = [word_encoder.parse(q.continuation, ends) == t for q, t in zip(queries, texts, strict=True)]
+    expected = [ends.parse(q.continuation) == t for q, t in zip(queries, texts, strict=True)]
     found = zero_shot(lm, queries, ends)
     assert found["exact_match"] == pytest.approx(np.mean(expected))
     with torch.no_grad():

@@ -270,15 +270,15 @@ ROW: Row = {"question": " What? ", "answer": "This.", "n": 3, "x": -0.5, "odd na
 @pytest.mark.parametrize(
     ("prompt", "completion", "expected"),
     [
-        ("{question}", "{answer}", Example("What?", " This.", True)),
-        ("Q: {question}\nA:", "{answer}", Example("Q: What?\nA:", " This.", True)),
-        ("{question} {question}", "  {answer} !", Example("What? What?", " This. !", True)),
-        ("{{literal}} {question}", "{answer}", Example("{literal} What?", " This.", True)),
-        ("Say it:", "{answer}", Example("Say it:", " This.", True)),
+        ("{question}", "{answer}", Example("What?", " This.")),
+        ("Q: {question}\nA:", "{answer}", Example("Q: What?\nA:", " This.")),
+        ("{question} {question}", "  {answer} !", Example("What? What?", " This. !")),
+        ("{{literal}} {question}", "{answer}", Example("{literal} What?", " This.")),
+        ("Say it:", "{answer}", Example("Say it:", " This.")),
         (
             "{n} + {x} =",
             "{n}",
-            Example("3 + -0.5 =", " 3", True),
+            Example("3 + -0.5 =", " 3"),
         ),  # numbers are written as they are
     ],
 )
@@ -325,7 +325,7 @@ def test_an_answer_of_several_lines_must_be_allowed() -> None:
         jsonl().example(row)
     with pytest.raises(RowError, match="several lines"):
         jsonl(messages="chat").example({"chat": [turn("user", "List"), turn("assistant", "one\ntwo")]})
-    assert jsonl(lines="many").example(row) == Example("List:", " one\ntwo", True)
+    assert jsonl(lines="many").example(row) == Example("List:", " one\ntwo")
     assert (jsonl().multiline, jsonl(lines="many").multiline) == (False, True)
 
 
@@ -355,7 +355,8 @@ ANSWERED = [*CHAT, turn("assistant", " So. ")]
 
 
 def test_a_chat_is_its_turns_and_the_last_one_is_the_answer() -> None:
-    expected = Example("System: Be brief.\nUser: Hi\nAssistant: Yes?\nUser: How?\nAssistant:", " So.", True)
+    said = tuple((turn["role"], turn["content"]) for turn in CHAT)
+    expected = Example("System: Be brief.\nUser: Hi\nAssistant: Yes?\nUser: How?\nAssistant:", " So.", said)
     assert jsonl(messages="chat").example({"chat": ANSWERED}) == expected
 
 

@@ -13,11 +13,13 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from gdo_cli.config.build import rebuild
 from gdo_cli.experiment.reopen import build_evaluator, read_run_data
+from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import Encoder, LazilyEncoded, Query
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.find import find_runs
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity
+from gdo_cli.tasks.base import Example
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -135,7 +137,7 @@ def test_names_of_control_tokens_in_text_are_text(encoder: Encoder) -> None:
 
 def test_names_of_control_tokens_stand_for_these_where_they_are_asked_to(encoder: Encoder) -> None:
     for name in encoder.tokenizer.all_special_tokens:
-        query = Query(f"the cat {name}", f" {name} sat", control_tokens=True)
+        query = Query(Markup(f"the cat {name}"), Markup(f" {name} sat"))
         encoded = encoder(query)
         number = encoder.tokenizer.convert_tokens_to_ids(name)
         assert encoded.context.count(number) == 1 + (encoded.context[0] == number)
@@ -144,7 +146,7 @@ def test_names_of_control_tokens_stand_for_these_where_they_are_asked_to(encoder
 
 def test_text_without_names_of_control_tokens_is_what_it_always_was(encoder: Encoder) -> None:
     for text in ("the cat sat", "a < s > unk [ SEP ]", "  two  spaces ", "line\nbreak", ""):
-        assert encoder.plain(text) == encoder.plain(text, control_tokens=True)
+        assert encoder.plain(text) == encoder.plain(Markup(text))
         assert encoder.plain(text) == encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -157,7 +159,8 @@ def test_the_unknown_token_still_stands_for_what_the_vocabulary_lacks() -> None:
 
 def test_queries_of_both_kinds_keep_their_order(encoder: Encoder) -> None:
     name = encoder.tokenizer.eos_token
-    queries = [Query(f"the {name}", f" cat{n}", n % 2 == 0, n % 3 == 0) for n in range(7)]
+    written = [Markup(f"the {name}"), f"the {name}", Markup(f"the {name}") + f" {name}"]
+    queries = [Query(written[n % 3], f" cat{n}", n % 2 == 0) for n in range(7)]
     assert encoder.many(queries) == [encoder(query) for query in queries]
 
 
@@ -166,7 +169,7 @@ def test_rows_of_tasks_and_probes_name_no_control_token(tiny_run: RunFactory, ti
     assert "<eos>" in names
     config = tiny_run("probe=[winogrande,perplexity,lambada]")
     row = {"premise": "A <eos> is", "hypothesis": "<bos> it", "label": "neutral"}
-    asked = [config.task.example(row).query("shown <eos>\n\n")]
+    asked = [config.task.example(row).query([Example("shown <eos>", " <bos>")])]
     asked += config.probe["lambada"].queries({"text": "it is <eos> here <eos>"}, [])
     asked += config.probe["perplexity"].queries({"text": "<pad> and <eos> " * 40}, [])
     encoder = Encoder.of(tiny_loaded.tokenizer, [])
@@ -179,10 +182,15 @@ def test_a_user_s_own_templates_may_name_control_tokens(
 ) -> None:
     (tmp_path / "mine.jsonl").write_text('{"q": "why", "a": "so"}\n' * 30)
     words = ["task=jsonl", f"task.path={tmp_path / 'mine.jsonl'}", "task.prompt='<bos>{q}<eos>'"]
-    example = tiny_run(*words, "task.completion='{a}'").task.example({"q": "why", "a": "so"})
+    example = tiny_run(*words, "task.completion='{a}<pad>'").task.example({"q": "<eos> <bos>", "a": "<pad>"})
     encoder = Encoder.of(tiny_loaded.tokenizer, [])
-    eos = encoder.eos_id
-    assert encoder(example.query()).context.count(eos) == 1
+    for shown in ([], [example], [example] * 3):
+        encoded = encoder(example.query(shown))
+        assert encoded.context.count(encoder.eos_id) == 1 + len(shown)
+        assert encoded.context.count(encoder.tokenizer.bos_token_id) == 1 + len(shown)
+        assert encoded.continuation.count(encoder.tokenizer.pad_token_id) == 1
+        text = "".join([*(f"{e.prompt}{e.answer}\n\n" for e in shown), example.prompt + example.answer])
+        assert encoder.tokenizer.decode(encoded.context + encoded.continuation) == text
 
 
 def test_a_run_recorded_before_reads_control_tokens_as_it_did(

@@ -10,6 +10,7 @@ from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
+from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import Query
 from gdo_cli.runs.record import RunResult
 
@@ -27,10 +28,10 @@ def complete(
     config = rebuild(run, config_dir, overrides) if run else load_run(overrides, config_dir)
     opened = Opened(config, run, overrides)
     encoder = opened.encoder
-    contexts = [encoder(Query(prompt, "", control_tokens=True)).context for prompt in prompts]
+    contexts = [encoder(Query(Markup(prompt), "")).context for prompt in prompts]
 
     def answers(lm: AnswerLM) -> list[str]:
-        texts = generate(lm, encoder, contexts, encoder.stop_ids, max_new_tokens, token_budget=8192)
+        texts = generate(lm, encoder, contexts, encoder.sequence_ends, max_new_tokens, token_budget=8192)
         return [text.strip() for text in texts]
 
     columns = {"prompt": prompts, "base": answers(opened.base())}

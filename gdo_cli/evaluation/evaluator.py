@@ -16,7 +16,7 @@ from gdo_cli.evaluation.untouched import Predictions, Untouched
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
-from gdo_cli.lm.tokens import Encoded, Encoder, LazilyEncoded
+from gdo_cli.lm.tokens import Encoded, Encoder, Ends, LazilyEncoded
 from gdo_cli.probes.base import Probe
 from gdo_cli.probes.perplexity import Perplexity
 from gdo_cli.stats.metrics import Response
@@ -66,7 +66,7 @@ class Evaluator:
         self.provenance = data.provenance
         self.train = self._training(data.train)
         self.replay = encoder.many(data.replay)
-        self.shown = "".join(f"{e.prompt}{e.answer}\n\n" for e in data.shots)
+        self.shown = data.shots
         self.splits = {
             "validation": self._pairs("validation", data.validation),
             "test": self._pairs("test", data.test),
@@ -86,8 +86,10 @@ class Evaluator:
         """The examples that are short enough, put into tokens when they are drawn."""
         queries = [e.query() for e in examples]
         longest = self.max_length - 1  # the end of sequence comes on top
-        # A token is no shorter than a byte, and BOS is one more: most need not be counted.
-        doubtful = [i for i, q in enumerate(queries) if len((q.context + q.continuation).encode()) >= longest]
+        # A token is no shorter than a byte, and BOS is one more: most need not be counted, but for chats, to
+        # which a template adds.
+        bytes_of = [len((q.context + q.continuation).encode()) for q in queries]
+        doubtful = [i for i, q in enumerate(queries) if q.turns or bytes_of[i] >= longest]
         counted = self.encoder.many([queries[i] for i in doubtful])
         too_long = {i for i, encoded in zip(doubtful, counted, strict=True) if len(encoded) > longest}
         self.provenance["train_too_long"] = len(too_long)
@@ -169,7 +171,7 @@ class Evaluator:
         self,
         lm: AnswerLM,
         pairs: list[tuple[Example, Encoded]],
-        ends: frozenset[int],
+        ends: Ends,
         advance: Advance | None,
     ) -> list[str]:
         return generate(
@@ -231,7 +233,7 @@ class Evaluator:
         self,
         lm: AnswerLM,
         queries: list[Encoded],
-        ends: frozenset[int],
+        ends: Ends,
         part: str,
         advance: Advance | None,
     ) -> list[Answer]:
@@ -239,14 +241,14 @@ class Evaluator:
         scored = score(lm, queries, budget, _told(advance, part, len(queries)))
         return [self._answer(q, s, ends) for q, s in zip(queries, scored, strict=True)]
 
-    def _answer(self, query: Encoded, scored: Scored, ends: frozenset[int]) -> Answer:
+    def _answer(self, query: Encoded, scored: Scored, ends: Ends) -> Answer:
         n = len(query.continuation)
         return Answer(
             logprob=scored.logprob,
             n_tokens=n,
             exact=is_exact(query, scored, ends),
             greedy=scored.argmax[:n] == query.continuation,
-            text=self.encoder.parse(scored.argmax, ends),
+            text=ends.parse(scored.argmax),
         )
 
     def remember_base(self, lm: AnswerLM) -> None:

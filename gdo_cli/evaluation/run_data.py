@@ -12,6 +12,7 @@ from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.base import Probe
 from gdo_cli.support.errors import UserError
@@ -42,7 +43,7 @@ def held_out(items: Sequence[T]) -> list[T]:
 class Rehearsed:
     """Texts that a method shows beside the task: rows with a field ``text``, shorter ones left out.
 
-    ``control_tokens``: as in a :class:`Query`.
+    ``control_tokens``: whether names of control tokens stand for these tokens.
     """
 
     dataset: Dataset
@@ -135,7 +136,7 @@ def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[Qu
             f"method.dataset={replay.dataset.name}: no 'text' of {replay.min_characters} characters or more "
             "to replay"
         )
-    queries = [Query("", text, control_tokens=replay.control_tokens) for text in texts]
+    queries = [Query("", Markup(text) if replay.control_tokens else text) for text in texts]
     return queries, {"replay": split.provenance | {"texts": len(texts)}}
 
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
-from gdo_cli.lm.tokens import Encoder
+from gdo_cli.lm.tokens import Encoder, Ends
 
 
 @torch.no_grad()
@@ -18,12 +18,12 @@ def generate(
     lm: AnswerLM,
     encoder: Encoder,
     contexts: Sequence[list[int]],
-    ends: frozenset[int],
+    ends: Ends,
     max_new_tokens: int,
     token_budget: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Return greedy answers in text, each cut at the first token in ``ends``.
+    """Return greedy answers in text, each up to what ends it.
 
     By the likeliest token alone: what the model's own generation settings add to that (a penalty on
     repetition, say) is left out, as in one-pass exact match.
@@ -40,12 +40,12 @@ def generate(
                 attention_mask=torch.tensor(mask, device=lm.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                eos_token_id=sorted(ends),
+                eos_token_id=sorted(ends.tokens),
                 pad_token_id=pad_id,
                 synced_gpus=False,  # other processes wait; they do not generate
             )
         for index, ids in zip(batch, out[:, width:].tolist(), strict=True):
-            results[index] = encoder.parse(ids, ends)
+            results[index] = ends.parse(ids)
         advance(len(batch))
     return [results[i] for i in range(len(contexts))]
 

@@ -17,7 +17,7 @@ from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import Family, by_length, packs, pad, shared_prefixes
 from gdo_cli.lm.compat import only_attends
 from gdo_cli.lm.packing import can_pack
-from gdo_cli.lm.tokens import Encoded
+from gdo_cli.lm.tokens import Encoded, Ends
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
 # made for so many positions at a time.
@@ -46,14 +46,13 @@ class Scored:
         return sum(self.logprobs)
 
 
-def is_exact(query: Encoded, scored: Scored, ends: frozenset[int]) -> bool:
+def is_exact(query: Encoded, scored: Scored, ends: Ends) -> bool:
     """Return whether greedy decoding would answer exactly the continuation and then stop.
 
-    It would if and only if each token, and a token that ends an answer after it, is the likeliest
+    It would if and only if each token, and a token that ends an answer after it or with it, is the likeliest
     given those before: one pass replaces generation (tests prove it against ``generate``).
     """
-    n = len(query.continuation)
-    return query.ends and scored.argmax[:n] == query.continuation and scored.argmax[n] in ends
+    return query.ends and ends.complete(query.continuation, scored.argmax)
 
 
 @torch.no_grad()

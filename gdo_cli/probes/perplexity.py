@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gdo_cli.data.dataset import Row, RowError
+from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.base import Probe
 from gdo_cli.stats.outcomes import Answer, Outcome
@@ -41,7 +42,8 @@ class Perplexity(Probe):
         content = content.strip()
         if len(content) < self.min_characters:
             return []
-        return [Query("", content[: self.max_characters], False, self.control_tokens)]
+        asked = content[: self.max_characters]
+        return [Query("", Markup(asked) if self.control_tokens else asked, ends=False)]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
         (answer,) = answers

@@ -6,10 +6,12 @@ whose rows only need a template is YAML alone: see :mod:`gdo_cli.tasks.jsonl`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row
+from gdo_cli.lm.markup import Turns, join
 from gdo_cli.lm.tokens import Query
 from gdo_cli.stats.metrics import EXACT_MATCH, Metric
 
@@ -20,16 +22,18 @@ ANSWERS = ("letter", "text")  # of the right option, where a task offers options
 class Example:
     """A prompt and the answer that should follow it. The answer brings its leading space along.
 
-    ``control_tokens``: whether names of control tokens stand for these tokens, as in a :class:`Query`.
+    ``turns``: the chat that the prompt is, for tokenizers with a chat template.
     """
 
     prompt: str
     answer: str
-    control_tokens: bool = False
+    turns: Turns = ()
 
-    def query(self, shown: str = "") -> Query:
+    def query(self, shown: Sequence[Example] = ()) -> Query:
         """Return what a model is asked, with solved examples in front of it."""
-        return Query(shown + self.prompt, self.answer, control_tokens=self.control_tokens)
+        before = join([part for e in shown for part in (e.prompt, e.answer, "\n\n")])
+        chats = [(*e.turns, ("assistant", e.answer.strip())) for e in (*shown, self) if e.turns]
+        return Query(before + self.prompt, self.answer, turns=tuple(turn for chat in chats for turn in chat))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
 from gdo_cli.data.fields import text
+from gdo_cli.lm.markup import Markup
+from gdo_cli.lm.tokens import LINE_BREAK
 from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.tasks.base import Example, Task
@@ -17,7 +19,7 @@ from gdo_cli.tasks.base import Example, Task
 class JSONL(Task):
     """Rows of any fields, turned into text by templates in Python's format notation.
 
-    Templates and rows are the user's own: control tokens that they name (``<start_of_turn>``) are these.
+    Control tokens that templates name (``<start_of_turn>``) are these; what rows name are words.
 
     Attributes:
         path: file or folder of the rows; a file is split by the slices in ``dataset.splits``.
@@ -57,15 +59,15 @@ class JSONL(Task):
 
     def example(self, row: Row) -> Example:
         example = self._chat(row) if self.messages is not None else self._templates(row)
-        if "\n" in example.answer and not self.multiline:
+        if LINE_BREAK.search(example.answer) and not self.multiline:
             raise RowError("the answer has several lines (task.lines=many allows that)")
         return example
 
     def _templates(self, row: Row) -> Example:
-        prompt, completion = _fill(self.prompt, row), _fill(self.completion, row).strip()
+        prompt, completion = _fill(self.prompt, row).rstrip(" "), _fill(self.completion, row).strip()
         if not completion:
             raise RowError("the completion is empty")
-        return Example(prompt, f" {completion}", control_tokens=True)
+        return Example(prompt, completion if prompt.endswith("\n") else " " + completion)
 
     def _chat(self, row: Row) -> Example:
         turns = row.get(str(self.messages))
@@ -76,9 +78,9 @@ class JSONL(Task):
                 raise RowError(f"field {self.messages!r} holds something that is no message")
         if turns[-1].get("role") != "assistant":
             raise RowError("the last message must be the assistant's")
-        lines = [f"{text(turn, 'role').capitalize()}: {text(turn, 'content')}" for turn in turns]
-        prompt = "\n".join([*lines[:-1], "Assistant:"])
-        return Example(prompt, " " + text(turns[-1], "content"), control_tokens=True)
+        chat = tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
+        lines = [f"{role.capitalize()}: {said}" for role, said in chat[:-1]]
+        return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
 
 
 def _check_template(key: str, template: str) -> None:
@@ -92,13 +94,13 @@ def _check_template(key: str, template: str) -> None:
             raise UserError(f"{key}={template!r}: {{{name}}} must be the plain name of a field")
 
 
-def _fill(template: str, row: Row) -> str:
+def _fill(template: str, row: Row) -> Markup:
     """The template with the row's fields; numbers are written as they are."""
-    parts = []
+    filled = Markup()
     for literal, name, _, _ in string.Formatter().parse(template):
-        parts.append(literal)
+        filled += Markup(literal)
         if name is not None:
             value = row.get(name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            parts.append(str(value) if number else text(row, name))
-    return "".join(parts)
+            filled += str(value) if number else text(row, name)
+    return filled

@@ -39,8 +39,8 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
     Args:
         eos_id: None for texts that go on where they are cut.
     """
-    end = [] if eos_id is None else [eos_id]
-    rows = [e.context + e.continuation + end for e in examples]
+    ends = [[] if eos_id is None else [eos_id if e.end is None else e.end] for e in examples]
+    rows = [e.context + e.continuation + end for e, end in zip(examples, ends, strict=True)]
     input_ids_BT = pad(rows)
     width = input_ids_BT.shape[1]
     positions, targets = [], []

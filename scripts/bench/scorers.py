@@ -90,7 +90,7 @@ def generate(overrides: list[str]) -> Steps:
             self.width = width
 
         def __call__(self, ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-            return torch.tensor([any(i in ends for i in row) for row in ids[:, self.width :].tolist()])
+            return torch.tensor([any(i in ends.tokens for i in row) for row in ids[:, self.width :].tolist()])
 
     def answers(part: Sequence[list[Query]]) -> list[bool]:
         exact = []
@@ -109,7 +109,7 @@ def generate(overrides: list[str]) -> Steps:
                     stopping_criteria=StoppingCriteriaList([Ended(width)]),
                 )
             for q, ids in zip(queries, out[:, width:].tolist(), strict=True):
-                stop = next((n for n, i in enumerate(ids) if i in ends), None)
+                stop = next((n for n, i in enumerate(ids) if i in ends.tokens), None)
                 exact.append(stop is not None and ids[:stop] == q.continuation)
         return exact
 

@@ -163,8 +163,8 @@ def naive_growth(overrides: list[str]) -> Steps:
     encoder = Encoder.of(loaded.tokenizer, end_ids(loaded.model))
 
     def tokens(example: Example) -> dict[str, list[int]]:
-        prompt = [encoder.tokenizer.bos_token_id, *encoder.plain(example.prompt)]
-        answer = [*encoder.plain(example.answer), encoder.eos_id]
+        query = encoder(example.query())
+        prompt, answer = query.context, [*query.continuation, encoder.eos_id]
         return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
     def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:

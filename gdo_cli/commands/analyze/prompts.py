@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 from gdo_cli.evaluation.run_data import RunData
@@ -63,5 +63,5 @@ class TaskPrompts:
         answers = [e.answer for e in solved]
         if shuffled:
             draw.shuffle(answers)
-        shown = "".join(f"{e.prompt}{answer}\n\n" for e, answer in zip(solved, answers, strict=True))
+        shown = [replace(e, answer=answer) for e, answer in zip(solved, answers, strict=True)]
         return self.encoder(question.query(shown))

@@ -20,7 +20,7 @@ from gdo_cli.commands.analyze.skeleton import Analysis
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.tokens import Encoded
+from gdo_cli.lm.tokens import Encoded, Ends
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.outcomes import Outcome, mean
 from gdo_cli.support.console import Reporter
@@ -84,7 +84,7 @@ def _random_like(vector: Array, seed: int) -> Array:
 def zero_shot(
     lm: AnswerLM,
     queries: Sequence[Encoded],
-    ends: frozenset[int],
+    ends: Ends,
     steering: tuple[nn.Module, Tensor] | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, float]:
@@ -103,7 +103,7 @@ def zero_shot(
         with added(*steering, start, lengths) if steering else nullcontext():
             logits = lm(torch.tensor([tokens], device=lm.device), places)
         likeliest = logits.argmax(-1).tolist()
-        right = likeliest[:n] == query.continuation and likeliest[n] in ends
+        right = ends.complete(query.continuation, likeliest)
         probabilities.append(Outcome(float(logits[0].softmax(-1)[query.continuation[0]])))
         exact.append(Outcome(float(right)))
         advance(1)
