@@ -126,7 +126,7 @@ def test_ranks_are_those_of_the_change_since_the_last_look(family: str) -> None:
     model = GFreeze().prepare(tiny_model(family), None)
     tracker, before = tracked(model)
     for seed in (1, 2):
-        perturb(model, 0.01, only="grow_weight", seed=seed)
+        perturb(model, 0.01, only=".grow.", seed=seed)
         now = {name: p.detach().clone() for name, p in tracker.matrices.items()}
         rows = [row for row in tracker.ranks() if row["of"] == "weights"]
         columns = [n for n in before if any(kind in n for kind in ("gate_proj", "up_proj", "fc1"))]

@@ -54,7 +54,7 @@ def difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
 
 def copies_of(model: PreTrainedModel, name: str, k: int) -> list[Tensor]:
     """The k copies of an up-projection in a G-Train model."""
-    wide: Tensor = model.get_submodule(f"base_model.model.{name}").grow_weight["default"]
+    wide: Tensor = model.get_submodule(f"base_model.model.{name}").grow["default"].weight
     return list(wide.chunk(k))
 
 
@@ -223,9 +223,9 @@ def test_a_trained_g_freeze_model_is_an_average_of_two_ordinary_mlps(family: str
     for layer, old, new, own in places:
         for name, scale in (("gate_proj", 1.0), ("up_proj", 1.0), ("down_proj", 2.0)):
             trained: Any = own.get_submodule(name)
-            new.get_submodule(name).weight.data = trained.grow_weight["default"].detach() * scale
-            if "default" in trained.grow_bias:
-                new.get_submodule(name).bias.data = trained.grow_bias["default"].detach() * scale
+            new.get_submodule(name).weight.data = trained.grow["default"].weight.detach() * scale
+            if trained.grow["default"].bias is not None:
+                new.get_submodule(name).bias.data = trained.grow["default"].bias.detach() * scale
         layer.mlp = _Average(old, new)
     assert difference(grown, average) < 1e-12
 
@@ -259,7 +259,7 @@ def test_more_copies_of_g_freeze_stay_identical_and_only_set_the_mixture(family:
     descend(reference, shared_out(reference, 0.1, 2), STEPS)
     columns, rows = mlp_projections(tiny_model(family))
     for name in columns + rows:
-        weight = grown.get_submodule(f"base_model.model.{name}").grow_weight["default"]
+        weight = grown.get_submodule(f"base_model.model.{name}").grow["default"].weight
         first, second = weight.chunk(2, dim=0 if name in columns else 1)
         torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
     moved = difference(reference, twin(tiny_model(family)))
@@ -274,8 +274,8 @@ def test_halved_rows_take_relative_steps_twice_as_large_under_adam(family: str) 
     descend(grown, adam(list(trainable(grown).values())), 1)
     steps = {name: float((p.detach() - old[name]).abs().median()) for name, p in trainable(grown).items()}
     sizes = {name: float(p.abs().median()) for name, p in old.items()}
-    for name in (n for n in old if "down_proj.grow_weight" in n):
-        base = grown.get_submodule(name.partition(".grow_weight")[0]).base_layer.weight
+    for name in (n for n in old if "down_proj.grow.default.weight" in n):
+        base = grown.get_submodule(name.partition(".grow.")[0]).base_layer.weight
         # The step is the rate, whatever the size of the weight.
         assert steps[name] == pytest.approx(1e-3, rel=0.02)
         assert steps[name] / sizes[name] == pytest.approx(2 * 1e-3 / float(base.abs().median()), rel=0.02)

@@ -60,7 +60,7 @@ def trained(model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
     return grown
 
 
-def grown_layers(model: nn.Module) -> Iterator[tuple[str, GrownLinear]]:
+def grown_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, GrownLinear))
 
 
@@ -191,7 +191,7 @@ def concatenated(base: PreTrainedModel, grown: PreTrainedModel, k: int) -> PreTr
     for name in columns + rows:
         old, new = base.get_submodule(name), grown.get_submodule(f"base_model.model.{name}")
         assert isinstance(old, nn.Linear)
-        weight, bias = new.grow_weight["default"], new.grow_bias["default"] if old.bias is not None else None
+        weight, bias = new.grow["default"].weight, new.grow["default"].bias if old.bias is not None else None
         if name in columns:
             weight = torch.cat([old.weight, weight])
             bias = None if bias is None else torch.cat([old.bias, bias])
@@ -219,7 +219,7 @@ def test_a_grown_model_equals_one_with_concatenated_weights(family: str, k: int,
 def test_new_weights_are_copies_and_new_rows_are_scaled(gemma3: PreTrainedModel) -> None:
     grown = grow(gemma3, k=3)
     for _, layer in grown_layers(grown):
-        new, old = layer.grow_weight["default"], layer.get_base_layer().weight
+        new, old = layer.grow["default"].weight, layer.get_base_layer().weight
         if isinstance(layer, GrownColumns):
             assert torch.equal(new, torch.cat([old, old]))
         else:
@@ -273,7 +273,7 @@ def test_training_a_grown_model_moves_its_new_weights_and_nothing_else(
     before = bits(model)
     steps_of_training(model)
     moved = changed(before, model)
-    assert moved == {name for name in before if "grow_" in name} == set(trainable(model))
+    assert moved == {name for name in before if ".grow." in name} == set(trainable(model))
     in_layers = {name.split(".layers.")[1][0] for name in moved}
     assert in_layers == {str(i) for i in (layers or range(N_LAYERS))}
 
@@ -404,15 +404,6 @@ def test_a_second_adapter_is_what_it_would_be_alone(gemma3: PreTrainedModel, tmp
     assert torch.equal(logits(beside, ids), logits(alone, ids))
 
 
-def test_two_adapters_at_once_are_refused(gemma3: PreTrainedModel, tmp_path: Path) -> None:
-    model = trained(gemma3)
-    model.save_pretrained(tmp_path)
-    model.load_adapter(tmp_path, "second")
-    model.base_model.set_adapter(["default", "second"])
-    with pytest.raises(ValueError, match="one adapter at a time"):
-        logits(model, random_ids(1, 5))
-
-
 # -------------------------------------------------------------------------------------- merging
 
 
@@ -481,8 +472,9 @@ def test_a_wider_model_is_saved_as_a_checkpoint_that_plain_transformers_loads(
 
 
 def test_growth_that_no_configuration_can_say_is_refused_before_anything_is_merged() -> None:
-    """OPT's does not know of groups of heads."""
-    model = AttentionGrow(grow="heads").prepare(tiny_model("opt"), None)
+    """Some do not know of groups of heads."""
+    model = AttentionGrow(grow="heads").prepare(tiny_model("llama"), None)
+    del model.config.num_key_value_heads
     with pytest.raises(ValueError, match="has no num_key_value_heads"):
         widen(model)
     assert any(True for _ in grown_layers(model))
@@ -492,7 +484,9 @@ def test_new_units_that_are_all_zero_have_no_gradient_even_with_biases(llama: Pr
     config = GrowConfig(task_type="CAUSAL_LM", share=0, init_columns="zero")
     model = add_adapter(llama, config)
     model(input_ids=random_ids(2, 7)).logits.square().sum().backward()
-    gradients = {name: p.grad for name, p in trainable(model).items() if "down_proj.grow_bias" not in name}
+    gradients = {
+        name: p.grad for name, p in trainable(model).items() if "down_proj.grow.default.bias" not in name
+    }
     assert gradients
     assert all(g is None or not g.any() for g in gradients.values())
 
@@ -500,7 +494,9 @@ def test_new_units_that_are_all_zero_have_no_gradient_even_with_biases(llama: Pr
 def test_a_safe_merge_refuses_weights_that_are_not_finite(gemma3: PreTrainedModel) -> None:
     model = grow(gemma3)
     next(iter(trainable(model).values())).data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(
+        ValueError, match=r"NaNs detected in the merged weights\. The adapter default seems to be broken"
+    ):
         model.merge_and_unload(safe_merge=True)
 
 
@@ -512,8 +508,7 @@ def test_a_safe_merge_refuses_weights_that_are_not_finite(gemma3: PreTrainedMode
     [
         ({"k": 1}, "at least 2 copies"),
         ({"trainable": "everything"}, "choose one of new, columns"),
-        ({"target_modules": ["up_proj"]}, "together, or neither"),
-        ({"row_modules": ["down_proj"]}, "together, or neither"),
+        ({"row_modules": ["down_proj"]}, "name these, too"),
     ],
 )
 def test_an_impossible_growth_is_refused_when_it_is_named(fields: dict[str, Any], message: str) -> None:

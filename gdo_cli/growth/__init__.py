@@ -10,6 +10,6 @@ if "GROW" not in PeftType.__members__:
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.model import GrowModel
 
-register_peft_method(name="grow", config_cls=GrowConfig, model_cls=GrowModel)
+register_peft_method(name="grow", config_cls=GrowConfig, model_cls=GrowModel, prefix=GrowModel.prefix)
 
 __all__ = ["GrowConfig", "GrowModel"]

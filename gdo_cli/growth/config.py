@@ -21,12 +21,15 @@ class GrowConfig(PeftConfig):
 
     Attributes:
         target_modules: names of the linear layers to grow, columns and rows alike, matched as PEFT
-            matches them. Left out, the MLPs of the decoder are found by their usual names.
+            matches them; ``"all-linear"`` for MLPs and attention. Left out, the MLPs of the decoder are
+            found by their usual names.
         row_modules: which of the targets are down-projections (compare IA³'s
-            ``feedforward_modules``).
+            ``feedforward_modules``); left out, those with a usual name of one.
         exclude_modules: names never to grow.
-        layers_to_transform: indices of the decoder layers to grow; left out, all of them.
+        layers_to_transform: indices of the decoder layers to grow, or one; left out, all of them.
         layers_pattern: name of the list that holds the layers, where PEFT cannot guess it.
+        modules_to_save: other modules that train and are saved, such as a classification head.
+        init_weights: False for random new columns, which change the function (for tests).
         k: number of copies in the grown layer, the original included; at least 2.
         trainable: ``"new"`` trains the new weights alone (G-Freeze); ``"columns"`` trains all k
             copies of the up-projections and leaves every row frozen (G-Train).
@@ -37,11 +40,13 @@ class GrowConfig(PeftConfig):
             last two.
     """
 
-    target_modules: list[str] | str | None = None
-    row_modules: list[str] | None = None
-    exclude_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | None = None
+    target_modules: list[str] | set[str] | str | None = None
+    row_modules: list[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    init_weights: bool = True
     k: int = 2
     trainable: str = "new"
     share: float | None = None
@@ -61,8 +66,20 @@ class GrowConfig(PeftConfig):
             raise ValueError("trainable='columns' works on even copies: leave share and init_columns out")
         if self.init_columns != "copy" and self.share != 0:
             raise ValueError(f"init_columns={self.init_columns!r} changes the function unless share=0")
-        if (self.target_modules is None) != (self.row_modules is None):
-            raise ValueError("give target_modules and row_modules together, or neither")
+        if self.row_modules is not None and self.target_modules is None:
+            raise ValueError("row_modules are some of target_modules: name these, too")
+        if isinstance(self.row_modules, str):
+            self.row_modules = [self.row_modules]
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(value := getattr(self, name), list):
+                setattr(self, name, set(value))  # as in PEFT's own configurations
+        for name in ("layers_to_transform", "layers_pattern"):
+            if isinstance(self.target_modules, str) and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` cannot be used when `target_modules` is a str.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError(
+                "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
+            )
 
     @property
     def new_share(self) -> float:

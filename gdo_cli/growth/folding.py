@@ -59,7 +59,7 @@ def _widen_layers(model: Any) -> nn.Module:
     config = model.config.get_text_config()
     width_name = next((name for name in WIDTHS if hasattr(config, name)), WIDTHS[0])
     wanted = [width_name] * grew_mlp + ["num_attention_heads", "num_key_value_heads"] * grew_attention
-    if missing := [name for name in wanted if not hasattr(config, name)]:
+    if missing := [name for name in wanted if getattr(config, name, None) is None]:
         raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
     plain: nn.Module = model.merge_and_unload()
     config = plain.config.get_text_config()  # type: ignore[operator,union-attr]

@@ -17,10 +17,22 @@ from torch import Tensor, nn
 from gdo_cli.growth.config import GrowConfig
 
 
-class GrownLinear(nn.Module, BaseTunerLayer):
-    """What grown columns and rows share: adapters by name, and merging into one wide layer."""
+class Growth(nn.Module):
+    """What one adapter adds to a layer: a weight, and a bias if the base has one. Either may be absent."""
 
-    adapter_layer_names = ("grow_weight", "grow_bias")
+    def __init__(self, weight: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = None if weight is None else nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+
+class GrownLinear(nn.Module, BaseTunerLayer):
+    """What grown columns and rows share: adapters by name, and merging into one wide layer.
+
+    Several active adapters stand side by side: y = base + Σ_i (y_i − base), each with copies of its own.
+    """
+
+    adapter_layer_names = ("grow",)
     other_param_names = ("growth",)
     repeats_bias: ClassVar[bool]  # of the wide layer: one for each copy's outputs, or one for all
     base_layer: nn.Linear
@@ -33,11 +45,12 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.growth: dict[str, GrowConfig] = {}
-        self.grow_weight = nn.ParameterDict()
-        self.grow_bias = nn.ParameterDict()
+        self.grow = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._narrow_layer: nn.Linear | None = None  # the base while a wide layer stands in for it
+        # The base while a wide layer stands in for it. In a tuple it is no part of the module, whose
+        # children PEFT takes for the adapter's.
+        self._narrow: tuple[nn.Linear, ...] = ()
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: GrowConfig) -> None:
@@ -49,71 +62,92 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         if self.merged:
             raise ValueError(f"adapter {adapter_name!r}: unmerge before adding another one")
         self.growth[adapter_name] = config
-        weight, bias = self.initial(config)
-        if weight is not None:
-            self.grow_weight[adapter_name] = nn.Parameter(weight)
-        if bias is not None:
-            self.grow_bias[adapter_name] = nn.Parameter(bias)
+        self.grow[adapter_name] = Growth(*self.initial(config))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         """Return the new weight and bias at the start, as copies of their own."""
         raise NotImplementedError
 
-    def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
+    def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         """Return the weight and bias of the one plain linear layer that equals this one."""
         raise NotImplementedError
 
+    def copies(self, name: str) -> int:
+        """Return how many copies an adapter adds; G-Train's replace the original, which counts as one."""
+        growth = self.growth[name]
+        return growth.k if growth.trainable == "columns" else growth.k - 1
+
+    def keeps_old(self, names: list[str]) -> bool:
+        """Return whether the base's own copy takes part; beside G-Train alone it does not."""
+        return len(names) > 1 or self.growth[names[0]].trainable != "columns"
+
+    def old_share(self, names: list[str]) -> float:
+        """Return the share of the output that the base's own copy carries."""
+        shares = (1.0 if (g := self.growth[n]).trainable == "columns" else g.new_share for n in names)
+        return 1 - sum(shares)
+
+    def factor(self) -> int:
+        """Return how many times as wide as the base the layer is with its active adapters."""
+        names = self.active_here()
+        return self.keeps_old(names) + sum(self.copies(name) for name in names) if names else 1
+
     @property
     def n_added(self) -> int:
-        """Parameters by which the wide layer is larger than the base (of one active adapter)."""
-        growth, base = self.growth.get(self.active_adapters[0]), self.get_base_layer()
+        """Parameters by which the wide layer is larger than the base."""
+        base = self._narrow[0] if self._narrow else self.get_base_layer()
         bias = base.out_features if self.repeats_bias and base.bias is not None else 0
-        return (growth.k - 1) * (base.weight.numel() + bias) if growth else 0
+        return (self.factor() - 1) * (base.weight.numel() + bias)
 
-    def active_growth(self) -> str | None:
-        """Return the adapter to apply now; None where the base layer is to answer alone."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if self.disable_adapters or self.merged:
-            return None
-        here = [name for name in self.active_adapters if name in self.growth]
-        if len(here) > 1:
-            raise ValueError(f"grown layers apply one adapter at a time, not {', '.join(here)}")
-        return here[0] if here else None
+    def active_here(self) -> list[str]:
+        """Return the active adapters that this layer has."""
+        return [name for name in self.active_adapters if name in self.growth]
 
     def own_parameters(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Return the adapter's weight and bias (masters may be fp32 where the base is bf16)."""
-        bias = self.grow_bias[name].to(dtype) if name in self.grow_bias else None
-        return self.grow_weight[name].to(dtype), bias
+        own: Any = self.grow[name]
+        return own.weight.to(dtype), None if own.bias is None else own.bias.to(dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        name = self.active_growth()
-        out: Tensor = (
-            self.base_layer(x, *args, **kwargs) if name is None else self.grown(name, x, *args, **kwargs)
-        )
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        names = [] if self.disable_adapters or self.merged else self.active_here()
+        grown = self.grown(names, x, *args, **kwargs) if names else self.base_layer(x, *args, **kwargs)
+        out: Tensor = grown
         return out
 
-    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the output with an adapter; other arguments are the base layer's."""
+    def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the output with adapters; other arguments are the base layer's."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def checked_wide(self, names: list[str], safe: bool) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`wide`.
+
+        Raises:
+            ValueError: it is not finite, and that is asked for.
+        """
+        weight, bias = self.wide(names)
+        if safe and not all(torch.isfinite(t).all() for t in (weight, bias) if t is not None):
+            told = ", ".join(names)
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {told} seems to be broken")
+        return weight, bias
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Let one plain, wider linear layer stand in for base and growth."""
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.growth]
         if not names:
             return
-        if len(names) > 1 or self.merged:
-            raise ValueError("grown layers merge one adapter at a time; unmerge first")
-        weight, bias = self.wide(names[0])
-        if safe_merge and not torch.isfinite(weight).all():
-            raise ValueError(f"adapter {names[0]!r} holds NaN or infinite weights")
-        self._narrow_layer, self.base_layer = self.base_layer, plain_linear(weight, bias)
-        self.merged_adapters.append(names[0])
+        names = [*self.merged_adapters, *names]
+        self.unmerge()
+        weight, bias = self.checked_wide(names, safe_merge)
+        self._narrow, self.base_layer = (self.base_layer,), plain_linear(weight, bias)
+        self.merged_adapters += names
 
     def unmerge(self) -> None:
-        if self._narrow_layer is not None:
-            self.base_layer, self._narrow_layer = self._narrow_layer, None
+        if self._narrow:
+            (narrow,) = self._narrow
+            self._narrow, self.base_layer = (), narrow.to(self.base_layer.weight)
             self.merged_adapters.clear()
 
     def __repr__(self) -> str:
@@ -139,23 +173,23 @@ class GrownColumns(GrownLinear):
         bias = None if base.bias is None else base.bias.detach().repeat(copies)
         if config.init_columns == "zero":
             weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
-        elif config.init_columns == "random":
+        elif config.init_columns == "random" or not config.init_weights:
             weight = torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
         return weight, bias
 
     @torch.no_grad()
-    def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
+    def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         base = self.get_base_layer()
-        weight, bias = self.own_parameters(adapter_name, base.weight.dtype)
-        if self.growth[adapter_name].trainable == "columns":
-            return weight.clone(), None if bias is None else bias.clone()
-        return torch.cat([base.weight, weight]), None if bias is None else torch.cat([base.bias, bias])
+        parts: list[tuple[Tensor, Tensor | None]] = [(base.weight, base.bias)] * self.keeps_old(names)
+        parts += [self.own_parameters(name, base.weight.dtype) for name in names]
+        weights, biases = zip(*parts, strict=True)
+        return torch.cat(weights), None if base.bias is None else torch.cat(biases)
 
-    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        new = copies_of_output(x, *self.own_parameters(name, x.dtype), self.out_features)
-        if self.growth[name].trainable == "columns":
-            return torch.cat(new, dim=-1)
-        return torch.cat([self.base_layer(x, *args, **kwargs), *new], dim=-1)
+    def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        old = [self.base_layer(x, *args, **kwargs)] if self.keeps_old(names) else []
+        own = (self.own_parameters(name, x.dtype) for name in names)
+        new = [part for w, b in own for part in copies_of_output(x, w, b, self.out_features)]
+        return torch.cat([*old, *new], dim=-1)
 
 
 class GrownRows(GrownLinear):
@@ -179,25 +213,37 @@ class GrownRows(GrownLinear):
         return (base.weight.detach() * (config.new_share / copies)).repeat(1, copies), bias
 
     @torch.no_grad()
-    def wide(self, adapter_name: str) -> tuple[Tensor, Tensor | None]:
-        base, growth = self.get_base_layer(), self.growth[adapter_name]
-        old_share = 1 - growth.new_share
-        old = base.weight * old_share
-        if growth.trainable == "columns":
-            return old.repeat(1, growth.k), None if base.bias is None else base.bias.clone()
-        weight, bias = self.own_parameters(adapter_name, old.dtype)
-        return torch.cat([old, weight], dim=1), None if bias is None else base.bias * old_share + bias
+    def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
+        base, share = self.get_base_layer(), self.old_share(names)
+        own = [self._own_rows(name, base.weight.dtype) for name in names]
+        old = [base.weight * share] if self.keeps_old(names) else []
+        weight = torch.cat([*old, *(weight for weight, _ in own)], dim=1)
+        biases = [bias for _, bias in own if bias is not None]
+        return weight, sum(biases, start=base.bias * share) if biases else None
 
-    def grown(self, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        k = self.growth[name].k
+    def _own_rows(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        base, copies = self.get_base_layer(), self.growth[name].k
         if self.growth[name].trainable == "columns":
-            return self.base_layer(x.unflatten(-1, (k, self.in_features)).mean(-2))
+            return (base.weight / copies).repeat(1, copies), base.bias
+        return self.own_parameters(name, dtype)
+
+    def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        sizes = [self.in_features] * self.keeps_old(names)
+        sizes += [self.copies(name) * self.in_features for name in names]
         # Contiguous, so that the old product is the very one that the base runs: on a strided view a
         # library may take another kernel and round differently.
-        parts = x.split([self.in_features, (k - 1) * self.in_features], dim=-1)
-        old_x, new_x = (part.contiguous() for part in parts)
-        old = self.base_layer(old_x, *args, **kwargs) * (1 - self.growth[name].new_share)
-        return old + F.linear(new_x, *self.own_parameters(name, x.dtype))
+        parts = [part.contiguous() for part in x.split(sizes, dim=-1)]
+        share = self.old_share(names)
+        old = [self.base_layer(parts.pop(0), *args, **kwargs) * share] if self.keeps_old(names) else []
+        outputs = [*old, *(self._output(name, part) for name, part in zip(names, parts, strict=True))]
+        first, *others = outputs
+        return sum(others, start=first)
+
+    def _output(self, name: str, x: Tensor) -> Tensor:
+        """The adapter's part of the output, from the copies of the input that are its own."""
+        if self.growth[name].trainable == "columns":
+            return self.base_layer(x.unflatten(-1, (self.growth[name].k, self.in_features)).mean(-2))
+        return F.linear(x, *self.own_parameters(name, x.dtype))
 
 
 def copies_of_output(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import defaultdict
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from peft.tuners.tuners_utils import BaseTuner
-from torch import nn
+from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
+from torch import Tensor, nn
 
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
-from gdo_cli.lm.decoder import mlp_projections
+from gdo_cli.growth.probe import require_same_function
+from gdo_cli.lm.decoder import attention_projections, mlp_projections
+from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
+
+ALL_LINEAR = "all-linear"
+OLD_NAMES = "an adapter file of gdo 0.1: save it again; the next version does not read it"
 
 
 class GrowModel(BaseTuner):
@@ -18,34 +26,153 @@ class GrowModel(BaseTuner):
     >>> model = get_peft_model(model, GrowConfig(layers_to_transform=[3, 7], k=2))
     """
 
-    prefix: str = "grow_"
+    prefix: str = "grow"
     tuner_layer_cls = GrownLinear
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Grow the model, and see that it computes what it did.
+
+        Raises:
+            ValueError: a layer that cannot grow, columns and rows that are no pairs, or an MLP that does
+                more between them than it can do copy by copy.
+        """
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        try:
+            if config.init_weights:
+                require_same_function(model, adapter_name)
+        except ValueError:
+            self._unload_and_optionally_merge(merge=False, progressbar=False)
+            raise
+
     def _prepare_adapter_config(self, peft_config: GrowConfig, model_config: Any) -> GrowConfig:
-        """Name the MLPs where the user did not; full names keep a vision tower out of it."""
-        if peft_config.target_modules is None:
-            columns, rows = mlp_projections(self.model, peft_config.layers_to_transform)
-            peft_config.target_modules = columns + rows
-            peft_config.row_modules = rows
-        return peft_config
+        """Return a copy that names all that is to grow; full names keep a vision tower out of it.
+
+        The user's own object may be used for other models, so it stays as it is.
+        """
+        columns, rows = self._named(peft_config)
+        named = replace(
+            peft_config, target_modules=columns + rows, layers_to_transform=None, layers_pattern=None
+        )
+        columns, rows = (
+            [name for name in names if self._check_target_module_exists(named, name)]
+            for names in (columns, rows)
+        )
+        if not columns + rows:
+            return replace(peft_config, row_modules=[])  # PEFT says that nothing is found
+        _require_pairs(self.model, columns, rows)
+        return replace(named, target_modules=columns + rows, row_modules=rows)
+
+    def _named(self, config: GrowConfig) -> tuple[list[str], list[str]]:
+        """The columns and rows that a configuration names, by their full names."""
+        if config.target_modules is None:
+            layers = config.layers_to_transform
+            return mlp_projections(self.model, [layers] if isinstance(layers, int) else layers)
+        if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
+            parts = mlp_projections(self.model), attention_projections(self.model)
+            return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+        names = [
+            name
+            for name, _ in self.model.named_modules()
+            if ".base_layer" not in name and ".grow" not in name
+        ]
+        found = [name for name in names if self._check_target_module_exists(config, name)]
+        ends = tuple(f".{name}" for name in config.row_modules or ROW_NAMES + ATTENTION_ROW_NAMES)
+        rows = [name for name in found if f".{name}".endswith(ends)]
+        return [name for name in found if name not in rows], rows
 
     def _create_and_replace(
         self,
         peft_config: GrowConfig,
         adapter_name: str,
-        target: nn.Module,
+        target: Any,
         target_name: str,
         parent: nn.Module,
         current_key: str,
         **_: Any,
     ) -> None:
+        is_row = current_key in (peft_config.row_modules or ())
         if isinstance(target, GrownLinear):
             target.update_layer(adapter_name, peft_config)
             return
-        if not isinstance(target, nn.Linear):
-            raise ValueError(f"{current_key} is a {type(target).__name__}: only nn.Linear can grow")
-        assert peft_config.row_modules is not None
-        is_row = any(f".{current_key}".endswith(f".{name}") for name in peft_config.row_modules)
         grown = (GrownRows if is_row else GrownColumns)(target, adapter_name, peft_config)
         self._replace_module(parent, target_name, grown, target)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        if safe_merge:  # all are looked at before any is changed
+            for layer in self.model.modules():
+                if isinstance(layer, GrownLinear):
+                    names = check_adapters_to_merge(layer, adapter_names)
+                    if here := [name for name in names if name in layer.growth]:
+                        layer.checked_wide(here, safe=True)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: GrowConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Read files of gdo 0.1, too, in which parameters were called ``grow_weight`` and ``grow_bias``."""
+        old = [key for key in state_dict if key.endswith((".grow_weight", ".grow_bias"))]
+        if old:
+            warnings.warn(OLD_NAMES, FutureWarning, stacklevel=2)
+        renamed = {k.replace(".grow_", ".grow.") if k in old else k: v for k, v in state_dict.items()}
+        found: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, renamed
+        )
+        return found
+
+
+def _require_pairs(model: nn.Module, columns: list[str], rows: list[str]) -> None:
+    """Columns and the row that reads them stand in one module, and fit.
+
+    Raises:
+        ValueError: a module with one of them alone, a layer that is not plain, or one with several
+            projections in it.
+    """
+    beside: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for is_row, names in enumerate((columns, rows)):
+        for name in names:
+            _require_plain(name, model.get_submodule(name), bool(is_row))
+            beside[name.rpartition(".")[0]][is_row].append(name)
+    for columns, rows in beside.values():
+        if len(rows) != 1 or not columns:
+            told = ", ".join(columns + rows)
+            raise ValueError(
+                f"{told}: columns grow with the one row that reads them, all in one module, and here "
+                f"{'no row' if not rows else 'no column' if not columns else 'more than one row'} is named "
+                "(target_modules, row_modules)"
+            )
+        width = _linear(model.get_submodule(rows[0])).in_features
+        for name in columns:
+            out = _linear(model.get_submodule(name)).out_features
+            if out > width or width % out:
+                raise ValueError(
+                    f"{name} gives {out} numbers, of which {rows[0]} reads {width}: it holds several "
+                    "projections (gate and up, say) as one, whose copies would mix"
+                )
+
+
+def _require_plain(name: str, layer: nn.Module, is_row: bool) -> None:
+    if isinstance(layer, GrownLinear):
+        if isinstance(layer, GrownRows) != is_row:
+            raise ValueError(f"{name} has grown as a {'column' if is_row else 'row'} for another adapter")
+        return
+    kind, weight = type(layer), getattr(layer, "weight", None)
+    is_float = isinstance(weight, Tensor) and weight.is_floating_point()
+    if is_float and kind.forward is nn.Linear.forward and not _is_torchao(weight):
+        return
+    if hasattr(layer, "in_features") and (not is_float or _is_torchao(weight)):
+        raise ValueError(
+            f"{name} is a quantised {kind.__name__}: grow needs float weights; load the MLPs unquantised "
+            "(llm_int8_skip_modules=[…] of bitsandbytes, modules_to_not_convert=[…] of others)"
+        )
+    raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear can grow")
+
+
+def _is_torchao(weight: Any) -> bool:
+    return type(weight.data).__module__.startswith("torchao")
+
+
+def _linear(layer: nn.Module) -> Any:
+    return layer.get_base_layer() if isinstance(layer, GrownLinear) else layer

@@ -22,7 +22,7 @@ def count_parameters(model: nn.Module, n_base: int) -> Parameters:
     """
     parameters = text_parameters(model)
     grown = [module for module in model.modules() if isinstance(module, GrownLinear)]
-    own = sum(p.numel() for m in grown for p in (*m.grow_weight.values(), *m.grow_bias.values()))
+    own = sum(p.numel() for m in grown for p in m.grow.parameters())
     added = sum(p.numel() for p in parameters.values()) - n_base - own
     added += sum(module.n_added for module in grown)
     trains: Counter[str] = Counter()

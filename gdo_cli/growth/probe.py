@@ -1,0 +1,92 @@
+"""Whether a grown MLP still computes what it did: one probe input through each, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gdo_cli.growth.layer import GrownLinear, GrownRows
+
+# Of the largest output, for copies other than two, whose halves add up to the very number. What mixes
+# projections up, or norms over all copies, is off by a tenth and more.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+ROWS = 4  # of the probe input
+
+
+@torch.no_grad()
+def require_same_function(model: nn.Module, adapter_name: str) -> None:
+    """Raise unless every module with a new pair of columns and row computes what the base computes.
+
+    Modules that cannot be asked alone (they want more than one tensor) and weights that are not there yet
+    (on the meta device) are passed over.
+
+    Raises:
+        ValueError: it names the first that does not, and what is known of the reason.
+    """
+    for name, module in model.named_modules():
+        children = list(module.children())
+        rows = [m for m in children if isinstance(m, GrownRows) and adapter_name in m.growth]
+        columns = [m for m in children if isinstance(m, GrownLinear) and m not in rows]
+        if not rows or not columns or rows[0].base_layer.weight.is_meta:
+            continue
+        weight = columns[0].base_layer.weight
+        drawn = torch.randn(1, ROWS, columns[0].in_features, generator=torch.Generator().manual_seed(0))
+        x = drawn.to(weight.device, weight.dtype)
+        with _evaluated(module), _only(module, None):
+            expected = _output(module, x)
+        if expected is None:
+            continue
+        with _evaluated(module), _only(module, adapter_name):
+            found = _output(module, x)
+        _compare(name, type(module).__name__, found, expected)
+
+
+def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor) -> None:
+    told = f"{name or kind} cannot grow: "
+    between = "something between its columns and its row (a norm, a product of halves) works on all of them"
+    if found is None:
+        raise ValueError(f"{told}it does not run with the grown layers; {between}")
+    scale, worst = float(expected.abs().max()), float((found - expected).abs().max())
+    if not worst <= TOLERANCE.get(expected.dtype, 1e-4) * scale:
+        raise ValueError(f"{told}its output changes by {worst / scale if scale else worst:.0%}; {between}")
+
+
+def _output(module: nn.Module, x: Tensor) -> Tensor | None:
+    """What a module makes of one tensor; None where it makes nothing of it."""
+    try:
+        out: Any = module(x)
+    except Exception:  # it may want anything else
+        return None
+    out = out[0] if isinstance(out, tuple) and out else out
+    return out if isinstance(out, Tensor) and out.is_floating_point() else None
+
+
+@contextmanager
+def _evaluated(module: nn.Module) -> Iterator[None]:
+    """Without dropout."""
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _only(module: nn.Module, adapter_name: str | None) -> Iterator[None]:
+    """With one adapter of the grown children, or none."""
+    layers: list[Any] = [m for m in module.children() if isinstance(m, GrownLinear)]
+    before: list[tuple[Any, Any, bool]] = [(m, m._active_adapter, m._disable_adapters) for m in layers]
+    for layer in layers:
+        layer._disable_adapters = adapter_name is None
+        layer._active_adapter = [adapter_name] if adapter_name else layer._active_adapter
+    try:
+        yield
+    finally:
+        for layer, active, disabled in before:
+            layer._active_adapter, layer._disable_adapters = active, disabled

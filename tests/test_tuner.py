@@ -1,0 +1,365 @@
+"""The growth tuner as PEFT's users meet it: names, files, fields, several adapters, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import logits, perturb, random_ids, tiny_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    BitNetConfig,
+    BitNetForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+)
+
+from gdo_cli.growth import GrowConfig
+from gdo_cli.growth.layer import GrownLinear, GrownRows
+
+MODES = pytest.mark.parametrize("mode", ["new", "columns"])
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "vocab_size": 128,
+    "pad_token_id": 0,
+}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+IDS = random_ids(2, 7)
+
+
+def grown(model: PreTrainedModel, **fields: Any) -> PeftModel:
+    return get_peft_model(model, GrowConfig(**({"task_type": "CAUSAL_LM"} | fields)))
+
+
+def moved(model: nn.Module, seed: int = 0, only: str = ".grow.") -> None:
+    perturb(model, 0.1, only=only, seed=seed)
+
+
+def layers_of(model: nn.Module) -> dict[str, Any]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, GrownLinear)}
+
+
+# ------------------------------------------------------------------------------------- names and files
+
+
+@MODES
+def test_parameters_are_named_by_adapter_as_others_copy_them(mode: str) -> None:
+    """TRL makes the reference of DPO and GRPO by names that hold ``.default.``."""
+    model = grown(tiny_model("llama"), trainable=mode)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert names
+    assert all(".grow.default." in name for name in names)
+    model.add_adapter("ref", GrowConfig(task_type="CAUSAL_LM", trainable=mode))
+    moved(model, only=".default.")
+    state = dict(model.named_parameters())
+    for name, parameter in state.items():
+        if ".default." in name:
+            state[name.replace(".default.", ".ref.")].data.copy_(parameter.data)
+    policy = logits(model, IDS)
+    model.set_adapter("ref")
+    assert torch.equal(logits(model, IDS), policy)
+
+
+@MODES
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_file_holds_the_adapter_s_own_weights_alone(mode: str, merged: bool, tmp_path: Path) -> None:
+    model = grown(tiny_model("llama"), trainable=mode)
+    own = {name.replace(".default", "") for name, _ in model.named_parameters() if ".grow." in name}
+    if merged:
+        model.merge_adapter()
+    assert get_peft_model_state_dict(model).keys() == own
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "adapter_model.safetensors").keys() == own
+    assert not any(".base_layer" in name for name in own)
+
+
+def test_the_base_comes_back_on_its_device_and_dtype_after_a_merge() -> None:
+    model = grown(tiny_model("llama"))
+    model.merge_adapter()
+    model.to(torch.bfloat16)
+    model.unmerge_adapter()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    logits(model, IDS)
+
+
+def test_a_file_of_the_first_version_is_read_with_a_notice(tmp_path: Path) -> None:
+    model = grown(tiny_model("llama"))
+    moved(model)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name.replace(".grow.", ".grow_"): t for name, t in load_file(file).items()}, file)
+    with pytest.warns(FutureWarning, match="an adapter file of gdo 0.1"):
+        old = PeftModel.from_pretrained(tiny_model("llama"), tmp_path)
+    assert torch.equal(logits(old, IDS), logits(model, IDS))
+
+
+# -------------------------------------------------------------------------------------------- the fields
+
+
+def test_a_configuration_can_be_used_for_models_of_any_depth() -> None:
+    config = GrowConfig(task_type="CAUSAL_LM")
+    before = config.to_dict()
+    for depth in (1, 3, 2):
+        shape = copy.deepcopy(tiny_model("llama").config)
+        shape.num_hidden_layers = depth
+        model = get_peft_model(type(tiny_model("llama"))(shape), config)
+        assert len(layers_of(model)) == 3 * depth
+    after = config.to_dict()
+    assert {k: v for k, v in after.items() if before[k] != v}.keys() <= {"base_model_name_or_path"}
+
+
+@pytest.mark.parametrize("targets", [["gate_proj", "up_proj", "down_proj"], r".*\.(gate|up|down)_proj"])
+@pytest.mark.parametrize("rows", [None, ["down_proj"], "down_proj"])
+def test_rows_are_found_by_themselves_or_named(targets: Any, rows: Any) -> None:
+    model = grown(tiny_model("llama"), target_modules=targets, row_modules=rows)
+    assert torch.equal(logits(model, IDS), logits(tiny_model("llama"), IDS))
+    assert {n for n, m in layers_of(model).items() if isinstance(m, GrownRows)} == {
+        n for n in layers_of(model) if n.endswith("down_proj")
+    }
+
+
+def test_all_linear_layers_are_those_of_mlps_and_attention() -> None:
+    model = grown(tiny_model("llama"), target_modules="all-linear")
+    assert torch.equal(logits(model, IDS), logits(tiny_model("llama"), IDS))
+    linear = [
+        n for n, m in tiny_model("llama").named_modules() if isinstance(m, nn.Linear) and n != "lm_head"
+    ]
+    assert {n.removeprefix("base_model.model.") for n in layers_of(model)} == set(linear)
+
+
+@pytest.mark.parametrize("layers", [1, [1]])
+@pytest.mark.parametrize("targets", [None, ["gate_proj", "up_proj", "down_proj"]])
+def test_layers_are_chosen_by_one_number_or_several(layers: Any, targets: Any) -> None:
+    model = grown(tiny_model("llama"), target_modules=targets, layers_to_transform=layers)
+    assert {name.split(".layers.")[1][0] for name in layers_of(model)} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": r".*\.(gate|up|down)_proj", "layers_to_transform": [0]},
+        {"target_modules": "all-linear", "layers_to_transform": 0},
+        {"target_modules": r".*_proj", "layers_pattern": "layers"},
+        {"target_modules": ["gate_proj", "up_proj", "down_proj"], "layers_pattern": "layers"},
+    ],
+)
+def test_what_lora_refuses_of_layers_is_refused(fields: dict[str, Any]) -> None:
+    told = []
+    for kind in (LoraConfig, GrowConfig):
+        with pytest.raises(ValueError, match="layers_") as error:
+            kind(**fields)
+        told.append(str(error.value).strip())
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(LlamaForSequenceClassification, "SEQ_CLS"), (LlamaForTokenClassification, "TOKEN_CLS")],
+)
+def test_the_head_of_a_classifier_trains_and_is_saved(kind: Any, task: str, tmp_path: Path) -> None:
+    base = kind(tiny_model("llama").config)
+    model = grown(copy.deepcopy(base), task_type=task)
+    assert any("score" in name and p.requires_grad for name, p in model.named_parameters())
+    moved(model, only="modules_to_save")
+    model.save_pretrained(tmp_path)
+    assert any("score" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    loaded = PeftModel.from_pretrained(base, tmp_path)
+    assert torch.equal(loaded.eval()(IDS).logits, model.eval()(IDS).logits)
+
+
+def test_modules_to_save_are_never_grown() -> None:
+    model = grown(tiny_model("llama"), modules_to_save=["lm_head"])
+    assert any("lm_head" in name and p.requires_grad for name, p in model.named_parameters())
+
+
+def test_random_columns_are_there_for_tests_alone() -> None:
+    model = grown(tiny_model("llama"), init_weights=False)
+    assert not torch.allclose(logits(model, IDS), logits(tiny_model("llama"), IDS), atol=1e-3)
+
+
+def test_a_configuration_comes_back_from_its_file(tmp_path: Path) -> None:
+    config = GrowConfig(
+        target_modules=["up_proj", "down_proj"], layers_to_transform=1, k=3, modules_to_save=["x"]
+    )
+    config.save_pretrained(tmp_path)
+    found = PeftConfig.from_pretrained(tmp_path)
+    assert isinstance(found, GrowConfig)
+    assert found == config
+    json.loads((tmp_path / "adapter_config.json").read_text())
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+class Twice(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Normed(nn.Module):
+    """A norm between column and row, over whatever width comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_proj, self.down_proj = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up_proj(x)
+        out: Tensor = self.down_proj(h / h.norm(dim=-1, keepdim=True))
+        return out
+
+
+class Halved(nn.Module):
+    """Gate and up in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_proj, self.down_proj = nn.Linear(8, 32), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(gate.relu() * up)
+        return out
+
+
+class Plain(Normed):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(self.up_proj(x).relu())
+        return out
+
+
+def with_subclass() -> nn.Module:
+    model = Plain()
+    model.up_proj = Twice(8, 16)
+    return model
+
+
+def quantised() -> nn.Module:
+    model = Plain()
+    model.up_proj.weight = nn.Parameter(torch.ones(16, 8, dtype=torch.int8), requires_grad=False)
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
+    "a norm between": (Normed, {}, r"Normed cannot grow: its output changes by \d+%"),
+    "halves of one": (Halved, {}, "gives 32 numbers, of which down_proj reads 16"),
+    "a layer of another kind": (with_subclass, {}, "up_proj is a Twice: only nn.Linear can grow"),
+    "integers": (quantised, {}, r"quantised Linear: grow needs float weights; load the MLPs unquantised"),
+    "no row": (Plain, {"target_modules": ["up_proj"]}, "up_proj: columns grow with .* no row is named"),
+    "no column": (Plain, {"target_modules": ["down_proj"]}, "no column is named"),
+    "a row that is nowhere": (Plain, {"row_modules": ["wo"]}, "no row is named"),
+    "the row left out": (Plain, {"exclude_modules": ["down_proj"]}, "no row is named"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_not_keep_the_function_is_refused_where_it_is_named(case: str) -> None:
+    make, fields, message = REFUSED[case]
+    model = make()
+    before = {name: type(m) for name, m in model.named_modules()}
+    fields = {"target_modules": ["up_proj", "down_proj"]} | fields
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(model, GrowConfig(**fields))
+    assert {name: type(m) for name, m in model.named_modules()} == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(Phi3ForCausalLM, Phi3Config), (GlmForCausalLM, GlmConfig)],
+)
+def test_gate_and_up_in_one_are_refused_when_named(kind: Any, config: Any) -> None:
+    model = kind(config(**SHAPE, **HEADS))
+    with pytest.raises(ValueError, match="holds several projections"):
+        grown(model, target_modules=["gate_up_proj", "down_proj"], row_modules=["down_proj"])
+
+
+def test_a_norm_between_column_and_row_is_refused_when_found() -> None:
+    model = BitNetForCausalLM(BitNetConfig(**SHAPE, **HEADS))
+    with pytest.raises(
+        ValueError, match=r"layers\.0\.mlp cannot grow: it does not run with the grown layers"
+    ):
+        grown(model)
+
+
+def test_a_second_adapter_takes_columns_and_rows_as_the_first_did() -> None:
+    model = get_peft_model(Plain(), GrowConfig(target_modules=["up_proj", "down_proj"]))
+    with pytest.raises(ValueError, match="down_proj has grown as a row for another adapter"):
+        model.add_adapter("b", GrowConfig(target_modules=["up_proj", "down_proj"], row_modules=["up_proj"]))
+
+
+# ------------------------------------------------------------------------------- several adapters, merging
+
+
+PAIRS = [
+    ({}, {}),
+    ({}, {"k": 3}),
+    ({"trainable": "columns"}, {}),
+    ({"share": 0.25}, {"trainable": "columns", "k": 3}),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("merged", [False, True])
+def test_adapters_on_one_layer_add_what_each_changes(
+    first: dict[str, Any], second: dict[str, Any], merged: bool
+) -> None:
+    """Of one MLP, whose change is a sum: y = base + Σ (y_i − base)."""
+    torch.manual_seed(0)
+    targets: dict[str, Any] = {"target_modules": ["up_proj", "down_proj"]}
+    model = get_peft_model(Plain().double(), GrowConfig(**targets, **first))
+    model.add_adapter("b", GrowConfig(**targets, **second))
+    x = torch.randn(5, 8, dtype=torch.float64)
+    with model.disable_adapter():
+        base = model(x)
+    model.base_model.set_adapter(["default", "b"])
+    torch.testing.assert_close(model(x), base, rtol=1e-12, atol=1e-12)
+    moved(model)
+    alone = []
+    for name in ("default", "b"):
+        model.base_model.set_adapter([name])
+        alone.append(model(x))
+    model.base_model.set_adapter(["default", "b"])
+    if merged:
+        model.merge_adapter(["default", "b"])
+        assert all(type(m.base_layer) is nn.Linear for m in layers_of(model).values())
+    torch.testing.assert_close(model(x), alone[0] + alone[1] - base, rtol=1e-11, atol=1e-11)
+    if merged:
+        model.unmerge_adapter()
+        torch.testing.assert_close(model(x), alone[0] + alone[1] - base, rtol=1e-11, atol=1e-11)
+
+
+def test_a_second_adapter_can_be_merged_on_top_of_the_first() -> None:
+    model = grown(tiny_model("llama"))
+    model.add_adapter("b", GrowConfig(task_type="CAUSAL_LM", k=3))
+    moved(model)
+    model.base_model.set_adapter(["default", "b"])
+    together = logits(model, IDS)
+    model.merge_adapter(["default"])
+    with pytest.warns(UserWarning, match="now additionally merging b"):
+        model.merge_adapter(["b"])
+    torch.testing.assert_close(logits(model, IDS), together, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "bias"])
+def test_a_safe_merge_leaves_all_layers_as_they_were(spoilt: str) -> None:
+    model = grown(tiny_model("llama"))  # with biases
+    last = [p for name, p in model.named_parameters() if ".grow." in name and name.endswith(spoilt)][-1]
+    last.data.view(-1)[0] = math.nan
+    with pytest.raises(ValueError, match=r"NaNs detected in the merged weights\. The adapter default seems"):
+        model.merge_adapter(safe_merge=True)
+    assert not any(m.merged for m in layers_of(model).values())
