@@ -363,3 +363,54 @@ def test_a_safe_merge_leaves_all_layers_as_they_were(spoilt: str) -> None:
     with pytest.raises(ValueError, match=r"NaNs detected in the merged weights\. The adapter default seems"):
         model.merge_adapter(safe_merge=True)
     assert not any(m.merged for m in layers_of(model).values())
+
+
+WEIGHTED = [
+    ([0.5, 0.5], [{}, {"k": 3}]),
+    ([0.3, 0.4], [{"trainable": "columns"}, {"share": 0.25}]),
+    ([1.0], [{}]),
+]
+
+
+@pytest.mark.parametrize(("weights", "fields"), WEIGHTED)
+def test_a_weighted_adapter_does_what_its_parts_do_together(
+    weights: list[float], fields: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    targets: dict[str, Any] = {"target_modules": ["up_proj", "down_proj"]}
+    plain = Plain().double()
+    model = get_peft_model(copy.deepcopy(plain), GrowConfig(**targets, **fields[0]), adapter_name="0")
+    for number, more in enumerate(fields[1:], 1):
+        model.add_adapter(str(number), GrowConfig(**targets, **more))
+    moved(model)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    expected = plain(x)
+    for number, weight in enumerate(weights):
+        model.set_adapter(str(number))
+        expected = expected + weight * (model(x) - plain(x))
+    model.base_model.add_weighted_adapter([str(n) for n in range(len(weights))], weights, "all")
+    model.set_adapter("all")
+    torch.testing.assert_close(model(x), expected, rtol=1e-11, atol=1e-11)
+    model.save_pretrained(tmp_path, selected_adapters=["all"])
+    loaded = PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path / "all")
+    torch.testing.assert_close(loaded(x), expected, rtol=1e-6, atol=1e-6)  # files hold it as it was given
+
+
+@pytest.mark.parametrize(
+    ("names", "weights", "kind", "message"),
+    [
+        (["default"], [1.0], "svd", "side by side: use 'cat'"),
+        (["none"], [1.0], "cat", "name adapters that exist"),
+        (["default"], [1.0, 2.0], "cat", "each with its weight"),
+        (["default"], [3.0], "cat", "a share from 0 to 1"),
+        (["default", "b"], [0.5, 0.5], "cat", "adapters on different layers"),
+    ],
+)
+def test_weighted_adapters_that_cannot_be_are_refused(
+    names: list[str], weights: list[float], kind: str, message: str
+) -> None:
+    model = grown(tiny_model("llama"))
+    model.add_adapter("b", GrowConfig(task_type="CAUSAL_LM", layers_to_transform=0))
+    with pytest.raises(ValueError, match=message):
+        model.base_model.add_weighted_adapter(names, weights, "all", kind)
+    assert set(model.peft_config) == {"default", "b"}

@@ -84,8 +84,15 @@ class GrownLinear(nn.Module, BaseTunerLayer):
 
     def old_share(self, names: list[str]) -> float:
         """Return the share of the output that the base's own copy carries."""
-        shares = (1.0 if (g := self.growth[n]).trainable == "columns" else g.new_share for n in names)
-        return 1 - sum(shares)
+        return 1 - sum(self.share_of(name) for name in names)
+
+    def share_of(self, name: str) -> float:
+        """Return the share of the output that an adapter's copies carry at the start."""
+        return 1.0 if self.growth[name].trainable == "columns" else self.growth[name].new_share
+
+    def join(self, names: list[str], weights: list[float], into: str) -> None:
+        """Give one adapter the copies of others, side by side."""
+        raise NotImplementedError
 
     def factor(self) -> int:
         """Return how many times as wide as the base the layer is with its active adapters."""
@@ -182,8 +189,12 @@ class GrownColumns(GrownLinear):
         base = self.get_base_layer()
         parts: list[tuple[Tensor, Tensor | None]] = [(base.weight, base.bias)] * self.keeps_old(names)
         parts += [self.own_parameters(name, base.weight.dtype) for name in names]
-        weights, biases = zip(*parts, strict=True)
-        return torch.cat(weights), None if base.bias is None else torch.cat(biases)
+        return torch.cat([weight for weight, _ in parts]), _cat([bias for _, bias in parts])
+
+    @torch.no_grad()
+    def join(self, names: list[str], weights: list[float], into: str) -> None:
+        own = [self.own_parameters(name, self.base_layer.weight.dtype) for name in names]
+        self.grow[into] = Growth(torch.cat([w for w, _ in own]), _cat([bias for _, bias in own]))
 
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         old = [self.base_layer(x, *args, **kwargs)] if self.keeps_old(names) else []
@@ -221,6 +232,17 @@ class GrownRows(GrownLinear):
         biases = [bias for _, bias in own if bias is not None]
         return weight, sum(biases, start=base.bias * share) if biases else None
 
+    @torch.no_grad()
+    def join(self, names: list[str], weights: list[float], into: str) -> None:
+        own = [self._own_rows(name, self.base_layer.weight.dtype) for name in names]
+        scaled = [
+            (factor * w, None if b is None else factor * b)
+            for factor, (w, b) in zip(weights, own, strict=True)
+        ]
+        biases = [bias for _, bias in scaled if bias is not None]
+        bias = torch.stack(biases).sum(0) if biases else None
+        self.grow[into] = Growth(torch.cat([w for w, _ in scaled], dim=1), bias)
+
     def _own_rows(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         base, copies = self.get_base_layer(), self.growth[name].k
         if self.growth[name].trainable == "columns":
@@ -244,6 +266,12 @@ class GrownRows(GrownLinear):
         if self.growth[name].trainable == "columns":
             return self.base_layer(x.unflatten(-1, (self.growth[name].k, self.in_features)).mean(-2))
         return F.linear(x, *self.own_parameters(name, x.dtype))
+
+
+def _cat(tensors: list[Tensor | None]) -> Tensor | None:
+    """The tensors behind one another; None where there are none."""
+    found = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(found) if found else None
 
 
 def copies_of_output(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
 from torch import Tensor, nn
 
@@ -107,6 +108,37 @@ class GrowModel(BaseTuner):
                     if here := [name for name in names if name in layer.growth]:
                         layer.checked_wide(here, safe=True)
         super().merge_adapter(adapter_names, safe_merge)
+
+    @torch.no_grad()
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "cat"
+    ) -> None:
+        """Add one adapter that does what several do together: y = base + Σ_i w_i·(y_i − base), exactly.
+
+        Its copies are theirs, side by side ("cat").
+
+        Raises:
+            ValueError: adapters that do not stand on the same layers, or shares of the output that do not
+                add up to one from 0 to 1.
+        """
+        layers = [m for m in self.model.modules() if isinstance(m, GrownLinear)]
+        if combination_type != "cat":
+            raise ValueError(f"combination_type={combination_type!r}: copies stand side by side: use 'cat'")
+        if any({*adapters} & {*layer.growth} not in (set(), {*adapters}) for layer in layers):
+            raise ValueError(f"{', '.join(adapters)}: adapters on different layers cannot be one")
+        first = next((m for m in layers if adapters[0] in m.growth), None)
+        if first is None or len(adapters) != len(weights):
+            raise ValueError(f"{adapters}, {weights}: name adapters that exist, each with its weight")
+        share = sum(w * first.share_of(name) for w, name in zip(weights, adapters, strict=True))
+        k = 1 + sum(first.copies(name) for name in adapters)
+        self.peft_config[adapter_name] = replace(
+            self.peft_config[adapters[0]], k=k, share=share, trainable="new", init_columns="copy"
+        )
+        self.inject_adapter(self.model, adapter_name)
+        for layer in layers:
+            if adapters[0] in layer.growth:
+                layer.join(adapters, weights, adapter_name)
+                layer.set_adapter(layer.active_adapters)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
