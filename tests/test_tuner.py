@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,7 +198,7 @@ def test_a_configuration_comes_back_from_its_file(tmp_path: Path) -> None:
     config = GrowConfig(
         target_modules=["up_proj", "down_proj"], layers_to_transform=1, k=3, modules_to_save=["x"]
     )
-    config.save_pretrained(tmp_path)
+    config.save_pretrained(str(tmp_path))
     found = PeftConfig.from_pretrained(tmp_path)
     assert isinstance(found, GrowConfig)
     assert found == config
@@ -414,3 +416,33 @@ def test_weighted_adapters_that_cannot_be_are_refused(
     with pytest.raises(ValueError, match=message):
         model.base_model.add_weighted_adapter(names, weights, "all", kind)
     assert set(model.peft_config) == {"default", "b"}
+
+
+WITHOUT_IMPORT = """
+import sys
+from peft import AutoPeftModelForCausalLM, PeftConfig
+load = {"PEFT": PeftConfig.from_pretrained, "AutoPeft": AutoPeftModelForCausalLM.from_pretrained}[sys.argv[1]]
+load(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("loader", ["PEFT", "AutoPeft"])
+def test_without_the_import_loading_says_what_to_import(loader: str, tmp_path: Path) -> None:
+    grown(tiny_model("llama")).save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_IMPORT, loader, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "GROW: import gdo_cli.growth before this adapter is loaded" in done.stderr.splitlines()[-1]
+
+
+def test_a_file_that_names_the_type_alone_is_read(tmp_path: Path) -> None:
+    model = grown(tiny_model("llama"))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "GROW"}))
+    assert torch.equal(
+        logits(PeftModel.from_pretrained(tiny_model("llama"), tmp_path), IDS), logits(model, IDS)
+    )

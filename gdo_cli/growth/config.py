@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from peft.config import PeftConfig
-from peft.utils import PeftType
+from peft.utils import CONFIG_NAME, PeftType
 
 TRAINABLE = ("new", "columns")
 INIT_COLUMNS = ("copy", "random", "zero")
+TYPE_IN_FILES = "GROW: import gdo_cli.growth before this adapter is loaded (pip install gdo-cli)"
 
 
 @dataclass
@@ -80,6 +84,16 @@ class GrowConfig(PeftConfig):
             raise ValueError(
                 "When `layers_pattern` is specified, `layers_to_transform` must also be specified."
             )
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write ``adapter_config.json``, in which the type says what to import.
+
+        PEFT knows the type only after that, and without it says no more than that there is no such type.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        file = Path(save_directory, CONFIG_NAME)
+        content = json.loads(file.read_text("utf-8")) | {"peft_type": TYPE_IN_FILES}
+        file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
 
     @property
     def new_share(self) -> float:
