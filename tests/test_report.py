@@ -6,7 +6,8 @@ import base64
 import json
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from gdo_cli.config.build import load_experiment
 from gdo_cli.config.grid import load_grid
 from gdo_cli.config.options import options
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.figures import experiments
 from gdo_cli.figures.experiments import read_spec
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
@@ -53,6 +55,23 @@ from gdo_cli.stats.intervals import seeds_and_items
 from gdo_cli.stats.outcomes import Interval
 from gdo_cli.support.identity import identity
 from gdo_cli.support.markdown import table
+
+
+@cache
+def composed(words: tuple[str, ...]) -> list[tuple[list[str], RunConfig]]:
+    """The points of a grid of the packaged experiments: thousands, so each is composed once for all tests."""
+    return load_grid(list(words))
+
+
+@pytest.fixture(autouse=True)
+def each_grid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(words: list[str], _: Any) -> list[tuple[list[str], RunConfig]]:
+        (place,) = (word for word in words if word.startswith("results_dir="))
+        points = composed(tuple(word for word in words if word != place))
+        return [(point, replace(config, results_dir=place.partition("=")[2])) for point, config in points]
+
+    monkeypatch.setattr(experiments, "load_grid", load)
+
 
 EXACT, KEPT = "task/exact_match", "winogrande/exact_match"
 OTHER_FILE = re.compile(r'(src|href)="(?!data:|#)')
@@ -405,7 +424,7 @@ def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
     grids = {}
     for of in picks(PAPER + QUESTIONS):
         if of.experiment not in grids:
-            grids[of.experiment] = [config for _, config in load_grid([f"experiment={of.experiment}"])]
+            grids[of.experiment] = [config for _, config in composed((f"experiment={of.experiment}",))]
         assert any(
             all(str(_setting(config, key)) == str(value) for key, value in of.settings.items())
             for config in grids[of.experiment]
@@ -414,7 +433,10 @@ def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
 
 @pytest.mark.parametrize("experiment", ["interpolation", "controls"])
 def test_a_run_that_an_experiment_starts_from_is_one_of_those_committed(experiment: str) -> None:
-    points = load_grid([f"experiment={experiment}", f"results_dir={RESULTS}"])
+    points = [
+        (point, replace(config, results_dir=str(RESULTS)))
+        for point, config in composed((f"experiment={experiment}",))
+    ]
     named = {config.method.run for _, config in points if isinstance(config.method, OfRun)}
     assert named
     assert all(find_run(name, RESULTS).record.steps for name in named)
