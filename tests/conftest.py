@@ -303,6 +303,7 @@ TINY_RUN = (
     "evaluation.kl_prompts=2",
     "probe.winogrande.items=4",
     "probe.winogrande.shots=1",
+    "probe.winogrande.words=0",
 )
 
 

@@ -26,6 +26,7 @@ from gdo_cli.experiment import reopen
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.reopen import build_evaluator, read_run_data
 from gdo_cli.experiment.weights import load_trained
+from gdo_cli.growth import model as growth_model
 from gdo_cli.growth.layer import GrownRows
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.device import hold_weights, peak_memory, reset_peak_memory
@@ -177,6 +178,7 @@ def test_growth_that_changes_the_function_is_refused(
         return weight * 1.001, bias
 
     monkeypatch.setattr(GrownRows, "initial", off_by_a_little)
+    monkeypatch.setattr(growth_model, "require_same_function", lambda *_: None)  # the library's own check
     config = tiny_run()
     with pytest.raises(RunFailed, match="does not preserve this model's function"):
         experiment.run(config)
@@ -193,6 +195,9 @@ def test_weights_that_are_not_finite_are_refused(
         return None if weight is None else weight * torch.nan, bias
 
     monkeypatch.setattr(GrownRows, "initial", lost)
+    with pytest.raises(UserError, match="cannot grow: its output is not finite"):
+        experiment.run(tiny_run())
+    monkeypatch.setattr(growth_model, "require_same_function", lambda *_: None)
     with pytest.raises(RunFailed, match="does not preserve"):
         experiment.run(tiny_run())
 

@@ -258,7 +258,7 @@ def quantised() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
-    "a norm between": (Normed, {}, r"Normed cannot grow: its output changes by \d+%"),
+    "a norm between": (Normed, {}, r"Normed cannot grow: its output changes by [\d.]+%"),
     "halves of one": (Halved, {}, "gives 32 numbers, of which down_proj reads 16"),
     "a layer of another kind": (with_subclass, {}, "up_proj is a Twice: only nn.Linear can grow"),
     "integers": (quantised, {}, r"quantised Linear: grow needs float weights; load the MLPs unquantised"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,8 +52,10 @@ def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor) -> No
     if found is None:
         raise ValueError(f"{told}it does not run with the grown layers; {between}")
     scale, worst = float(expected.abs().max()), float((found - expected).abs().max())
-    if not worst <= TOLERANCE.get(expected.dtype, 1e-4) * scale:
-        raise ValueError(f"{told}its output changes by {worst / scale if scale else worst:.0%}; {between}")
+    if not math.isfinite(worst):
+        raise ValueError(f"{told}its output is not finite")
+    if worst > TOLERANCE.get(expected.dtype, 1e-4) * scale:
+        raise ValueError(f"{told}its output changes by {worst / scale if scale else worst:.2%}; {between}")
 
 
 def _output(module: nn.Module, x: Tensor) -> Tensor | None:

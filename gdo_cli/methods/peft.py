@@ -44,8 +44,9 @@ class PEFTAdapter(Method):
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+        from peft.utils import PeftType
 
-        configs = {str(kind.value): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        configs = {str(kind.value): PEFT_TYPE_TO_CONFIG_MAPPING[kind] for kind in PeftType}
         require_one_of("method.peft_type", self.peft_type, configs)
         targets = self.options.get("target_modules")
         try:
