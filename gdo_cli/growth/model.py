@@ -46,6 +46,14 @@ class GrowModel(BaseTuner):
         if not isinstance(target, nn.Linear):
             raise ValueError(f"{current_key} is a {type(target).__name__}: only nn.Linear can grow")
         assert peft_config.row_modules is not None
-        is_row = any(f".{current_key}".endswith(f".{name}") for name in peft_config.row_modules)
+        ends = tuple(f".{name}" for name in peft_config.row_modules)
+        is_row = f".{current_key}".endswith(ends)
+        place = f".{current_key}".removesuffix(target_name)
+        reading = (m for n, m in parent.named_children() if f"{place}{n}".endswith(ends))
+        if not is_row and any(target.out_features > getattr(m, "in_features", 0) for m in reading):
+            raise ValueError(
+                f"{current_key} gives more than is read: it holds several projections (gate and up, say) as "
+                "one, whose copies would mix"
+            )
         grown = (GrownRows if is_row else GrownColumns)(target, adapter_name, peft_config)
         self._replace_module(parent, target_name, grown, target)
