@@ -182,11 +182,12 @@ def _attention(
     outputs = []
     for group in packed.groups:
         q = _rows(query_TC, group.queries).view(group.size, -1, shared, heads // shared, d)
-        k, v = (_rows(x, group.keys).view(group.size, -1, shared, 1, d) for x in (key_TC, value_TC))
+        k, v = (_rows(x, group.keys).unflatten(1, (shared, 1, -1)) for x in (key_TC, value_TC))
+        k, v = (x.unflatten(0, (group.size, -1)) for x in (k, v))
         attend = _fused if group.fused else _plain
         mixed = attend(q, k, v, group.hidden(sliding_window), scaling, dropout)
         outputs.append(mixed.reshape(len(group.order), -1))
-    return _rows(torch.cat(outputs), packed.back_T).view(1, -1, heads, d), None
+    return _rows(torch.cat(outputs), packed.back_T).unflatten(1, (heads, -1))[None], None
 
 
 def _rows(rows_TC: Tensor, places: Tensor) -> Tensor:
@@ -197,17 +198,17 @@ def _rows(rows_TC: Tensor, places: Tensor) -> Tensor:
 def _plain(
     query: Tensor, key: Tensor, value: Tensor, hidden_GNS: Tensor, scaling: float, dropout: float
 ) -> Tensor:
-    """Attention by plain products: (G, N, K, R, d) on (G, S, K, 1, d) → (G, N, K, R, d).
+    """Attention by plain products: (G, N, K, R, d) on (G, S, K, 1, d) → (G, N, K, R, d of the values).
 
     The backward pass of torch's fused attention on a CPU takes nearly three times as long for short
     sequences. The R query heads that share a key head stand together: one product serves them all.
     """
-    groups, n, k, r, d = query.shape
-    queries, keys, values = (x.transpose(1, 2).reshape(groups * k, -1, d) for x in (query, key, value))
+    groups, n, k, r, _ = query.shape
+    queries, keys, values = (x.transpose(1, 2).flatten(2, 3).flatten(0, 1) for x in (query, key, value))
     scores = torch.bmm(queries, keys.transpose(1, 2)).view(groups, k, n, r, -1).float() * scaling
     weights = scores.masked_fill(hidden_GNS[:, None, :, None], -torch.inf).softmax(-1).to(value.dtype)
     weights = F.dropout(weights, dropout).view(groups * k, n * r, -1)
-    return torch.bmm(weights, values).view(groups, k, n, r, d).transpose(1, 2)
+    return torch.bmm(weights, values).view(groups, k, n, r, -1).transpose(1, 2)
 
 
 def _fused(
@@ -218,7 +219,7 @@ def _fused(
     out = F.scaled_dot_product_attention(
         q, k, v, ~hidden_GNS[:, None], dropout_p=dropout, scale=scaling, enable_gqa=True
     )
-    return out.transpose(1, 2).view_as(query)
+    return out.transpose(1, 2).unflatten(2, query.shape[2:4])
 
 
 register_attention(_NAME, _attention)
