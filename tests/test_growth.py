@@ -27,10 +27,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
-from gdo_cli.experiment.preparation import TOLERANCE, check_preserved
+from gdo_cli.experiment.preparation import check_preserved
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import widen
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.lm.agreement import TOLERANCE
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder, mlp_projections, text_parameters
 from gdo_cli.lm.device import hold_weights
@@ -538,7 +539,7 @@ def test_a_model_without_a_decoder_is_refused() -> None:
 def test_a_layer_without_a_known_mlp_is_refused_with_what_it_has(gemma3: PreTrainedModel) -> None:
     layer = find_decoder(gemma3).layers[1]
     layer.mlp = nn.Sequential(nn.Linear(32, 32))
-    with pytest.raises(ValueError, match=r"layer 1 .* no MLP .*self_attn.q_proj.*target_modules"):
+    with pytest.raises(ValueError, match=r"layer 1 .* no MLP .*self_attn.q_proj.*mlp.0"):
         grow(gemma3)
 
 

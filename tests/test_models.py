@@ -78,7 +78,9 @@ def test_a_multimodal_checkpoint_is_loaded_with_its_wrapper(checkpoints: Path) -
 
 def test_a_folder_is_recorded_with_the_checksum_of_its_weights(folder: Path) -> None:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert load(folder).provenance == {"source": "folder", "path": str(folder), "sha256": digest}
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    said = {"source": "folder", "path": str(folder), "sha256": digest, "config_sha256": config}
+    assert load(folder).provenance == said
 
 
 def test_a_folder_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

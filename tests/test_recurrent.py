@@ -7,10 +7,11 @@ import torch
 from conftest import VOCABULARY, perturb, random_ids, random_queries
 from transformers import Lfm2Config, Lfm2ForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 
-from gdo_cli.experiment.preparation import check_forward
 from gdo_cli.lm import answer_lm, packing, scoring
+from gdo_cli.lm.agreement import check_forward
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.compat import only_attends
+from gdo_cli.lm.decoder import text_decoder
 from gdo_cli.lm.packing import can_pack
 from gdo_cli.lm.scoring import score
 from gdo_cli.lm.tokens import Encoded
@@ -75,14 +76,14 @@ def test_a_long_common_prefix_is_computed_for_each(model: PreTrainedModel) -> No
 
 
 def test_the_families_that_only_attend_are_known(any_model: PreTrainedModel) -> None:
-    assert only_attends(any_model.config)
+    assert only_attends(text_decoder(any_model))
 
 
 def test_a_run_does_not_start_where_sequences_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = AnswerLM(built(convolving), torch.float32)
     check_forward(lm, QUERIES)
-    monkeypatch.setattr(packing, "only_attends", lambda config: True)
-    monkeypatch.setattr(scoring, "only_attends", lambda config: True)
+    monkeypatch.setattr(packing, "only_attends", lambda decoder: True)
+    monkeypatch.setattr(scoring, "only_attends", lambda decoder: True)
     with pytest.raises(RunFailed, match=r"Lfm2ForCausalLM: a prompt's logits change by \d+%"):
         check_forward(lm, QUERIES)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -289,13 +288,14 @@ def fixed_answer(family: str, tokens: list[int]) -> PreTrainedModel:
         head.weight.zero_()
         for before, after in zip([BOS, *tokens], tokens, strict=False):
             head.weight[after, before] = 10.0
-    model.get_decoder = _one_hot
+    model.get_decoder = _OneHot
     model.set_output_embeddings(head)
     return model
 
 
-def _one_hot() -> Callable[..., tuple[Tensor]]:
-    return lambda input_ids, **_: (nn.functional.one_hot(input_ids, VOCABULARY).float(),)
+class _OneHot(nn.Module):
+    def forward(self, input_ids: Tensor, **_: object) -> tuple[Tensor]:
+        return (nn.functional.one_hot(input_ids, VOCABULARY).float(),)
 
 
 @pytest.mark.parametrize("end", [EOS, *LINE_BREAKS])

@@ -75,6 +75,8 @@ def export(run: RunResult, target: Path, form: str | None, dtype: str, config_di
             raise RunFailed(
                 f"the exported model differs from the run's by {difference:.2g} of the largest logit "
                 f"({TOLERANCE[dtype]:g} allowed); nothing was written"
+                + "; rounding to bf16 may be all of it (experts chosen anew): try --dtype fp32"
+                * (dtype == "bf16")
             )
         if target.is_dir():
             target.rmdir()

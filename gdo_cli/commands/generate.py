@@ -11,7 +11,7 @@ from gdo_cli.experiment.reopen import Opened
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.generation import generate
 from gdo_cli.lm.markup import Markup
-from gdo_cli.lm.tokens import Query
+from gdo_cli.lm.tokens import Encoded, Query
 from gdo_cli.runs.record import RunResult
 
 
@@ -29,6 +29,9 @@ def complete(
     opened = Opened(config, run, overrides)
     encoder = opened.encoder
     contexts = [encoder(Query(Markup(prompt), "")).context for prompt in prompts]
+
+    for prompt, ids in zip(prompts, contexts, strict=True):
+        opened.require_fit([Encoded(ids, [])], f"the prompt {prompt[:40]!r} with its answer", max_new_tokens)
 
     def answers(lm: AnswerLM) -> list[str]:
         texts = generate(lm, encoder, contexts, encoder.sequence_ends, max_new_tokens, token_budget=8192)

@@ -66,8 +66,9 @@ def base_arrays(key: dict[str, Any], code: tuple[str, ...], measure: Callable[[]
 
 
 def base_facts(weights: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Return what decides the base model's numbers beside the items: weights, precision, machine, torch."""
-    facts = {"weights": weights["sha256"], "dtype": str(dtype)}
+    """Return what decides the base model's numbers beside the items: weights and their
+    configuration, precision, machine, torch."""
+    facts = {"weights": [weights["sha256"], weights.get("config_sha256")], "dtype": str(dtype)}
     return facts | {"machine": describe_machine(device), "versions": versions()}
 
 

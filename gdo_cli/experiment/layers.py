@@ -33,6 +33,8 @@ def choose_layers(config: RunConfig, model: nn.Module, run: Callable[[RunConfig]
         UserError: an index out of range.
     """
     asked, rule = getattr(config.method, "layers", "all"), config.layer_rule
+    if asked == "all":
+        return ChosenLayers(asked, chosen="all")
     n_layers = len(find_decoder(model))
     if not isinstance(asked, int):
         return ChosenLayers(asked, chosen=layer_indices(asked, n_layers) or "all")

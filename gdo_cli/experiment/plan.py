@@ -7,6 +7,7 @@ that it keeps for the backward pass.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.experiment.repeats import leave_out_repeats, with_repeats
 from gdo_cli.experiment.weights import prepare
+from gdo_cli.growth.folding import check_stock, natural_form
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.decoder import find_decoder, text_parameters
 from gdo_cli.lm.device import hold_weights
@@ -29,7 +31,7 @@ from gdo_cli.methods.base import layer_indices
 from gdo_cli.methods.parameters import count_parameters
 from gdo_cli.models.loading import ARCHITECTURES
 from gdo_cli.runs.record import Parameters
-from gdo_cli.support.errors import UserError
+from gdo_cli.support.errors import UserError, first_line
 from gdo_cli.training.optimizers import rate_factors, state_bytes
 from gdo_cli.training.updates import UpdateTracker
 
@@ -69,7 +71,7 @@ def plan(config: RunConfig, length: int) -> Plan:
         UserError: the architecture is not known without the network.
         ValueError: the method cannot be applied to this model.
     """
-    model, n_base = _prepared(config)
+    model, n_base = _planned(config)
     hold_weights(model, torch.bfloat16)
     counted = count_parameters(model, n_base)  # before a step: what is emptied for it is tied no longer
     trained = [p for p in text_parameters(model).values() if p.requires_grad]
@@ -85,42 +87,82 @@ def plan(config: RunConfig, length: int) -> Plan:
 
 def counts(config: RunConfig) -> Parameters:
     """Return what the method adds and trains, as :func:`plan` has it and raises; no step is taken."""
-    return count_parameters(*_prepared(config))
+    return count_parameters(*_planned(config))
 
 
-def why_not(config: RunConfig) -> str | None:
-    """Return why the method cannot be applied to the model, or ``train.lr_scale`` to what it trains, as far
-    as the model's shape tells."""
+def why_not(config: RunConfig, base: PreTrainedModel | None = None) -> str | None:
+    """Return why the method cannot be applied to the model, ``train.lr_scale`` to what it trains, or the end
+    be exported, as far as the model's shape tells.
+
+    Args:
+        base: the model, where it has been loaded; else its shape has to be known without the weights.
+    """
     if not config.method.trains:
         return None  # nothing is added; what there is to be checked needs weights
     try:
-        model, _ = _prepared(config)
+        shape = _shape(config) if base is None else copy.deepcopy(base.config)
+        model = _on_meta(shape)
+    except Exception:  # it is not known, or loading will say what is wrong with it
+        return None
+    kind = type(model).__name__
+    ids = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    runs = _fault(model, ids) is None  # some choose experts by numbers, of which there are none
+    try:
+        model = _prepared(model, config)
+        rate_factors(model.named_parameters(), config.train.lr_scale)
+        if natural_form(model) and runs and (fault := _fault(model, ids)):
+            raise ValueError(f"{kind} cannot run so changed ({fault})")
+        check_stock(model)
     except ValueError as error:
         return f"method={config.name['method']}: {error}"
-    except (UserError, RuntimeError):  # the shape is not known, or says too little
-        return None
-    try:
-        rate_factors(model.named_parameters(), config.train.lr_scale)
     except UserError as error:
         return str(error)
+    except RuntimeError:  # it takes numbers
+        return None
     return None
 
 
-def _prepared(config: RunConfig) -> tuple[Any, int]:
-    """The model on the meta device, as the method trains it, and how many parameters it had before."""
+@torch.no_grad()
+def _fault(model: Any, ids: Tensor) -> str | None:
+    try:  # a mask of all four dimensions is taken as it is; what makes one looks at numbers
+        model(input_ids=ids, attention_mask=torch.ones_like(ids)[:, None, None].bool(), use_cache=False)
+    except Exception as error:  # a model of someone else's can fail in any way
+        return first_line(error)
+    return None
+
+
+def _shape(config: RunConfig) -> PreTrainedConfig:
     name = config.name["model"]
     content = config.model.shape(name)
     if content is None:
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.json")))
         raise UserError(f"model={name}: its shape is not known here; plan for {known} or model.path=FOLDER")
+    return AutoConfig.for_model(**content)
+
+
+def _on_meta(shape: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape)
+    return model.requires_grad_(False)
+
+
+def _prepared(model: PreTrainedModel, config: RunConfig) -> Any:
+    """The model as the method trains it."""
+    choice: Any = getattr(config.method, "layers", "all")
+    chosen = None
+    if choice != "all":
+        n_layers = len(find_decoder(model))
+        # Which layers does not matter for what they cost: the last ones stand for any number.
+        last = isinstance(choice, int)
+        chosen = list(range(n_layers))[-choice:] if last else layer_indices(choice, n_layers)
+    return prepare(config.method, model, chosen)
+
+
+def _planned(config: RunConfig) -> tuple[Any, int]:
+    """The model on the meta device, as the method trains it, and how many parameters it had before."""
+    model = _on_meta(_shape(config))
     n_base = sum(p.numel() for p in text_parameters(model).values())
-    n_layers = len(find_decoder(model))
-    choice = getattr(config.method, "layers", "all")
-    # Which layers does not matter for what they cost: the last ones stand for any number.
-    chosen = list(range(n_layers))[-choice:] if isinstance(choice, int) else layer_indices(choice, n_layers)
-    return prepare(config.method, model.requires_grad_(False), chosen), n_base
+    return _prepared(model, config), n_base
 
 
 def _one_step(model: PreTrainedModel, batch: int, length: int) -> tuple[int, int]:

@@ -11,16 +11,19 @@ from gdo_cli.evaluation.base_cache import base_facts
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.evaluation.run_data import Rehearsed, RunData, read_data, sampled_parts
 from gdo_cli.experiment.weights import kept_weights, load_trained
+from gdo_cli.lm.agreement import check_forward
 from gdo_cli.lm.answer_lm import AnswerLM
-from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.decoder import find_decoder, max_positions
 from gdo_cli.lm.device import compute_dtype, describe_machine, hold_weights, pick_device
-from gdo_cli.lm.tokens import Encoder, end_ids
+from gdo_cli.lm.tokens import Encoded, Encoder, Query, end_ids
 from gdo_cli.methods.regularized import Replay
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import Reporter, warn
-from gdo_cli.support.errors import UserError
+from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.provenance import code_state, versions
+
+_SENTENCES = (Query("The capital of France is", " Paris"), Query("Water boils at", " 100 degrees."))
 
 
 class Opened:
@@ -44,6 +47,7 @@ class Opened:
         self.config = config
         self.run = run
         self.overrides = overrides
+        self._checked = False
         self.device = pick_device()
         self.dtype = compute_dtype(config.train.precision, self.device)
 
@@ -57,7 +61,10 @@ class Opened:
 
     @cached_property
     def loaded(self) -> Loaded:
-        return self.config.model.load()
+        loaded = self.config.model.load()
+        if self.run is not None:
+            require_same_weights(self.run, loaded.provenance, self.overrides)
+        return loaded
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -78,7 +85,39 @@ class Opened:
         return base_facts(self.loaded.provenance, self.dtype, self.device)
 
     def evaluator(self) -> Evaluator:
-        return build_evaluator(self.config, self.data, self.encoder)
+        evaluator, longest = (
+            build_evaluator(self.config, self.data, self.encoder),
+            self.config.train.max_length,
+        )
+        most = max_positions(self.loaded.model)
+        require(longest <= most, f"train.max_length={longest}: the model has {most} positions; lower it")
+        answer = (
+            int(getattr(self.config.task, "max_new_tokens", 0)) if self.config.task.metric.generates else 0
+        )
+        for role, pairs in evaluator.splits.items():
+            self.require_fit(
+                [q for _, q in pairs], f"a {role} item of the task, its answer included,", answer
+            )
+        for name, items in evaluator.probes.items():
+            self.require_fit([q for item in items for q in item.queries], f"an item of probe {name}")
+        return evaluator
+
+    def require_fit(self, queries: Sequence[Encoded], what: str, more: int = 0) -> None:
+        """Raise a UserError if any has tokens that the embedding has not, or more than there are positions.
+
+        Args:
+            more: tokens that are generated behind the context.
+        """
+        rows, most = (
+            self.loaded.model.get_input_embeddings().weight.shape[0],
+            max_positions(self.loaded.model),
+        )
+        for query in queries:
+            used, n = [*query.context, *query.continuation], max(len(query), len(query.context) + more)
+            require(
+                max(used) < rows, f"{what} has token {max(used)}, which the embedding ({rows} rows) has not"
+            )
+            require(n <= most, f"{what} has {n} tokens, more than the model's {most} positions; shorten it")
 
     def base(self) -> AnswerLM:
         """Return the untouched model."""
@@ -97,6 +136,9 @@ class Opened:
         hold_weights(model, self.dtype)  # before freezing: what was trained stays in fp32, as it was measured
         lm = AnswerLM(model.requires_grad_(False).to(self.device), self.dtype)
         lm.eval()
+        if not self._checked:  # on every path: nothing measures or trains a model that gdo runs otherwise
+            check_forward(lm, self.encoder.many(list(_SENTENCES)))
+            self._checked = True
         return lm
 
     def record(self) -> dict[str, Any]:
@@ -148,6 +190,24 @@ def build_evaluator(config: RunConfig, data: RunData, encoder: Encoder) -> Evalu
         UserError: too many training examples are longer than allowed.
     """
     return Evaluator(config.task, config.probe, data, encoder, config.evaluation, config.train.max_length)
+
+
+def require_same_weights(run: RunResult, loaded: dict[str, Any], extra: Sequence[str] = ()) -> None:
+    """Raise a UserError unless the base that was loaded from a folder or the hub is that of the run.
+
+    Args:
+        loaded: where the weights came from, as ``weights`` in a run's record.
+        extra: overrides of the command; where they name another model, that is what is asked for.
+    """
+    before = run.record.weights
+    if loaded["source"] not in ("folder", "hub") or any(word.startswith("model") for word in extra):
+        return
+    for key, what in (("sha256", "weights"), ("config_sha256", "config.json")):
+        if before.get(key) and before[key] != loaded[key]:
+            raise UserError(
+                f"{run.title}: {loaded['path']} holds another {what} than the run was made from (checksum "
+                f"{loaded[key][:12]}… instead of {before[key][:12]}…); put back the model that it was"
+            )
 
 
 def require_same_rows(run: RunResult, data: dict[str, Any], extra: Sequence[str] = ()) -> None:

@@ -63,7 +63,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         on_rank_zero(folder.tidy)
         return finished
     source = check_method(config)
-    if config.train.lr_scale and (reason := why_not(config)):
+    if reason := why_not(config):
         raise UserError(reason)
     with attempt.lock_on_rank_zero(folder), stoppable() as stop:
         if not force and (finished := on_rank_zero(folder.load)) is not None:
@@ -74,6 +74,8 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
             if source is not None and source.name["task"] == config.name["task"]:
                 require_same_rows(source, data.provenance)
             base = opened.loaded.model
+        if config.model.shape(config.name["model"]) is None and (reason := why_not(config, base)):
+            raise UserError(reason)
         layers = choose_layers(config, base, run)
         if force:
             on_rank_zero(folder.clear)
@@ -153,7 +155,7 @@ class _Run:
             "configuration": identity(self.config),
             "settings": settings,
             "precision": str(self.opened.dtype),
-            "weights": self.opened.loaded.provenance["sha256"],
+            "weights": self.opened.facts["weights"],
             "data": self.rows,
             "layers": self.layers.chosen,
         }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_linear
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
+from gdo_cli.lm.projections import COLUMN_NAMES, ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
 WIDTHS = ("intermediate_size", "ffn_dim")  # what a configuration calls the width of its MLPs
@@ -47,20 +48,40 @@ def widen(model: Any) -> nn.Module:
     return _widen_layers(model) if any(True for _ in _grown(model)) else model
 
 
+def check_stock(model: Any) -> None:
+    """Refuse what :func:`widen` would make no stock checkpoint of; the model, on any device, is used up.
+
+    Raises:
+        ValueError: the stock architecture has no place for what has grown.
+    """
+    if natural_form(model) != "grown":
+        return
+    plain: Any = widen(model)
+    with torch.device("meta"):
+        stock = {name: p.shape for name, p in type(plain)(plain.config).named_parameters()}
+    for name, parameter in plain.named_parameters():
+        if stock.get(name) != parameter.shape:
+            raise ValueError(
+                f"no stock {type(plain).__name__} can hold it: {name} would be {tuple(parameter.shape)}, not "
+                f"{tuple(stock.get(name, ()))}"
+            )
+
+
 def _widen_layers(model: Any) -> nn.Module:
-    mlp = {name for names in mlp_projections(model) for name in names}
     grown = dict(_grown(model))
+    mlp = {name for name in grown if name.endswith(COLUMN_NAMES + ROW_NAMES)}
     factors = {layer.growth[layer.active_adapters[0]].k for layer in grown.values()}
     if len(factors) != 1:
         raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
     (k,) = factors
-    grew_mlp = any(name in mlp for name in grown)
-    grew_attention = any(name not in mlp for name in grown)
+    grew_mlp, grew_attention = bool(mlp), len(mlp) < len(grown)
     config = model.config.get_text_config()
     width_name = next((name for name in WIDTHS if hasattr(config, name)), WIDTHS[0])
     wanted = [width_name] * grew_mlp + ["num_attention_heads", "num_key_value_heads"] * grew_attention
     if missing := [name for name in wanted if getattr(config, name, None) is None]:
         raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
+    if grew_mlp and not isinstance(getattr(config, width_name), int):
+        raise ValueError(f"{width_name} has a value for each layer, which gdo does not widen")
     plain: nn.Module = model.merge_and_unload()
     config = plain.config.get_text_config()  # type: ignore[operator,union-attr]
     if grew_mlp:

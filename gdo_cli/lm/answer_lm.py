@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, D width, V vocabulary, N positions that are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
+from gdo_cli.lm.decoder import text_decoder
 from gdo_cli.lm.lm_head import Head, read_pieces
-from gdo_cli.lm.packing import can_pack, packed_places, run_packed
+from gdo_cli.lm.packing import CannotPack, can_pack, packed_places, run_packed
 from gdo_cli.lm.projections import ROW_NAMES
 
 LOSS_ROWS = 64  # the same while training, where a gradient is kept for each
@@ -58,7 +59,7 @@ class AnswerLM(nn.Module):
             past: keys and values of what comes before every sequence of the batch.
             lengths: tokens of each sequence without its padding; saves computing the latter.
         """
-        decoder = self.model.get_decoder()
+        decoder = text_decoder(self.model)
         self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
         if lengths is None or past is not None:
             out = decoder(input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None)
@@ -67,7 +68,8 @@ class AnswerLM(nn.Module):
         if len(lengths) > 1 and can_pack(self.model):
             rows = [row[:n] for row, n in zip(input_ids_BT.tolist(), lengths, strict=True)]
             places_N = packed_places(positions_N, input_ids_BT.shape[1], lengths)
-            return self.hidden_packed(rows, [-1] * len(rows), places_N)
+            with suppress(CannotPack):
+                return self.hidden_packed(rows, [-1] * len(rows), places_N)
         with last_mlp_at(self.model, positions_N):
             return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[positions_N]
 
@@ -76,32 +78,46 @@ class AnswerLM(nn.Module):
     ) -> Tensor:
         """Return the last hidden states at places of a row that :func:`run_packed` makes, (N, D)."""
         with last_mlp_at(self.model, places_N):
-            return run_packed(self.model.get_decoder(), segments, parents, self.device)[places_N]
+            return run_packed(text_decoder(self.model), segments, parents, self.device)[places_N]
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Return the vocabulary logits in fp32, (N, V)."""
-        return self._capped(self._head(hidden_ND, self.model.get_output_embeddings()))
+        return self._finished(self._head(hidden_ND, self.model.get_output_embeddings()))
 
     def copied_head(self) -> Callable[[Tensor], Tensor]:
         """Return what gives the logits of hidden states as they are now, whatever becomes of the head."""
         head, weight_VD = self.model.get_output_embeddings(), self.head_weight().clone()
         bias = None if head.bias is None else head.bias.detach().to(self.compute_dtype, copy=True)
-        return lambda hidden_ND: self._capped(F.linear(hidden_ND.to(self.compute_dtype), weight_VD, bias))
+        return lambda hidden_ND: self._finished(F.linear(hidden_ND.to(self.compute_dtype), weight_VD, bias))
 
-    def _capped(self, logits_NV: Tensor) -> Tensor:
-        logits_NV, cap = logits_NV.float(), self._cap
+    def _finished(self, logits_NV: Tensor) -> Tensor:
+        """What the model does to its head's product: Cohere and Granite scale it, Gemma 2 caps it."""
+        logits_NV, cap = logits_NV.float() * self._scale, self._cap
         return cap * torch.tanh(logits_NV / cap) if cap else logits_NV
 
     @property
     def _cap(self) -> float | None:
-        return getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return getattr(self._config, "final_logit_softcapping", None)
+
+    @property
+    def _scale(self) -> float:
+        # Granite divides by what HyperCLOVA X multiplies by. MPT's configuration has a logit_scale, which
+        # its model does not read.
+        scaling = getattr(self._config, "logits_scaling", None) or 1.0
+        scale = scaling if self._config.model_type == "hyperclovax" else 1 / scaling
+        scale *= getattr(self._config, "lm_head_multiplier", None) or 1.0
+        return float(scale * (getattr(self.model, "logit_scale", None) or 1.0))
+
+    @property
+    def _config(self) -> Any:
+        return self.model.config.get_text_config()
 
     @torch.no_grad()
     def predict(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probability of each target, in nats, and the likeliest token there, (N,) both."""
         pieces = self._head.in_pieces(hidden_ND, self.model.get_output_embeddings())
-        capped = ((start, self._capped(part)) for start, part in pieces)
-        at_target_N, log_sum_N, likeliest_N = read_pieces(capped, targets_N)
+        finished = ((start, self._finished(part)) for start, part in pieces)
+        at_target_N, log_sum_N, likeliest_N = read_pieces(finished, targets_N)
         return at_target_N - log_sum_N, likeliest_N
 
     def head_weight(self) -> Tensor:
@@ -128,7 +144,7 @@ class AnswerLM(nn.Module):
         comes of them on the way, would take 2 GB with Gemma's vocabulary.
         """
         head = self.model.get_output_embeddings()
-        if self._cap is None and self._head.sums_in_pieces(head):
+        if self._cap is None and self._scale == 1 and self._head.sums_in_pieces(head):
             return self._head.cross_entropy(hidden_ND, targets_N, head)
 
         def part(hidden: Tensor, targets: Tensor) -> Tensor:
@@ -172,7 +188,7 @@ def last_mlp_at(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
 
 
 def _last_mlp(model: PreTrainedModel) -> nn.Module | None:
-    layers = getattr(model.get_decoder(), "layers", None)
+    layers = getattr(text_decoder(model), "layers", None)
     mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) else None
     usual = mlp is not None and any(name in ROW_NAMES for name, _ in mlp.named_children())
     return mlp if usual else None

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+
+from gdo_cli.lm.decoder import text_decoder
 
 try:
     from transformers import AttentionInterface
@@ -44,22 +47,23 @@ def attention_exchanged(config: Any, name: str) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def only_attends(config: PreTrainedConfig) -> bool:
+def only_attends(decoder: Any) -> bool:
     """Return whether all that a token leaves to those after it is one key and one value a layer.
 
     A recurrent layer or a convolution leaves a state: it would go on from one packed sequence to the next,
-    and a cache of it cannot be handed to several continuations.
+    and a cache of it cannot be handed to several continuations. Some decoders (RWKV, the first GPT) take no
+    cache of transformers' kind at all, whatever their configuration says.
     """
-    if AttentionInterface is None:
+    if AttentionInterface is None or "past_key_values" not in signature(decoder.forward).parameters:
         return False
-    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
+    layers = DynamicCache(config=decoder.config.get_text_config(decoder=True)).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 @contextmanager
 def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """Within, the activations of each layer are computed again for backward instead of being kept."""
-    config = model.get_decoder().config
+    config = text_decoder(model).config
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         # Forward asks; by the time of backward the model's own attention is back in its place.

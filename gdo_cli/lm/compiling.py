@@ -42,7 +42,11 @@ def compiled(model: nn.Module, wanted: str, steps: int) -> Iterator[None]:
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    for layer in find_decoder(model).layers:
+    try:
+        layers = find_decoder(model).layers
+    except ValueError:  # what is not found runs as it is
+        return
+    for layer in layers:
         for name, module in layer.named_children():
             if name == "mlp" or type(module).__name__.endswith("Norm"):
                 yield module

@@ -4,14 +4,17 @@ what kind each parameter is of."""
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, COLUMN_NAMES, ROW_NAMES
 
 Names = tuple[str, ...]
+_LAYERS = "(?:layers|layer|h|blocks)"  # what families call the list of their layers
 _UNUSED = ("vision_tower", "multi_modal_projector")  # parts of a multimodal wrapper that read images
 
 
@@ -32,13 +35,35 @@ def find_decoder(model: nn.Module) -> Decoder:
     Raises:
         ValueError: the model has no decoder with a list of layers.
     """
-    get_decoder: Any = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if get_decoder else model
-    layers = getattr(decoder, "layers", None)
-    if isinstance(layers, nn.ModuleList):
-        name = next(name for name, module in model.named_modules() if module is layers)
-        return Decoder(name, layers)
-    raise ValueError(f"{type(model).__name__} has no decoder layers that gdo knows how to find")
+    decoder = text_decoder(model)
+    lists = {path: m for path, m in decoder.named_modules() if isinstance(m, nn.ModuleList)}
+    # What is called so inside a layer is no other list: no number stands before it.
+    found = [m for path, m in lists.items() if re.fullmatch(rf"([a-zA-Z_]\w*\.)*{_LAYERS}", path)]
+    if len(found) != 1:
+        raise ValueError(f"{type(model).__name__} has no decoder layers that gdo knows how to find")
+    name = next(name for name, module in model.named_modules() if module is found[0])
+    return Decoder(name, found[0])
+
+
+def text_decoder(model: Any) -> Any:
+    """Return the part that turns tokens into last hidden states.
+
+    ``get_decoder`` gives it, but for families that name something else so: the model itself (Llama 4), or
+    the head (ModernBERT).
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    found = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if found is model or found is model.get_output_embeddings():
+        found = next((child for child in model.children() if isinstance(child, PreTrainedModel)), model)
+    whole = found is not model and isinstance(found, PreTrainedModel) and found.get_output_embeddings()
+    return text_decoder(found) if whole else found
+
+
+def max_positions(model: Any) -> int:
+    """Return how many tokens a sequence may have; the largest integer where the configuration sets no end."""
+    config = model.config.get_text_config()
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((n for n in found if isinstance(n, int) and n > 0), sys.maxsize)
 
 
 def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
@@ -71,21 +96,29 @@ def _projections(
         prefix = f"{decoder.name}.{index}."
         linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear))
         found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
-        up = [prefix + name for name in found if _last(name) in up_names]
-        down = [prefix + name for name in found if _last(name) in down_names]
-        if not up or not down:
+        # They stand side by side: the attention of some has a gate_proj of its own.
+        beside = {_parent(n) for n in found if _last(n) in up_names}
+        down = [name for name in found if _last(name) in down_names and _parent(name) in beside]
+        up = [n for n in found if _last(n) in up_names and _parent(n) in map(_parent, down)]
+        if not down:
             raise ValueError(
                 f"layer {index} of {type(model).__name__} has no {what} that can be grown (linear layers: "
-                f"{', '.join(found) or 'none'}); name them with target_modules and row_modules"
+                f"{', '.join(found) or 'none'})"
             )
-        columns += up
-        rows += down
+        if what == "MLP" and any(
+            _last(name) == "experts" for name, _ in decoder.layers[index].named_modules()
+        ):
+            raise ValueError(
+                f"layer {index} of {type(model).__name__} has experts, which are not grown or trained apart"
+            )
+        columns += [prefix + name for name in up]
+        rows += [prefix + name for name in down]
     return columns, rows
 
 
 def layer_index(parameter_name: str) -> int | None:
     """Return the decoder layer a parameter belongs to; None for embeddings, head and final norm."""
-    match = re.search(r"\.layers\.(\d+)\.", f".{parameter_name}")
+    match = re.search(rf"\.{_LAYERS}\.(\d+)\.", f".{parameter_name}")
     return int(match[1]) if match else None
 
 
@@ -124,3 +157,7 @@ def module_kind(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gdo_cli.lm.compat import attention_exchanged, can_exchange_attention, only_attends, register_attention
+from gdo_cli.lm.decoder import text_decoder
 
 _NAME = "gdo_packed"
 # Up to so many tokens squared, keeping a sequence's attention weights for backward costs little memory.
 SHORT = 128
+_refused: WeakSet[nn.Module] = WeakSet()  # decoders that have raised CannotPack
+
+
+class CannotPack(Exception):
+    """The decoder's attention does more than is known here; from now on :func:`can_pack` says so."""
 
 
 def can_pack(model: PreTrainedModel) -> bool:
@@ -30,11 +37,12 @@ def can_pack(model: PreTrainedModel) -> bool:
     On a GPU a kernel for every sequence costs more than the padding, which is computed for nothing but
     all at once.
     """
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     return (
         next(model.parameters()).device.type == "cpu"
+        and decoder not in _refused
         and can_exchange_attention(decoder)
-        and only_attends(decoder.config)
+        and only_attends(decoder)
     )
 
 
@@ -46,17 +54,23 @@ def run_packed(
     Args:
         parents: for each segment the one that it goes on from, which stands before it and has no
             parent itself; -1 for none.
+    Raises:
+        CannotPack: this cannot be computed so.
     """
     packed = _Packed([len(segment) for segment in segments], parents, device)
     ids = [token for segment in segments for token in segment]
     places = [s.before + t for s in packed.segments for t in range(s.length)]
     with attention_exchanged(decoder.config, _NAME):
-        hidden: Tensor = decoder(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([places], device=device),
-            use_cache=False,
-            packed=packed,
-        )[0]
+        try:
+            hidden: Tensor = decoder(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([places], device=device),
+                use_cache=False,
+                packed=packed,
+            )[0]
+        except CannotPack:
+            _refused.add(decoder)
+            raise
     return hidden[0]
 
 
@@ -150,26 +164,30 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    _mask: Tensor | None,
+    attention_mask: Tensor | None,
     *,
-    packed: _Packed,
+    packed: _Packed | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each segment on its parent and itself: (1, H, ΣT, d) → (1, ΣT, H, d)."""
+    # Nemotron does not hand on what it is given; Doge makes a mask of its own, which says more.
+    if packed is None or attention_mask is not None:
+        raise CannotPack
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_TC, key_TC, value_TC = (x[0].transpose(0, 1).flatten(1) for x in (query, key, value))
     (heads, d), shared = query.shape[1::2], key.shape[1]
     outputs = []
     for group in packed.groups:
         q = _rows(query_TC, group.queries).view(group.size, -1, shared, heads // shared, d)
-        k, v = (_rows(x, group.keys).view(group.size, -1, shared, 1, d) for x in (key_TC, value_TC))
+        k, v = (_rows(x, group.keys).unflatten(1, (shared, 1, -1)) for x in (key_TC, value_TC))
+        k, v = (x.unflatten(0, (group.size, -1)) for x in (k, v))
         attend = _fused if group.fused else _plain
         mixed = attend(q, k, v, group.hidden(sliding_window), scaling, dropout)
         outputs.append(mixed.reshape(len(group.order), -1))
-    return _rows(torch.cat(outputs), packed.back_T).view(1, -1, heads, d), None
+    return _rows(torch.cat(outputs), packed.back_T).unflatten(1, (heads, -1))[None], None
 
 
 def _rows(rows_TC: Tensor, places: Tensor) -> Tensor:
@@ -180,17 +198,17 @@ def _rows(rows_TC: Tensor, places: Tensor) -> Tensor:
 def _plain(
     query: Tensor, key: Tensor, value: Tensor, hidden_GNS: Tensor, scaling: float, dropout: float
 ) -> Tensor:
-    """Attention by plain products: (G, N, K, R, d) on (G, S, K, 1, d) → (G, N, K, R, d).
+    """Attention by plain products: (G, N, K, R, d) on (G, S, K, 1, d) → (G, N, K, R, d of the values).
 
     The backward pass of torch's fused attention on a CPU takes nearly three times as long for short
     sequences. The R query heads that share a key head stand together: one product serves them all.
     """
-    groups, n, k, r, d = query.shape
-    queries, keys, values = (x.transpose(1, 2).reshape(groups * k, -1, d) for x in (query, key, value))
+    groups, n, k, r, _ = query.shape
+    queries, keys, values = (x.transpose(1, 2).flatten(2, 3).flatten(0, 1) for x in (query, key, value))
     scores = torch.bmm(queries, keys.transpose(1, 2)).view(groups, k, n, r, -1).float() * scaling
     weights = scores.masked_fill(hidden_GNS[:, None, :, None], -torch.inf).softmax(-1).to(value.dtype)
     weights = F.dropout(weights, dropout).view(groups * k, n * r, -1)
-    return torch.bmm(weights, values).view(groups, k, n, r, d).transpose(1, 2)
+    return torch.bmm(weights, values).view(groups, k, n, r, -1).transpose(1, 2)
 
 
 def _fused(
@@ -201,7 +219,7 @@ def _fused(
     out = F.scaled_dot_product_attention(
         q, k, v, ~hidden_GNS[:, None], dropout_p=dropout, scale=scaling, enable_gqa=True
     )
-    return out.transpose(1, 2).view_as(query)
+    return out.transpose(1, 2).unflatten(2, query.shape[2:4])
 
 
 register_attention(_NAME, _attention)

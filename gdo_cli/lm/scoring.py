@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,8 @@ from transformers import Cache, DynamicCache
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import Family, by_length, packs, pad, shared_prefixes
 from gdo_cli.lm.compat import only_attends
-from gdo_cli.lm.packing import can_pack
+from gdo_cli.lm.decoder import text_decoder
+from gdo_cli.lm.packing import CannotPack, can_pack
 from gdo_cli.lm.tokens import Encoded, Ends
 
 # Vocabulary logits are the largest tensors by far (262,144 of them a position on Gemma 3): they are
@@ -70,22 +72,31 @@ def score(
     Returns:
         One result per query, in the order given.
     """
+    if can_pack(lm.model):
+        with suppress(CannotPack):
+            return _in_packs(lm, queries, token_budget, advance)
     contexts, lengths = [q.context for q in queries], [len(q) for q in queries]
     results: dict[int, Scored] = {}
-    if can_pack(lm.model):
-        for pack in packs(shared_prefixes(contexts, *WORTH_PACKING), lengths, token_budget):
-            results |= _score_packed(lm, queries, pack)
-            advance(sum(len(members) for _, members in pack))
-    else:
-        families = [(0, list(range(len(queries))))]
-        if only_attends(lm.model.config):
-            families = shared_prefixes(contexts, *WORTH_CACHE)
-        for length, members in families:
-            past = _prefill(lm, contexts[members[0]][:length])
-            for batch in by_length([lengths[i] for i in members], token_budget):
-                chosen = [members[i] for i in batch]
-                results |= _score_padded(lm, queries, chosen, length, past)
-                advance(len(batch))
+    families = [(0, list(range(len(queries))))]
+    if only_attends(text_decoder(lm.model)):
+        families = shared_prefixes(contexts, *WORTH_CACHE)
+    for length, members in families:
+        past = _prefill(lm, contexts[members[0]][:length])
+        for batch in by_length([lengths[i] for i in members], token_budget):
+            chosen = [members[i] for i in batch]
+            results |= _score_padded(lm, queries, chosen, length, past)
+            advance(len(batch))
+    return [results[i] for i in range(len(queries))]
+
+
+def _in_packs(
+    lm: AnswerLM, queries: Sequence[Encoded], token_budget: int, advance: Callable[[int], None]
+) -> list[Scored]:
+    results: dict[int, Scored] = {}
+    families = shared_prefixes([q.context for q in queries], *WORTH_PACKING)
+    for pack in packs(families, [len(q) for q in queries], token_budget):
+        results |= _score_packed(lm, queries, pack)
+        advance(sum(len(members) for _, members in pack))
     return [results[i] for i in range(len(queries))]
 
 
@@ -156,5 +167,5 @@ def _prefill(lm: AnswerLM, prefix: list[int]) -> Cache | None:
         return None
     past = DynamicCache(config=lm.model.config.get_text_config())
     with lm.autocast():
-        lm.model.get_decoder()(input_ids=pad([prefix]).to(lm.device), past_key_values=past, use_cache=True)
+        text_decoder(lm.model)(input_ids=pad([prefix]).to(lm.device), past_key_values=past, use_cache=True)
     return past

@@ -123,7 +123,9 @@ class ZeroInit(Grow):
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
         if self.columns == "zero":
             warn("method.columns=zero: gate, up and down are all 0 and so are their gradients, for ever")
-        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        from gdo_cli.lm.decoder import text_decoder
+
+        decoder, head = text_decoder(model), model.get_output_embeddings()
         model = super().prepare(model, layers)
         if self.train == "all":
             decoder.requires_grad_(True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.methods.base import Method, add_adapter
+from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError, first_line, require_one_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class PEFTAdapter(Method):
             adapter = configs[self.peft_type](task_type="CAUSAL_LM", **self.options)
             if adapter.is_prompt_learning:
                 raise ValueError(f"{self.peft_type} learns a prompt; gdo trains weights")
+            if hasattr(adapter, "n_tasks"):
+                raise ValueError(
+                    f"{self.peft_type} asks for the number of a task with each row; gdo has one task"
+                )
             if getattr(adapter, "layers_to_transform", None) is not None:
                 raise ValueError("layers_to_transform: write layers=… instead")
             if isinstance(targets, list):
@@ -63,7 +68,10 @@ class PEFTAdapter(Method):
                 # PEFT asks norms for their in_features, which it does not use.
                 warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
                 warnings.filterwarnings("ignore", "Model has `tie_word_embeddings", UserWarning)  # refused
-                return _with_plain_vocabulary(model, adapter)
+                adapted = _with_plain_vocabulary(model, adapter)
+            if hasattr(adapted.base_model, "update_and_allocate"):
+                raise ValueError(f"{self.peft_type} moves its ranks after each step, which gdo does not")
+            return adapted
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"method={self.name}: its options do not work: {first_line(error)}") from error
 
@@ -86,11 +94,18 @@ def _in_decoder(model: PreTrainedModel, layers: list[int] | None, names: list[An
 
     stack = find_decoder(model).name
     decoder = stack.rpartition(".")[0]
-    for name in names:
-        found = [path for path, _ in model.named_modules() if f".{path}".endswith(f".{name}")]
+    where = [decoder] if layers is None else [f"{stack}.{index}" for index in layers]
+    absent = []
+    for name in map(str, names):
+        found = [f"{path}." for path, _ in model.named_modules() if f".{path}".endswith(f".{name}")]
         if found and not any(path.startswith(f"{decoder}.") for path in found):
             raise ValueError(f"target_modules: {name} is not in the text decoder")
-    where = [decoder] if layers is None else [f"{stack}.{index}" for index in layers]
+        if not any(path.startswith(f"{place}.") for path in found for place in where):
+            absent.append(name)
+    if len(absent) == len(names):
+        raise ValueError(f"target_modules: nothing here is called {' or '.join(absent)}")
+    if absent and model.device.type != "meta":  # a plan would say it for nothing
+        warn(f"target_modules: nothing here is called {', '.join(absent)}, so only the others are adapted")
     return rf"({_any_of(where)})\.(.*\.)?({_any_of(names)})"
 
 

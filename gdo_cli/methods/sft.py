@@ -35,10 +35,10 @@ class SFT(Method):
         require_one_of("method.embeddings", self.embeddings, (TRAINED, FROZEN))
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.lm.decoder import embedding_parameters, norm_parameters
+        from gdo_cli.lm.decoder import embedding_parameters, norm_parameters, text_decoder
 
         model.requires_grad_(False)
-        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        decoder, head = text_decoder(model), model.get_output_embeddings()
         decoder.requires_grad_(True)
         head.requires_grad_(True)
         frozen = norm_parameters(decoder) if self.norms == FROZEN else []

@@ -92,34 +92,44 @@ def load_folder(
     tokenizer_of: Callable[[Path], PreTrainedTokenizerBase] = _any_tokenizer,
 ) -> Loaded:
     import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # gdo draws its own
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: an adapter, whose base would be loaded from elsewhere; merge it: "
+            "PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW), then put its "
+            "tokenizer beside it"
+        )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
             f"{folder}: no *.safetensors; weights in other formats are not read, because loading them "
             "can run code (convert them with transformers' save_pretrained)"
         )
+    if not any(file.name in TOKENIZERS for file in folder.iterdir()):
+        raise UserError(f"{folder}: no tokenizer; one of {', '.join(TOKENIZERS)} belongs beside the weights")
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, use_safetensors=True, output_loading_info=True
         )
-        if not any(file.name in TOKENIZERS for file in folder.iterdir()):
-            raise UserError(
-                f"{folder}: no tokenizer; one of {', '.join(TOKENIZERS)} belongs beside the weights"
-            )
         tokenizer = tokenizer_of(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except Exception as error:  # what is wrong with files, or not installed for them, breaks anywhere
         raise UserError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not getattr(quantizer.quantization_config, "dequantize", False):
+        raise UserError(
+            f"{folder}: quantised weights, which gdo does not train; in transformers, model.dequantize() and "
+            "save_pretrained make plain ones of them"
+        )
     _check_whole(folder, report)
+    _check_vocabulary(folder, model, tokenizer)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")
     checksum = provenance.get("sha256") or files_sha256(files)
-    return Loaded(model.eval(), tokenizer, provenance | {"sha256": checksum}, folder)
+    provenance |= {"sha256": checksum, "config_sha256": files_sha256([folder / "config.json"])}
+    return Loaded(model.eval(), tokenizer, provenance, folder)
 
 
 def _check_whole(folder: Path, report: dict[str, Any]) -> None:
@@ -130,3 +140,18 @@ def _check_whole(folder: Path, report: dict[str, Any]) -> None:
                 f"{folder}: {len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])}, …): the weights "
                 "do not belong to this architecture, or the download is not whole"
             )
+
+
+def _check_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Every token that text can have needs a row. Control tokens may lie beyond: Gemma 3's of images do."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    control -= {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows and i not in control}
+    if beyond:
+        first = min(beyond)
+        raise UserError(
+            f"{folder}: {len(beyond)} tokens of the tokenizer ({beyond[first]!r} is {first}) have no row in "
+            f"the embedding, which has {rows}: it belongs to another model, or the embedding was not "
+            "resized (model.resize_token_embeddings(len(tokenizer)))"
+        )
