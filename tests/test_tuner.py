@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import logits, perturb, random_ids, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertModel,
     BitNetConfig,
     BitNetForCausalLM,
     GlmConfig,
@@ -30,7 +34,9 @@ from transformers import (
 )
 
 from gdo_cli.growth import GrowConfig
+from gdo_cli.growth.folding import average, fold, natural_form, widen
 from gdo_cli.growth.layer import GrownLinear, GrownRows
+from gdo_cli.growth.pairs import find_pairs
 
 MODES = pytest.mark.parametrize("mode", ["new", "columns"])
 SHAPE = {
@@ -446,3 +452,99 @@ def test_a_file_that_names_the_type_alone_is_read(tmp_path: Path) -> None:
     assert torch.equal(
         logits(PeftModel.from_pretrained(tiny_model("llama"), tmp_path), IDS), logits(model, IDS)
     )
+
+
+# --------------------------------------------------------------------------------- stock models, what stays
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "phi", "gemma3_multimodal"])
+def test_a_merged_model_is_saved_as_a_checkpoint_that_loads(family: str, layers: Any, tmp_path: Path) -> None:
+    model = grown(tiny_model(family), layers_to_transform=layers)
+    moved(model)
+    expected = logits(model, IDS)
+    plain = model.merge_and_unload()
+    plain.save_pretrained(tmp_path)
+    loaded = type(plain).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded, IDS), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [r"\d+", "1"])
+def test_a_merged_encoder_is_one_too(layer: str, tmp_path: Path) -> None:
+    """Whose columns and rows stand in modules of their own."""
+    torch.manual_seed(0)
+    base = BertModel(BertConfig(**(SHAPE | {"num_attention_heads": 4}))).eval()
+    targets = rf".*\.{layer}\.(intermediate|output)\.dense"
+    model = get_peft_model(base, GrowConfig(target_modules=targets, row_modules=["output.dense"]))
+    assert len(layers_of(model)) == (2 if layer == "1" else 4)
+    moved(model)
+    expected = model(IDS).last_hidden_state
+    plain = model.merge_and_unload()
+    plain.save_pretrained(tmp_path)
+    loaded = BertModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_of_ones_own_without_a_configuration_merges_without_a_word() -> None:
+    model = get_peft_model(Plain(), GrowConfig(target_modules=["up_proj", "down_proj"]))
+    assert model.merge_and_unload().down_proj.in_features == 32
+
+
+def test_where_no_configuration_says_it_a_warning_does() -> None:
+    model = grown(tiny_model("llama"), layers_to_transform=0)
+    model.add_adapter("b", GrowConfig(task_type="CAUSAL_LM", layers_to_transform=1, k=3))
+    model.base_model.set_adapter(["default", "b"])
+    with pytest.warns(UserWarning, match="what cannot be loaded: layers have grown by different factors"):
+        model.merge_and_unload()
+
+
+@pytest.mark.parametrize("make", [fold, average, widen])
+def test_what_leads_to_stock_models_takes_a_merged_one(make: Any) -> None:
+    mode = "columns" if make is fold else "new"
+    alone, merged = (grown(tiny_model("llama"), trainable=mode) for _ in range(2))
+    if make is not fold:
+        moved(alone)
+        moved(merged)
+    merged.merge_adapter()
+    assert torch.equal(logits(make(merged), IDS), logits(make(alone), IDS))
+
+
+@pytest.mark.parametrize("make", [average, widen])
+def test_adapters_of_other_layers_stay_out_of_stock_models(make: Any) -> None:
+    model = grown(tiny_model("llama"), layers_to_transform=0)
+    moved(model)
+    alone = copy.deepcopy(model)
+    model.add_adapter("b", GrowConfig(task_type="CAUSAL_LM", layers_to_transform=1))
+    assert natural_form(model) == "grown"
+    assert torch.equal(logits(make(model), IDS), logits(make(alone), IDS))
+
+
+def test_a_model_that_transformers_grew_is_widened(tmp_path: Path) -> None:
+    model: Any = tiny_model("llama")
+    model.add_adapter(GrowConfig(task_type="CAUSAL_LM"))
+    moved(model)
+    expected = logits(model, IDS)
+    plain: Any = widen(model)
+    assert not layers_of(plain)
+    torch.testing.assert_close(logits(plain, IDS), expected, rtol=1e-5, atol=1e-5)
+    assert plain.config.intermediate_size == 2 * tiny_model("llama").config.intermediate_size
+
+
+names = st.lists(st.sampled_from(["a", "b", "0", "1", "up", "down"]), min_size=1, max_size=4).map(".".join)
+
+
+@given(st.sets(names, max_size=4), st.sets(names, max_size=3))
+def test_pairs_hold_every_name_once_within_one_layer(columns: set[str], rows: set[str]) -> None:
+    rows -= columns
+    try:
+        found = find_pairs(sorted(columns), sorted(rows))
+    except ValueError as error:
+        assert any(name in str(error) for name in columns | rows)
+        return
+    assert sorted(name for pair in found for name in pair.columns) == sorted(columns)
+    assert sorted(pair.row for pair in found) == sorted(rows)
+    for pair in found:
+        for name in (*pair.columns, pair.row):
+            inside = name.removeprefix(pair.place).strip(".")
+            assert name.startswith(pair.place)
+            assert not any(part.isdigit() for part in inside.split("."))

@@ -7,8 +7,9 @@ Wider heads have a module of their own, :mod:`gdo_cli.growth.stock_heads`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_linear
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
-from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
-from gdo_cli.lm.projections import COLUMN_NAMES, ROW_NAMES
+from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
-WIDTHS = ("intermediate_size", "ffn_dim")  # what a configuration calls the width of its MLPs
+WIDTHS = ("intermediate_size", "ffn_dim", "d_ff")  # what a configuration calls the width of its MLPs
 SAME = 1e-6  # of the largest weight: copies that lie no farther apart were parted by rounding
 
 
@@ -28,7 +29,7 @@ def natural_form(model: Any) -> str | None:
     """Return the smallest exact form: folded for G-Train, else grown; None where nothing has grown."""
     if has_wider_heads(model):
         return "grown"
-    grown = [layer.growth[layer.active_adapters[0]] for _, layer in _grown(model)]
+    grown = [layer.growth[name] for _, layer in _grown(model) for name in layer.active_here()]
     if not grown:
         return None
     return "folded" if all(growth.trainable == "columns" for growth in grown) else "grown"
@@ -38,14 +39,23 @@ def widen(model: Any) -> nn.Module:
     """Return the base architecture with every MLP (and attention) as wide as the grown ones (exact).
 
     Args:
-        model: a PEFT model with one active growth adapter, a model with wider heads, or one with
-            both; it is used up.
+        model: a model with growth adapters, PEFT's own or one grown by transformers' ``add_adapter``, a
+            model with wider heads, or one with both; it is used up.
     Raises:
         ValueError: no configuration of the base architecture says what has grown.
     """
     if has_wider_heads(model):
         to_stock_heads(model)
-    return _widen_layers(model) if any(True for _ in _grown(model)) else model
+    if not any(True for _ in _grown(model)):
+        return model
+    widening = Widening.of(model)  # refused before anything is merged
+    if hasattr(model, "merge_and_unload"):
+        plain: nn.Module = model.merge_and_unload()
+        return plain
+    for name, layer in list(_grown(model)):
+        layer.merge()
+        model.set_submodule(name, layer.base_layer)
+    return widening.apply(model)
 
 
 def check_stock(model: Any) -> None:
@@ -67,49 +77,77 @@ def check_stock(model: Any) -> None:
             )
 
 
-def _widen_layers(model: Any) -> nn.Module:
-    grown = dict(_grown(model))
-    mlp = {name for name in grown if name.endswith(COLUMN_NAMES + ROW_NAMES)}
-    factors = {layer.growth[layer.active_adapters[0]].k for layer in grown.values()}
-    if len(factors) != 1:
-        raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
-    (k,) = factors
-    grew_mlp, grew_attention = bool(mlp), len(mlp) < len(grown)
-    config = model.config.get_text_config()
-    width_name = next((name for name in WIDTHS if hasattr(config, name)), WIDTHS[0])
-    wanted = [width_name] * grew_mlp + ["num_attention_heads", "num_key_value_heads"] * grew_attention
-    if missing := [name for name in wanted if getattr(config, name, None) is None]:
-        raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
-    if grew_mlp and not isinstance(getattr(config, width_name), int):
-        raise ValueError(f"{width_name} has a value for each layer, which gdo does not widen")
-    plain: nn.Module = model.merge_and_unload()
-    config = plain.config.get_text_config()  # type: ignore[operator,union-attr]
-    if grew_mlp:
-        width = getattr(config, width_name)
-        _pad(plain, mlp_projections(plain), k, width)
-        setattr(config, width_name, k * width)
-    if grew_attention:
-        attention: Any = find_decoder(plain).layers[0].self_attn
-        config.head_dim = attention.head_dim  # some derive it from the number of heads
-        _pad(plain, attention_projections(plain), k, config.num_attention_heads * config.head_dim)
-        config.num_attention_heads *= k
-        config.num_key_value_heads *= k
-        config.validate_architecture()  # some want a hidden size that the number of heads divides
-    return plain
+@dataclass(frozen=True)
+class Widening:
+    """What makes merged layers a stock model: as wide layers beside them, and a configuration that says so.
 
+    Attributes:
+        k: how many times as wide the grown layers are.
+        sizes: what the grown layers are called, numbers left out, and how wide each is without growth: a
+            row's inputs, a column's outputs.
+        rows: which of these are rows.
+        width: what the configuration calls the width of MLPs; None where none grew.
+        attention: whether attention grew.
+    """
 
-def _pad(model: nn.Module, names: tuple[list[str], list[str]], k: int, width: int) -> None:
-    """Pad with zeros every up- and down-projection that is still as it was."""
-    columns, rows = names
-    of_one_layer = groupby(columns, lambda name: name.rpartition(".")[0])
-    for (_, up), down in zip(of_one_layer, rows, strict=True):
-        row: Any = model.get_submodule(down)
-        if row.in_features == width:
-            model.set_submodule(down, plain_linear(_zeros_after(row.weight, 1, k), row.bias))
-            for name in up:
-                column: Any = model.get_submodule(name)
-                bias = None if column.bias is None else _zeros_after(column.bias, 0, k)
-                model.set_submodule(name, plain_linear(_zeros_after(column.weight, 0, k), bias))
+    k: int
+    sizes: dict[str, int]
+    rows: frozenset[str]
+    width: str | None
+    attention: bool
+
+    @classmethod
+    def of(cls, model: Any, names: Sequence[str] | None = None) -> Widening:
+        """Return how a model with growth adapters becomes a stock one.
+
+        Args:
+            names: the adapters that are to be merged; the active ones by default.
+        Raises:
+            ValueError: no configuration of the base architecture says what has grown.
+        """
+        grown = {name: layer for name, layer in _grown(model) if layer.factor(names) > 1}
+        factors = {layer.factor(names) for layer in grown.values()}
+        if len(factors) != 1:
+            raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
+        heads = [name for name in grown if _last(name) in ATTENTION_COLUMN_NAMES + ATTENTION_ROW_NAMES]
+        grew_mlp = len(heads) < len(grown)
+        config = model.config.get_text_config()
+        width = next((name for name in WIDTHS if hasattr(config, name)), WIDTHS[0])
+        wanted = [width] * grew_mlp + ["num_attention_heads", "num_key_value_heads"] * bool(heads)
+        if missing := [name for name in wanted if getattr(config, name, None) is None]:
+            raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
+        if grew_mlp and not isinstance(getattr(config, width), int):
+            raise ValueError(f"{width} has a value for each layer, which gdo does not widen")
+        sizes = {
+            _without_numbers(name): layer.in_features if isinstance(layer, GrownRows) else layer.out_features
+            for name, layer in grown.items()
+        }
+        rows = frozenset(
+            _without_numbers(name) for name, layer in grown.items() if isinstance(layer, GrownRows)
+        )
+        return cls(factors.pop(), sizes, rows, width if grew_mlp else None, bool(heads))
+
+    @torch.no_grad()
+    def apply(self, plain: Any) -> Any:
+        """Return the merged model, every other layer like the grown ones padded to their width."""
+        for name, layer in list(plain.named_modules()):
+            called = _without_numbers(name)
+            width = self.sizes.get(called)
+            if called in self.rows and layer.in_features == width:
+                plain.set_submodule(name, plain_linear(_zeros_after(layer.weight, 1, self.k), layer.bias))
+            elif called not in self.rows and width is not None and layer.out_features == width:
+                bias = None if layer.bias is None else _zeros_after(layer.bias, 0, self.k)
+                plain.set_submodule(name, plain_linear(_zeros_after(layer.weight, 0, self.k), bias))
+        config = plain.config.get_text_config()
+        if self.width:
+            setattr(config, self.width, self.k * getattr(config, self.width))
+        if self.attention:
+            layers: Any = find_decoder(plain).layers
+            config.head_dim = layers[0].self_attn.head_dim  # some derive it from the number of heads
+            config.num_attention_heads *= self.k
+            config.num_key_value_heads *= self.k
+            config.validate_architecture()  # some want a hidden size that the number of heads divides
+        return plain
 
 
 def _zeros_after(tensor: Tensor, dim: int, k: int) -> Tensor:
@@ -127,9 +165,7 @@ def fold(model: Any) -> nn.Module:
     Raises:
         ValueError: the adapter does not train columns alone, or its copies differ.
     """
-    _refuse_wider_heads(model)
-    for name, layer in _grown(model):
-        adapter = layer.active_adapters[0]
+    for name, layer, adapter in _one_adapter_each(model):
         if layer.growth[adapter].trainable != "columns":
             raise ValueError(f"{name}: only G-Train folds; new down-projections would be lost")
         if isinstance(layer, GrownColumns):
@@ -148,9 +184,7 @@ def average(model: Any) -> nn.Module:
     Raises:
         ValueError: the adapter trains columns alone (G-Train folds exactly), s is 0, or heads are wider.
     """
-    _refuse_wider_heads(model)
-    for name, layer in _grown(model):
-        adapter = layer.active_adapters[0]
+    for name, layer, adapter in _one_adapter_each(model):
         growth = layer.growth[adapter]
         if growth.trainable == "columns" or not growth.new_share:
             raise ValueError(f"{name}: there is no average to take; use the form folded or grown")
@@ -165,16 +199,33 @@ def average(model: Any) -> nn.Module:
     return model.unload()
 
 
-def _refuse_wider_heads(model: Any) -> None:
+def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
+    """The grown layers, unmerged, each with the one active adapter that it has."""
     if has_wider_heads(model):
         raise ValueError(
             "its heads are wider, and old and new parts of a head meet in one softmax, so they neither "
             "fold nor average; use the form grown"
         )
+    for name, layer in _grown(model):
+        layer.unmerge()
+        if len(names := layer.active_here()) > 1:
+            raise ValueError(
+                f"{name}: {', '.join(names)} are active; one adapter folds or is averaged at a time"
+            )
+        yield from ((name, layer, adapter) for adapter in names)
 
 
 def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, GrownLinear))
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return ((name, m) for name, m in inner.named_modules() if isinstance(m, GrownLinear))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".", f".{name}")
 
 
 def _old_and_new(layer: GrownLinear, adapter: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ equal halves add up to the original. One concatenated product would round differ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -94,9 +94,9 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         """Give one adapter the copies of others, side by side."""
         raise NotImplementedError
 
-    def factor(self) -> int:
-        """Return how many times as wide as the base the layer is with its active adapters."""
-        names = self.active_here()
+    def factor(self, adapters: Sequence[str] | None = None) -> int:
+        """Return how many times as wide the layer is with adapters, the active ones by default."""
+        names = [n for n in (self.active_adapters if adapters is None else adapters) if n in self.growth]
         return self.keeps_old(names) + sum(self.copies(name) for name in names) if names else 1
 
     @property

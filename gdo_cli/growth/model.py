@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,7 +11,9 @@ from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
 from torch import Tensor, nn
 
 from gdo_cli.growth.config import GrowConfig
+from gdo_cli.growth.folding import Widening
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.growth.pairs import find_pairs
 from gdo_cli.growth.probe import require_same_function
 from gdo_cli.lm.decoder import attention_projections, mlp_projections
 from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
@@ -101,13 +102,33 @@ class GrowModel(BaseTuner):
         self._replace_module(parent, target_name, grown, target)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        if safe_merge:  # all are looked at before any is changed
-            for layer in self.model.modules():
-                if isinstance(layer, GrownLinear):
-                    names = check_adapters_to_merge(layer, adapter_names)
-                    if here := [name for name in names if name in layer.growth]:
-                        layer.checked_wide(here, safe=True)
+        self._check_finite(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """Return the base architecture with the merged layers, whose configuration says how wide it is now.
+
+        Layers that did not grow are padded with zeros. Where no configuration can say it, a warning does.
+        """
+        self._check_finite(adapter_names, safe_merge)
+        widening: Widening | None = None
+        if hasattr(self.model, "config"):
+            try:
+                widening = Widening.of(self.model, adapter_names)
+            except ValueError as error:
+                warnings.warn(f"save_pretrained will write what cannot be loaded: {error}", stacklevel=2)
+        plain: nn.Module = super().merge_and_unload(progressbar, safe_merge, adapter_names)
+        return widening.apply(plain) if widening else plain
+
+    def _check_finite(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
+        """All layers are looked at before any is changed."""
+        for layer in self.model.modules():
+            if safe_merge and isinstance(layer, GrownLinear):
+                names = check_adapters_to_merge(layer, adapter_names)
+                if here := [name for name in names if name in layer.growth]:
+                    layer.checked_wide(here, safe=True)
 
     @torch.no_grad()
     def add_weighted_adapter(
@@ -156,31 +177,20 @@ class GrowModel(BaseTuner):
 
 
 def _require_pairs(model: nn.Module, columns: list[str], rows: list[str]) -> None:
-    """Columns and the row that reads them stand in one module, and fit.
+    """Columns and the row that reads them are plain layers, and fit.
 
     Raises:
-        ValueError: a module with one of them alone, a layer that is not plain, or one with several
-            projections in it.
+        ValueError: one without the other, a layer that is not plain, or one with several projections in it.
     """
-    beside: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for is_row, names in enumerate((columns, rows)):
-        for name in names:
-            _require_plain(name, model.get_submodule(name), bool(is_row))
-            beside[name.rpartition(".")[0]][is_row].append(name)
-    for columns, rows in beside.values():
-        if len(rows) != 1 or not columns:
-            told = ", ".join(columns + rows)
-            raise ValueError(
-                f"{told}: columns grow with the one row that reads them, all in one module, and here "
-                f"{'no row' if not rows else 'no column' if not columns else 'more than one row'} is named "
-                "(target_modules, row_modules)"
-            )
-        width = _linear(model.get_submodule(rows[0])).in_features
-        for name in columns:
+    for name in columns + rows:
+        _require_plain(name, model.get_submodule(name), name in rows)
+    for pair in find_pairs(columns, rows):
+        width = _linear(model.get_submodule(pair.row)).in_features
+        for name in pair.columns:
             out = _linear(model.get_submodule(name)).out_features
             if out > width or width % out:
                 raise ValueError(
-                    f"{name} gives {out} numbers, of which {rows[0]} reads {width}: it holds several "
+                    f"{name} gives {out} numbers, of which {pair.row} reads {width}: it holds several "
                     "projections (gate and up, say) as one, whose copies would mix"
                 )
 

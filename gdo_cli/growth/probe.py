@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdo_cli.growth.layer import GrownLinear, GrownRows
+from gdo_cli.growth.pairs import find_pairs
 
 # Of the largest output, for copies other than two, whose halves add up to the very number. What mixes
 # projections up, or norms over all copies, is off by a tenth and more.
@@ -20,7 +21,7 @@ ROWS = 4  # of the probe input
 
 @torch.no_grad()
 def require_same_function(model: nn.Module, adapter_name: str) -> None:
-    """Raise unless every module with a new pair of columns and row computes what the base computes.
+    """Raise unless every module with new columns and their row computes what the base computes.
 
     Modules that cannot be asked alone (they want more than one tensor) and weights that are not there yet
     (on the meta device) are passed over.
@@ -28,22 +29,25 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
     Raises:
         ValueError: it names the first that does not, and what is known of the reason.
     """
-    for name, module in model.named_modules():
-        children = list(module.children())
-        rows = [m for m in children if isinstance(m, GrownRows) and adapter_name in m.growth]
-        columns = [m for m in children if isinstance(m, GrownLinear) and m not in rows]
-        if not rows or not columns or rows[0].base_layer.weight.is_meta:
+    layers = {
+        n: m for n, m in model.named_modules() if isinstance(m, GrownLinear) and adapter_name in m.growth
+    }
+    rows = [name for name, layer in layers.items() if isinstance(layer, GrownRows)]
+    for pair in find_pairs([name for name in layers if name not in rows], rows):
+        column, module = layers[pair.columns[0]], model.get_submodule(pair.place)
+        weight = column.base_layer.weight
+        if weight.is_meta:
             continue
-        weight = columns[0].base_layer.weight
-        drawn = torch.randn(1, ROWS, columns[0].in_features, generator=torch.Generator().manual_seed(0))
+        drawn = torch.randn(1, ROWS, column.in_features, generator=torch.Generator().manual_seed(0))
         x = drawn.to(weight.device, weight.dtype)
-        with _evaluated(module), _only(module, None):
+        together = [layers[name] for name in (*pair.columns, pair.row)]
+        with _evaluated(module), _only(together, None):
             expected = _output(module, x)
         if expected is None:
             continue
-        with _evaluated(module), _only(module, adapter_name):
+        with _evaluated(module), _only(together, adapter_name):
             found = _output(module, x)
-        _compare(name, type(module).__name__, found, expected)
+        _compare(pair.place, type(module).__name__, found, expected)
 
 
 def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor) -> None:
@@ -81,9 +85,8 @@ def _evaluated(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _only(module: nn.Module, adapter_name: str | None) -> Iterator[None]:
-    """With one adapter of the grown children, or none."""
-    layers: list[Any] = [m for m in module.children() if isinstance(m, GrownLinear)]
+def _only(layers: list[Any], adapter_name: str | None) -> Iterator[None]:
+    """With one adapter of the grown layers, or none."""
     before: list[tuple[Any, Any, bool]] = [(m, m._active_adapter, m._disable_adapters) for m in layers]
     for layer in layers:
         layer._disable_adapters = adapter_name is None

@@ -1,0 +1,55 @@
+"""Which columns grow with which row: those that meet nearest, by their names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One MLP, or attention: the columns, the row that reads them, and the module that holds all of them."""
+
+    place: str
+    columns: tuple[str, ...]
+    row: str
+
+
+def find_pairs(columns: list[str], rows: list[str]) -> list[Pair]:
+    """Return each row with its columns: a column's row is the one whose name begins longest as its own does.
+
+    A number behind that beginning stands for another layer, so these two never meet.
+
+    Args:
+        columns: full names of linear layers.
+        rows: likewise.
+    Raises:
+        ValueError: a column with no row, or several, or a row with no column.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for column in columns:
+        near = {row: depth for row in rows if (depth := _common(column, row)) is not None}
+        best = [row for row, depth in near.items() if depth == max(near.values())]
+        if len(best) != 1:
+            many = f"{len(best)} rows are named that may do so" if best else "no row is named"
+            raise ValueError(_told(column, many))
+        found[best[0]].append(column)
+    if lonely := next((row for row in rows if row not in found), None):
+        raise ValueError(_told(lonely, "no column is named"))
+    return [_pair(columns, row) for row, columns in found.items()]
+
+
+def _told(name: str, what: str) -> str:
+    return f"{name}: columns grow with the one row that reads them, and here {what} (target_modules, row_modules)"
+
+
+def _pair(columns: list[str], row: str) -> Pair:
+    depth = min(_common(column, row) or 0 for column in columns)
+    return Pair(".".join(row.split(".")[:depth]), tuple(columns), row)
+
+
+def _common(first: str, second: str) -> int | None:
+    """How many parts two names have in common at their beginnings; None where a number comes after."""
+    one, other = first.split("."), second.split(".")
+    depth = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    return None if any(part.isdigit() for part in one[depth:] + other[depth:]) else depth
