@@ -519,7 +519,7 @@ def test_adapters_of_other_layers_stay_out_of_stock_models(make: Any) -> None:
     assert torch.equal(logits(make(model), IDS), logits(make(alone), IDS))
 
 
-def test_a_model_that_transformers_grew_is_widened(tmp_path: Path) -> None:
+def test_a_model_that_transformers_grew_is_widened() -> None:
     model: Any = tiny_model("llama")
     model.add_adapter(GrowConfig(task_type="CAUSAL_LM"))
     moved(model)
@@ -538,8 +538,7 @@ def test_pairs_hold_every_name_once_within_one_layer(columns: set[str], rows: se
     rows -= columns
     try:
         found = find_pairs(sorted(columns), sorted(rows))
-    except ValueError as error:
-        assert any(name in str(error) for name in columns | rows)
+    except ValueError:
         return
     assert sorted(name for pair in found for name in pair.columns) == sorted(columns)
     assert sorted(pair.row for pair in found) == sorted(rows)

@@ -33,7 +33,7 @@ class GrowConfig(PeftConfig):
         layers_to_transform: indices of the decoder layers to grow, or one; left out, all of them.
         layers_pattern: name of the list that holds the layers, where PEFT cannot guess it.
         modules_to_save: other modules that train and are saved, such as a classification head.
-        init_weights: False for random new columns, which change the function (for tests).
+        init_weights: False for random new weights, which change the function (for tests).
         k: number of copies in the grown layer, the original included; at least 2.
         trainable: ``"new"`` trains the new weights alone (G-Freeze); ``"columns"`` trains all k
             copies of the up-projections and leaves every row frozen (G-Train).
@@ -94,6 +94,12 @@ class GrowConfig(PeftConfig):
         file = Path(save_directory, CONFIG_NAME)
         content = json.loads(file.read_text("utf-8")) | {"peft_type": TYPE_IN_FILES}
         file.write_text(json.dumps(content, indent=2, sort_keys=True), "utf-8")
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
+        """Return what a file holds, with the type as the enum has it."""
+        content: dict[str, Any] = super().from_json_file(path_json_file, **kwargs)
+        return content | ({"peft_type": PeftType.GROW} if content.get("peft_type") == TYPE_IN_FILES else {})
 
     @property
     def new_share(self) -> float:

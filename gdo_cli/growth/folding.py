@@ -48,6 +48,8 @@ def widen(model: Any) -> nn.Module:
         to_stock_heads(model)
     if not any(True for _ in _grown(model)):
         return model
+    for _, layer in _grown(model):
+        layer.unmerge()  # PEFT would say that there is nothing to merge
     widening = Widening.of(model)  # refused before anything is merged
     if hasattr(model, "merge_and_unload"):
         plain: nn.Module = model.merge_and_unload()

@@ -181,7 +181,7 @@ class GrownColumns(GrownLinear):
         if config.init_columns == "zero":
             weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
         elif config.init_columns == "random" or not config.init_weights:
-            weight = torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
+            weight = _random(weight, base)
         return weight, bias
 
     @torch.no_grad()
@@ -221,7 +221,8 @@ class GrownRows(GrownLinear):
             return None, None
         base, copies = self.get_base_layer(), config.k - 1
         bias = None if base.bias is None else base.bias.detach() * config.new_share
-        return (base.weight.detach() * (config.new_share / copies)).repeat(1, copies), bias
+        weight = (base.weight.detach() * (config.new_share / copies)).repeat(1, copies)
+        return weight if config.init_weights else _random(weight, base), bias
 
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
@@ -272,6 +273,11 @@ def _cat(tensors: list[Tensor | None]) -> Tensor | None:
     """The tensors behind one another; None where there are none."""
     found = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(found) if found else None
+
+
+def _random(weight: Tensor, base: nn.Linear) -> Tensor:
+    """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's."""
+    return torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
 
 
 def copies_of_output(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:

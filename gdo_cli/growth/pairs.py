@@ -40,7 +40,8 @@ def find_pairs(columns: list[str], rows: list[str]) -> list[Pair]:
 
 
 def _told(name: str, what: str) -> str:
-    return f"{name}: columns grow with the one row that reads them, and here {what} (target_modules, row_modules)"
+    where = "target_modules, row_modules"
+    return f"{name}: columns grow with the one row that reads them, and here {what} ({where})"
 
 
 def _pair(columns: list[str], row: str) -> Pair:

@@ -34,13 +34,12 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
     }
     rows = [name for name, layer in layers.items() if isinstance(layer, GrownRows)]
     for pair in find_pairs([name for name in layers if name not in rows], rows):
-        column, module = layers[pair.columns[0]], model.get_submodule(pair.place)
-        weight = column.base_layer.weight
-        if weight.is_meta:
-            continue
-        drawn = torch.randn(1, ROWS, column.in_features, generator=torch.Generator().manual_seed(0))
-        x = drawn.to(weight.device, weight.dtype)
         together = [layers[name] for name in (*pair.columns, pair.row)]
+        module, weight = model.get_submodule(pair.place), together[0].base_layer.weight
+        if any(p.is_meta for layer in together for p in layer.parameters()):
+            continue
+        drawn = torch.randn(1, ROWS, together[0].in_features, generator=torch.Generator().manual_seed(0))
+        x = drawn.to(weight.device, weight.dtype)
         with _evaluated(module), _only(together, None):
             expected = _output(module, x)
         if expected is None:
