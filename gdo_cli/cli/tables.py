@@ -43,7 +43,22 @@ def print_table(
         table.add_column(column, justify="left" if place in words else "right", overflow="fold", **fold)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    _print_whole(table, set(folds), min_width or FOLDED)
+
+
+def _print_whole(table: Table, folds: Collection[int], folded: int) -> None:
+    """Print a table; wider than a terminal that has not the room for its numbers, of which Rich would cut
+    digits off."""
+    needed = []
+    for place, column in enumerate(table.columns):
+        width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+        needed.append(min(width, folded) if place in folds else width)
+    padding = len(needed) + 1 if table.collapse_padding else 2 * len(needed)
+    if sum(needed) + padding > console.width:
+        table.width = sum(needed) + padding
+        for column, width in zip(table.columns, needed, strict=True):
+            column.min_width = width
+    console.print(table, crop=False)
 
 
 def print_heading(heading: object, about: str = "") -> None:
@@ -89,6 +104,7 @@ def print_metrics(sides: dict[str, dict[str, Any]], title: str | None = None) ->
     print_table(["measure", *sides], rows, title=title, title_justify="left", collapse_padding=False)
 
 
+FOLDED = 8  # letters that a broken column of words has at least
 # Headings short enough for eighty columns, which the source of the data has to leave.
 _NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", INDEX: "kept", "minutes": "min"}
 _NOT_SHOWN = ("data",)
