@@ -53,7 +53,7 @@ def test_every_field_is_read_beyond_its_own_checks(kind: type, name: str) -> Non
 
 
 def test_a_field_that_is_only_checked_is_found() -> None:
-    source = "class A:\n    def __post_init__(self):\n        require(self.idle > 0)\n    def f(self): return self.used"
-    tree = ast.parse(source)
+    lines = ["def __post_init__(self):", "    require(self.idle > 0)", "def f(self):", "    return self.used"]
+    tree = ast.parse("\n".join(lines))
     assert (reads(tree) - checks(tree)).keys() >= {"used"}
     assert "idle" not in reads(tree) - checks(tree)
