@@ -79,7 +79,7 @@ def _below(base: type) -> list[type]:
     return [k for kind in below for k in (kind, *_below(kind))]
 
 
-ABSTRACT = {"Grow", "OfRun", "Penalized", "GivenFormat", "MultipleChoice"}  # named by no YAML
+ABSTRACT = {"Grow", "OfRun", "Penalized", "GivenFormat", "MultipleChoice", "ScoredTask"}  # named by no YAML
 
 
 def test_each_class_that_yaml_may_name_has_a_name_of_its_own_for_good() -> None:

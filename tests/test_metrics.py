@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
+from gdo_cli.config.build import load_run
 from gdo_cli.experiment import run as experiment
 from gdo_cli.figures.style import name_of
 from gdo_cli.runs.items import items_of
@@ -155,7 +156,8 @@ def trained(tmp_path: Path, tiny_run: RunFactory) -> Callable[[str, str], RunRes
 
     def trained(score: str, method: str) -> RunResult:
         words = ("task=jsonl", f"task.path={file}", "task.prompt='{q}'", "task.completion='{a}'")
-        config = tiny_run(*words, f"task.score={score}", f"method={method}", "task.max_new_tokens=6")
+        scored = f"task.score={score}".split("\t")  # and its settings
+        config = tiny_run(*words, *scored, f"method={method}", "task.max_new_tokens=6")
         return experiment.run(config)
 
     return trained
@@ -227,3 +229,140 @@ def test_a_new_metric_is_one_entry(
     assert f" {value:.2f} " in told
     assert f"{value:.3f}" in gdo("ls", "method=frozen", results=tmp_path)
     assert name_of("task/words_apart") == "Words too many or too few"
+
+
+# ----------------------------------------------------------------------------------------- settings
+
+CHINESE = [
+    "我今天早上在公园里看到一只小猫",
+    "他们明天要去北京参加一个重要会议",
+    "这本书的内容非常有趣而且容易理解",
+]
+NEARLY = [
+    "我今天早上在公园里看到一只小狗",
+    "他们明天要去上海参加一个重要会议",
+    "这本书的内容非常有趣而且容易阅读",
+]
+JAPANESE = ["今日はとても良い天気ですね", "彼は昨日学校に行きませんでした"]
+THAI = ["วันนี้อากาศดีมากและฉันอยากไปเดินเล่น", "เขาไม่ได้ไปโรงเรียนเมื่อวานนี้"]
+ENGLISH = ["The weather is very good today.", "He did not go to school yesterday."]
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "intl", "zh", "char", "none"])
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("smooth_method", ["exp", "floor", "add-k", "none"])
+def test_bleu_is_sacrebleus_with_the_settings_of_the_task(
+    tokenize: str, lowercase: bool, smooth_method: str
+) -> None:
+    settings = {"tokenize": tokenize, "lowercase": lowercase, "smooth_method": smooth_method}
+    metric, scorer = BLEU.with_settings(settings), sacrebleu.BLEU(**settings)
+    texts, answers = [*NEARLY, "The Cat sat"], [*CHINESE, "the cat sat ."]
+    found = metric.score(responses(texts, answers))
+    assert found.value == scorer.corpus_score(texts, [answers]).score
+    assert found.provenance["bleu_signature"] == str(scorer.get_signature())
+    assert metric.interval(texts, [1.0] * 4, answers).value == found.value
+
+
+def test_three_lines_of_chinese_are_nearly_right_by_characters_and_not_by_clauses() -> None:
+    by_clause, by_character = BLEU, BLEU.with_settings({"tokenize": "zh"})
+    assert by_clause.score(responses(NEARLY, CHINESE)).value == 0
+    assert by_character.score(responses(NEARLY, CHINESE)).value > 50
+
+
+def test_chrf_has_case_alone() -> None:
+    texts, answers = ["The CAT"], ["the cat"]
+    assert CHRF.with_settings({"lowercase": True}).score(responses(texts, answers)).value == pytest.approx(
+        100
+    )
+
+
+def test_what_is_not_set_is_the_metric_itself() -> None:
+    for metric in METRICS.values():
+        assert metric.with_settings({"tokenize": "13a", "lowercase": False, "other": 1}) is metric
+
+
+@pytest.mark.parametrize(
+    ("words", "fragments"),
+    [
+        ("task.score=bleu task.tokenize=zhh", ("task.tokenize=zhh", "did you mean 'zh'?", "ja-mecab")),
+        ("task.score=bleu task.tokenize=", ("task.tokenize=", "choose from: 13a")),
+        ("task.score=bleu task.smooth_method=laplace", ("task.smooth_method=laplace", "add-k")),
+        ("task.score=bleu task.lowercase=perhaps", ("task.lowercase=perhaps",)),
+        ("task.score=f1 task.tokenize=zh", ("task.tokenize=zh: f1 has no such setting, bleu has",)),
+        ("task.score=chrf task.tokenize=zh", ("task.tokenize=zh: chrf has no such setting",)),
+        ("task.score=exact_match task.lowercase=true", ("task.lowercase=True", "bleu or chrf has")),
+        (
+            "task.score=bleu task.tokenize=flores200",
+            ("task.tokenize=flores200", "none is fetched", "save http"),
+        ),
+        ("task.score=bleu task.tokenize=spBLEU-1K", ("task.tokenize=spBLEU-1K", "none is fetched")),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(
+    words: str, fragments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sacrebleu, "SACREBLEU_DIR", str(tmp_path))
+    result = CliRunner().invoke(app, ["config", "model=tiny", "task=jsonl", "task.path=x", *words.split()])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert [fragment for fragment in fragments if fragment not in result.stderr] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "references", "doubted"),
+    [
+        ({}, CHINESE, True),
+        ({"tokenize": "intl"}, CHINESE, True),
+        ({"tokenize": "none"}, JAPANESE, True),
+        ({}, JAPANESE, True),
+        ({}, THAI, True),
+        ({"tokenize": "zh"}, THAI, True),
+        ({"tokenize": "zh"}, CHINESE, False),
+        ({"tokenize": "char"}, CHINESE, False),
+        ({"tokenize": "char"}, THAI, False),
+        ({}, ENGLISH, False),
+        ({}, ["yes", "no", "refrigerator"], False),
+        ({}, [" ".join(text) for text in CHINESE], False),
+        ({}, [*ENGLISH, *ENGLISH, CHINESE[0]], False),
+        ({}, ["是", "否"], False),
+        ({}, [], False),
+    ],
+)
+def test_bleu_is_doubted_where_references_hold_no_spaces(
+    settings: dict[str, Any], references: list[str], doubted: bool
+) -> None:
+    assert bool(BLEU.with_settings(settings).doubt(references)) == doubted
+
+
+def test_words_of_f1_are_doubted_too_and_characters_never() -> None:
+    assert TOKEN_F1.doubt(CHINESE)
+    assert not CHRF.doubt(CHINESE)
+    assert not EXACT_MATCH.doubt(CHINESE)
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=0x24F)), max_size=4))
+def test_no_text_of_latin_letters_is_doubted(references: list[str]) -> None:
+    assert BLEU.doubt(references) is None
+
+
+@pytest.mark.parametrize("key", ["tokenize", "lowercase", "smooth_method"])
+@pytest.mark.parametrize("task", ["multi30k", "mtnt", "mtnt_reverse", "jsonl"])
+def test_a_setting_makes_another_run_and_its_default_the_same(task: str, key: str) -> None:
+    words = [f"task={task}", "data=sample", *(["task.path=x", "task.score=bleu"] if task == "jsonl" else [])]
+    default = {"tokenize": "13a", "lowercase": "false", "smooth_method": "exp"}[key]
+    other = {"tokenize": "char", "lowercase": "true", "smooth_method": "floor"}[key]
+    plain, named, set_ = (
+        load_run([*words, *more]).id for more in ([], [f"task.{key}={default}"], [f"task.{key}={other}"])
+    )
+    assert plain == named != set_
+
+
+def test_a_run_says_how_it_was_scored_and_is_compared_with_its_like_alone(
+    trained: Callable[[str, str], RunResult], tmp_path: Path
+) -> None:
+    plain, lowered = (trained(f"bleu{more}", "frozen") for more in ("", "\ttask.lowercase=true"))
+    assert "case:mixed" in plain.record.data["bleu_signature"]
+    assert "case:lc" in lowered.record.data["bleu_signature"]
+    assert "case:lc" in gdo("show", lowered.title, results=tmp_path)
+    assert items_of(plain, "task/bleu").identity != items_of(lowered, "task/bleu").identity
+    assert "other settings" in gdo("compare", plain.title, lowered.title, results=tmp_path)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from gdo_cli.support.errors import RunFailed, UserError, rank_zero_first
 from gdo_cli.support.signals import Stopped
+from gdo_cli.support.streams import harden_streams, lost_output
 
 if TYPE_CHECKING:
     from gdo_cli.runs.record import RunResult
@@ -49,25 +50,43 @@ def messages() -> Iterator[None]:
         with rank_zero_first():
             yield
     except UserError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        _say("error:", *error.args)
         raise typer.Exit(2) from error
     except OSError as error:
         if error.filename is None:
             raise
-        typer.secho(f"error: {error.filename}: {error.strerror}", err=True, fg=typer.colors.RED)
+        _say("error:", f"{error.filename}: {error.strerror}")
         raise typer.Exit(2) from error
     except RunFailed as error:
-        typer.secho(f"failed: {error}", err=True, fg=typer.colors.RED)
+        _say("failed:", error)
         raise typer.Exit(1) from error
     except Stopped as stopped:
-        typer.secho(str(stopped), err=True, fg=typer.colors.YELLOW)
+        _say("stopped", str(stopped).removeprefix("stopped "))
         raise typer.Exit(stopped.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
+def _say(word: str, *lines: object) -> None:
+    from gdo_cli.support.console import errors, tell, visible
+
+    tell(word, "red", str(lines[0]))
+    for line in lines[1:]:
+        errors.print(visible(str(line)), soft_wrap=True)
+
+
 class Commands(TyperGroup):
-    """Commands whose mistakes are told by :func:`messages`."""
+    """Commands whose mistakes are told by :func:`messages`, and that no stream ends."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        harden_streams()
+        try:
+            return super().main(*args, **settings)
+        except SystemExit as end:
+            if not end.code and (reason := lost_output()):
+                _say("error:", f"standard output: {reason}")
+                raise SystemExit(2) from None
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         with messages():

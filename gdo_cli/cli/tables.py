@@ -7,14 +7,15 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gdo_cli.commands.ls import Row, cell_text
 from gdo_cli.runs.record import RETENTION, RunResult
 from gdo_cli.stats.metrics import INDEX, measure_named
 from gdo_cli.stats.outcomes import Interval, plus_minus
-from gdo_cli.support.console import console, key_values
+from gdo_cli.support.console import console, key_values, styled, visible
+from gdo_cli.support.files import number
 
 if TYPE_CHECKING:
     from gdo_cli.commands.compare import Comparison
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    columns: Sequence[str | Text],
+    rows: Iterable[Sequence[str | Text]],
     words: Collection[int] = (0,),
     folds: Collection[int] = (),
     min_width: int | None = None,
@@ -42,16 +43,33 @@ def print_table(
         table.add_column(column, justify="left" if place in words else "right", overflow="fold", **fold)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    _print_whole(table, set(folds), min_width or FOLDED)
 
 
-def print_heading(text: str) -> None:
-    console.print(text, soft_wrap=True)
+def _print_whole(table: Table, folds: Collection[int], folded: int) -> None:
+    """Print a table; wider than a terminal that has not the room for its numbers, of which Rich would cut
+    digits off."""
+    needed = []
+    for place, column in enumerate(table.columns):
+        width = max(console.measure(cell).maximum for cell in (column.header, *column.cells))
+        needed.append(min(width, folded) if place in folds else width)
+    padding = len(needed) + 1 if table.collapse_padding else 2 * len(needed)
+    if sum(needed) + padding > console.width:
+        table.width = sum(needed) + padding
+        for column, width in zip(table.columns, needed, strict=True):
+            column.min_width = width
+    console.print(table, crop=False)
+
+
+def print_heading(heading: object, about: str = "") -> None:
+    console.print(
+        styled((visible(str(heading)), "bold"), f"  {visible(about)}" if about else ""), soft_wrap=True
+    )
 
 
 def print_remark(text: str) -> None:
     """What a reader has to know of the numbers above."""
-    console.print(text, style="dim", markup=False, highlight=False)
+    console.print(text, style="dim")
 
 
 def with_error(metrics: dict[str, Any], key: str) -> str:
@@ -70,7 +88,7 @@ def _with_arrow(measure: str) -> str:
 def print_result(run: RunResult) -> None:
     """A finished run in short: start and end side by side."""
     print_metrics(_start_and_end(run), f"{run.label} on {run.name['task']}, {run.name['model']}")
-    print_heading(f"[bold]{run.path}[/]")
+    print_heading(run.path)
 
 
 def _start_and_end(run: RunResult) -> dict[str, dict[str, Any]]:
@@ -86,6 +104,7 @@ def print_metrics(sides: dict[str, dict[str, Any]], title: str | None = None) ->
     print_table(["measure", *sides], rows, title=title, title_justify="left", collapse_padding=False)
 
 
+FOLDED = 8  # letters that a broken column of words has at least
 # Headings short enough for eighty columns, which the source of the data has to leave.
 _NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", INDEX: "kept", "minutes": "min"}
 _NOT_SHOWN = ("data",)
@@ -98,7 +117,7 @@ def print_listing(rows: list[Row], besides: dict[str, int], filtered: bool) -> N
         shown = [key for key in rows[0] if key not in _NOT_SHOWN]
         words = [place for place, key in enumerate(shown) if key in _WORDS]
         folds = [shown.index("why")] if "why" in shown else words  # numbers never
-        cells = [[escape(cell_text(key, row[key])) for key in shown] for row in rows]
+        cells = [[visible(cell_text(key, row[key])) for key in shown] for row in rows]
         print_table([_NARROW.get(key, key) for key in shown], cells, words, folds)
     else:
         console.print("no such runs" if filtered else "no finished runs; start one with: gdo train")
@@ -135,6 +154,8 @@ def print_run(run: RunResult) -> None:
         "versions": _pairs(record.versions),
         "weights": str(run.weights or "not kept"),
     }
+    if signature := data.get(f"{run.task_score.partition('/')[2]}_signature"):
+        facts["scored by"] = signature
     if retention := data.get("retention"):
         from gdo_cli.stats.retention import describe_index  # NumPy, which listing runs does without
 
@@ -172,15 +193,15 @@ def print_comparison(found: Comparison) -> None:
     headings = []
     for column in found.columns:  # the method, and below it the run's name on lines of their own
         task, method, seeds = column.title.split("/")
-        headings.append(f"{escape(column.label)}\n[dim]{method}\n{task}, {seeds}[/]")
+        headings.append(styled(f"{column.label}\n", (f"{method}\n{task}, {seeds}", "dim")))
     texts = {m: ["\n".join(lines(cell, m)) for cell in row] for m, row in found.rows.items()}
     widest = max(len(line) for row in texts.values() for text in row for line in text.split("\n"))
     beside = max(1, (console.width - max(map(len, found.rows))) // (widest + 1) - 1)
     for start in range(1, len(headings), beside):
         shown = [0, *range(start, min(start + beside, len(headings)))]
-        rows: list[list[str]] = []
+        rows: list[list[str | Text]] = []
         for measure, row in texts.items():
-            place = f"{_with_arrow(measure)}\n[dim]{counts(found.rows[measure])}[/]"
+            place = styled(f"{_with_arrow(measure)}\n", (counts(found.rows[measure]), "dim"))
             rows += [place, *(row[index] for index in shown)], []
         columns = ["measure", *(headings[index] for index in shown)]
         folds = range(1, len(columns))
@@ -193,12 +214,12 @@ def print_exported(exported: Exported) -> None:
     """Where the checkpoint is, in what form, and how far its logits are from the run's model."""
     kind = "rounding" if exported.exact else "an approximation"
     difference = f"{exported.difference:.1e} of the largest ({kind})"
-    print_heading(f"[bold]{exported.path}[/]  form {exported.form}; logits differ by up to {difference}")
+    print_heading(exported.path, f"form {exported.form}; logits differ by up to {difference}")
 
 
 def print_completions(completions: list[dict[str, str]]) -> None:
     for texts in completions:
-        console.print(key_values({key: escape(text) for key, text in texts.items()}))
+        console.print(key_values(texts))
         console.print()
 
 
@@ -237,7 +258,7 @@ def print_options(groups: list[str], config_dir: Path | None) -> None:
             files = [root / group / f"{option}.yaml" for root in (config_dir, conf_dir()) if root]
             lines = next(f for f in files if f.is_file()).read_text("utf-8", errors="replace").splitlines()
             comments = (line for line in lines if line.startswith("#") and "@package" not in line)
-            rows.append([f"[bold]  {option}[/]", next(comments, "").lstrip("# ")])
+            rows.append((styled((f"  {option}", "bold")), next(comments, "").lstrip("# ")))
         print_table(["", ""], rows, words=(0, 1), folds=(1,), title=group, **look)
 
 
@@ -248,8 +269,9 @@ def print_function_vectors(found: dict[str, Any]) -> None:
     """The paper's two numbers between a floor and a ceiling, and the heads that they are about."""
     options, models, floor = found["options"], found["models"], found["chance"]
     print_heading(
-        f"[bold]Function vectors[/]  {found['run_name']}; {options['heads']} of {found['n_heads']} heads, "
-        f"{options['shots']} shots, {options['prompts']} prompts, {options['effect_prompts']} shuffled"
+        "Function vectors",
+        f"{found['run_name']}; {options['heads']} of {found['n_heads']} heads, {options['shots']} shots, "
+        f"{options['prompts']} prompts, {options['effect_prompts']} shuffled",
     )
     forms = {"overlap": "g", "cosine_base_heads": ".2f", "cosine_own_heads": ".2f"}
     rows = [
@@ -284,9 +306,9 @@ def print_drift(found: dict[str, Any]) -> None:
     """Layer by layer, then what the model says."""
     hidden, scores = found["hidden"], found["winogrande"]
     places = ", ".join(f"{part['places']} places of {part['texts']} {kind}" for kind, part in hidden.items())
-    print_heading(f"[bold]Drift from the base[/]  {found['run_name']}; {places}")
+    print_heading("Drift from the base", f"{found['run_name']}; {places}")
     by_layer = zip(*(part[what] for part in hidden.values() for what in ("cka", "cosine")), strict=True)
-    rows = [[str(layer), *(f"{n:.4f}" for n in numbers)] for layer, numbers in enumerate(by_layer)]
+    rows = [[str(layer), *(f"{number(n):.4f}" for n in numbers)] for layer, numbers in enumerate(by_layer)]
     print_table(["layer", *(f"{what}, {kind}" for kind in hidden for what in ("CKA", "cosine"))], rows)
     console.print()
     kinds = {"task_answer": "task, at the answer", "task_prompt": "task, in the prompt"}
@@ -308,7 +330,7 @@ def print_drift(found: dict[str, Any]) -> None:
 def print_steering(found: dict[str, Any]) -> None:
     """What each vector does behind each layer, the unsteered models first."""
     prompts, scale = found["options"]["prompts"], found["options"]["scale"]
-    print_heading(f"[bold]Steering[/]  {found['run_name']}; {prompts} zero-shot prompts, scale {scale:g}")
+    print_heading("Steering", f"{found['run_name']}; {prompts} zero-shot prompts, scale {scale:g}")
     rows = []
     for row in found["effects"]:
         layer = "" if row["layer"] is None else str(row["layer"])

@@ -115,7 +115,7 @@ def _against(first: Column, second: Column, measure: str) -> tuple[Paired | None
     before, after = ({run.seed: items_of(run, measure) for run in c.runs} for c in (first, second))
     (ours, *_), (theirs, *_) = before.values(), after.values()
     if any(items.identity != ours.identity for items in (*before.values(), *after.values())):
-        return None, f"{measure} of {second.title} was measured on other items"
+        return None, f"{measure} of {second.title} was measured on other items, or scored by other settings"
     if len(before) == len(after) == 1:
         return ours.paired(theirs), ""
     if before.keys() == after.keys():

@@ -16,11 +16,12 @@ from gdo_cli.config.options import options
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.models.hub import HubModel
 from gdo_cli.models.pypi import PyPIModel
-from gdo_cli.support.console import console
+from gdo_cli.support.console import console, styled, visible
 from gdo_cli.support.files import cache_dir
 from gdo_cli.support.provenance import versions
 
-OK, MISSING, NOTE = "[green]ok[/]", "[red]missing[/]", "[yellow]note[/]"
+OK, MISSING, NOTE = "ok", "missing", "note"
+STYLES = {OK: "green", MISSING: "red", NOTE: "yellow"}
 HUB_TIMEOUT_S = 3.0
 Finding = tuple[str, str, str]  # sign, subject, what is found or to be done
 
@@ -31,8 +32,8 @@ def examine() -> bool:
     findings = [*_machine(), *_weights(hub), *_data(hub), *_surroundings(hub)]
     columns = Column(no_wrap=True), Column(style="bold", no_wrap=True), Column(overflow="fold")
     table = Table(*columns, box=None, pad_edge=False, show_header=False)
-    for row in findings:
-        table.add_row(*row)
+    for sign, *row in findings:
+        table.add_row(styled((sign, STYLES[sign])), *map(visible, row))
     console.print(table)
     return all(sign != MISSING for sign, _, _ in findings)
 

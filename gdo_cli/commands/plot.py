@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 from collections.abc import Iterable, Sized
@@ -12,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from gdo_cli.config.build import load_experiment
 from gdo_cli.config.options import options, options_with
@@ -20,9 +19,9 @@ from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures.experiments import FinishedRuns, read_spec
 from gdo_cli.figures.style import Drawing
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.console import console
+from gdo_cli.support.console import console, styled, visible
 from gdo_cli.support.errors import UserError, require_one_of
-from gdo_cli.support.markdown import table
+from gdo_cli.support.markdown import csv_text, table
 
 
 @dataclass
@@ -31,13 +30,13 @@ class Plotted:
 
     Attributes:
         files: what was written.
-        said: lines for the terminal, in rich's markup.
+        said: lines for the terminal.
         refused: why the runs that there are make no figure.
         absent: what is said of a figure that was asked for by name and has no run.
     """
 
     files: list[Path] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    said: list[str | Text] = field(default_factory=list)
     refused: str = ""
     absent: str = ""
 
@@ -59,7 +58,7 @@ def plot_all(words: list[str], results: Path, config_dir: Path | None) -> list[P
     todo = figures or dict.fromkeys(experiments)
     for plotted in _side_by_side(todo, (overrides, results, config_dir)):
         if plotted.refused and not names:
-            console.print(f"  {plotted.refused}", markup=False, soft_wrap=True)
+            console.print(f"  {plotted.refused}", soft_wrap=True)
         for line in plotted.said:
             console.print(line, soft_wrap=True)
         if names and (why := plotted.refused or plotted.absent):
@@ -109,8 +108,8 @@ class Plotter:
                 plotted.refused = f"{name}: {error}"
                 return plotted
             plotted.files = save(drawing, self.results / "figures" / _file_name(name, self.overrides))
-            drawn = escape(str(plotted.files[0]))
-            plotted.said.append(f"[bold]{drawn}[/]  from {_counted(usable, 'run')}")
+            drawn = (visible(str(plotted.files[0])), "bold")
+            plotted.said.append(styled(drawn, f"  from {_counted(usable, 'run')}"))
         else:
             there = "analysed" if kind else "finished"
             n = len(runs) + len(missing)
@@ -149,14 +148,14 @@ def _to_fill_in(
     where = [] if str(results) == "results" else [f"results_dir={results}"]
     own = [f"--config-dir {config_dir}"] if config_dir else []
     command = " ".join(["gdo sweep", f"experiment={name}", *overrides, *where, *own])
-    return f"  {name}: {_counted(missing, 'point')} missing; to fill in: {escape(command)}"
+    return f"  {name}: {_counted(missing, 'point')} missing; to fill in: {visible(command)}"
 
 
 def _to_analyse(name: str, kind: str, todo: list[RunResult], results: Path) -> list[str]:
-    where = "" if str(results) == "results" else f" --results {escape(str(results))}"
+    where = "" if str(results) == "results" else f" --results {visible(str(results))}"
     return [
         f"  {name}: {_counted(todo, 'run')} not analysed; to do it:",
-        *(f"    gdo analyze {kind} {escape(run.title)}{where}" for run in todo),
+        *(f"    gdo analyze {kind} {visible(run.title)}{where}" for run in todo),
     ]
 
 
@@ -177,10 +176,7 @@ def save(drawing: Drawing, stem: Path) -> list[Path]:
     drawing.figure.savefig(png, metadata={"Software": None})
     drawing.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
     drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    with points.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(drawing.points[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(drawing.points)
+    points.write_text(csv_text(drawing.points), "utf-8")
     if drawing.table:
         heading, *rows = drawing.table
         stem.with_suffix(".md").write_text(table(heading, rows, words=1) + "\n", "utf-8")

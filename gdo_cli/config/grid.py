@@ -58,7 +58,7 @@ class Sweep:
         lines = [f"{n} of {n + len(self.points)} points are impossible{mend}:"]
         for reason, labels in reasons.items():
             lines += [*(f"  {label}" for label in labels), f"    {reason}"]
-        return UserError("\n".join(lines))
+        return UserError(*lines)
 
 
 def load_grid(overrides: list[str], conf: Conf = None) -> list[Point]:

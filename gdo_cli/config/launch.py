@@ -24,7 +24,7 @@ from gdo_cli.config.grid import Sweep
 from gdo_cli.config.options import quoted
 from gdo_cli.support.console import note
 from gdo_cli.support.errors import UserError
-from gdo_cli.support.files import write_atomically
+from gdo_cli.support.files import json_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _job(run: Run, _: DictConfig) -> float | str:
     """What Hydra calls for every job, maybe in another process: the outcome is left in the sweep's folder."""
     hydra = HydraConfig.get()
     outcome = run([str(word) for word in hydra.overrides.task])
-    content = json.dumps(asdict(outcome), ensure_ascii=False).encode()
+    content = json_text(asdict(outcome)).encode()
     write_atomically(Path(hydra.runtime.output_dir) / f"point-{hydra.job.num}.json", content)
     # A search reads what is no number as a failed trial.
     return str(outcome.error) if outcome.score is None else outcome.score

@@ -20,7 +20,8 @@ from safetensors.numpy import load, save
 
 from gdo_cli.evaluation.evaluator import Evaluation, Evaluator
 from gdo_cli.lm.device import describe_machine
-from gdo_cli.support.files import cache_dir, write_atomically
+from gdo_cli.runs.record import read_item
+from gdo_cli.support.files import cache_dir, json_text, number, write_atomically
 from gdo_cli.support.provenance import code_sha256, versions
 
 Arrays = dict[str, NDArray[Any]]
@@ -41,10 +42,12 @@ def base_evaluation(
         checksum, content = file.read_bytes().split(b"\n", 1)
         if checksum != b"%08x" % zlib.crc32(content):
             raise ValueError("a bit has changed")
-        return Evaluation(**json.loads(content))
+        found = Evaluation(**json.loads(content))
+        metrics = {key: number(value) for key, value in found.metrics.items()}
+        return Evaluation(metrics, [read_item(row) for row in found.predictions])
     except (OSError, ValueError, TypeError):
         evaluation = evaluate()
-    content = json.dumps(asdict(evaluation)).encode()
+    content = json_text(asdict(evaluation)).encode()
     _keep(file, b"%08x\n" % zlib.crc32(content) + content)
     return evaluation
 

@@ -21,7 +21,7 @@ from gdo_cli.probes.base import Probe
 from gdo_cli.probes.perplexity import Perplexity
 from gdo_cli.stats.metrics import Response
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
-from gdo_cli.support.console import note
+from gdo_cli.support.console import note, warn
 from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import identity
 from gdo_cli.tasks.base import Example, Task
@@ -75,6 +75,9 @@ class Evaluator:
             name: self._probe_queries(probes[name], rows, shots)
             for name, (rows, shots) in data.probes.items()
         }
+        answers = [example.answer for pairs in self.splits.values() for example, _ in pairs]
+        if answers and (why := task.metric.doubt(answers)):
+            warn(why)
         self._reference: Reference | None = None
         self._texts: dict[str, TextReference] = {}
         self.untouched = Untouched(probes, [])
@@ -275,7 +278,14 @@ class Evaluator:
             asked.append([dict(item.row) for item in items])
             asked.append(identity(self.probe_of[name]))
         task = self.task
-        asked.append([task.metric.name, task.multiline, getattr(task, "max_new_tokens", None)])
+        asked.append(
+            [
+                task.metric.name,
+                dict(task.metric.settings),
+                task.multiline,
+                getattr(task, "max_new_tokens", None),
+            ]
+        )
         asked.append(self.config.kl_prompts)
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 

@@ -30,7 +30,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from gdo_cli.runs.record import PREDICTIONS, UNTOUCHED, RunRecord, RunResult, read_items, read_run
 from gdo_cli.support.errors import UserError
-from gdo_cli.support.files import write_atomically
+from gdo_cli.support.files import json_text, write_atomically
 
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.pt"
@@ -103,7 +103,7 @@ class RunFolder:
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json_text(line) + "\n")
 
     def measure_metrics(self) -> dict[str, int]:
         """Return the length and checksum of metrics.jsonl as it stands, safe on disk."""
@@ -126,7 +126,7 @@ class RunFolder:
 
     def fail(self, message: str) -> None:
         """Mark the run as failed; what it has measured so far stays."""
-        content = json.dumps({"error": message, "time": time.time()}, ensure_ascii=False) + "\n"
+        content = json_text({"error": message, "time": time.time()}) + "\n"
         with suppress(OSError):  # the disk may be what failed
             write_atomically(self.path / FAILURE, content.encode())
 
@@ -153,7 +153,7 @@ class RunFolder:
             entry.unlink(missing_ok=True)
 
     def save_predictions(self, predictions: Sequence[Mapping[str, Any]], name: str = PREDICTIONS) -> None:
-        lines = (json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+        lines = (json_text(p) + "\n" for p in predictions)
         # No time stamp: the same predictions give the same bytes.
         content = gzip.compress("".join(lines).encode(), mtime=0)
         write_atomically(self.path / name, content)
@@ -170,7 +170,7 @@ class RunFolder:
 
     def seal(self, record: RunRecord) -> RunResult:
         """Write result.json, last; from here on the run is complete."""
-        text = json.dumps(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        text = json_text(record.to_dict(), indent=1) + "\n"
         write_atomically(self.path / "result.json", text.encode())
         self.tidy()
         return read_run(self.path)

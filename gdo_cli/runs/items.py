@@ -9,7 +9,7 @@ from typing import Any
 
 from gdo_cli.runs.record import RunResult, read_run
 from gdo_cli.stats.intervals import Estimate, seed_mean, seeds_and_items
-from gdo_cli.stats.metrics import INDEX, Measure, measure_named
+from gdo_cli.stats.metrics import INDEX, Measure, Metric, measure_named
 from gdo_cli.stats.outcomes import Interval, Paired
 from gdo_cli.stats.retention import index_by_item, paired_accuracies
 
@@ -56,6 +56,9 @@ def items_of(run: RunResult, measure: str) -> Items:
         asked["half"] = config.get("evaluation", {}).get("half")
     checksum = data["test" if is_task else f"probe/{part}"].get("sha256")
     found = measure_named(measure)
+    if isinstance(found, Metric):
+        found = found.with_settings(config.get("task", {}))
+        asked = [asked, dict(found.settings)]
     values = [row[found.field] for row in counted]
     weights = [float(row.get(f"{key}_weight", 1)) for row in counted]
     which = len(rows) if len(counted) == len(rows) else [row["item"] for row in counted]

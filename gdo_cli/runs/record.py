@@ -17,9 +17,10 @@ from typing import Any
 
 from gdo_cli.stats.metrics import measure_named, task_scores
 from gdo_cli.support.errors import UserError, require, suggest
-from gdo_cli.support.files import write_for_user
+from gdo_cli.support.files import json_text, number, write_for_user
 
 WEIGHTS = ("adapter", "trained")
+TEXTS = ("part", "answer", "predicted", "answered")  # what a prediction holds beside numbers
 PREDICTIONS, UNTOUCHED = "predictions.jsonl.gz", "untouched.jsonl.gz"
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 DECAYING = ("linear", "cosine")  # schedules that end at zero
@@ -101,6 +102,7 @@ class RunRecord:
         if wrong := [key for key, kind in kinds.items() if not isinstance(known[key], kind)]:
             raise ValueError(f"{wrong[0]} is not what it should be")
         known["layers"] = ChosenLayers(**_known(ChosenLayers, known["layers"]))
+        known["final"] = {key: number(value) for key, value in known["final"].items()}
         known["parameters"] = Parameters(**_known(Parameters, known["parameters"]))
         return cls(**known)
 
@@ -173,7 +175,7 @@ class RunResult:
         if not file.is_file():
             return []
         try:
-            return [_mapping(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+            return [_measured(_mapping(line)) for line in file.read_text("utf-8").split("\n")[:-1]]
         except ValueError as error:
             raise UserError(f"{file}: cannot be read ({error}); run it again: gdo train --force …") from error
 
@@ -259,7 +261,7 @@ class RunResult:
 
     def save_analysis(self, kind: str, content: dict[str, Any]) -> None:
         """Keep what an analysis has found, whole or not at all; a folder that refuses it is a UserError."""
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        text = json_text(content, indent=1) + "\n"
         write_for_user(self.analysis_folder() / f"{kind}.json", text)
 
 
@@ -271,9 +273,19 @@ def read_items(file: Path) -> list[dict[str, Any]]:
     """
     try:
         with gzip.open(file, "rt", encoding="utf-8") as stream:
-            return [json.loads(line) for line in stream]
+            return [read_item(json.loads(line)) for line in stream]
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read ({error}); what each item got is not known") from error
+
+
+def read_item(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a prediction with its numbers as they were; its texts may read like one."""
+    return {key: value if key in TEXTS else number(value) for key, value in row.items()}
+
+
+def _measured(line: dict[str, Any]) -> dict[str, Any]:
+    scores = line.get("kind") in ("train", "evaluation")  # others have places, of which some are none
+    return {key: number(value) for key, value in line.items()} if scores else line
 
 
 def read_run(path: Path) -> RunResult:

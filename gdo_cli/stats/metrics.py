@@ -12,12 +12,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, ClassVar
 
 from gdo_cli.stats.outcomes import Interval, Outcome, Paired, mean
-from gdo_cli.support.errors import UserError
+from gdo_cli.stats.wording import SMOOTHING, TOKENIZERS, doubt, require_tokenizer
+from gdo_cli.support.errors import UserError, require_one_of
 
 # Neither SciPy nor sacrebleu is imported before it is needed: every command comes past this file.
 
@@ -27,6 +28,7 @@ Texts = Sequence[str]
 BOOTSTRAP = "bootstrap, paired"
 INDEX = "retention/index"  # see gdo_cli.stats.retention
 DISTANCE = "update/distance"  # how far the trained matrices have moved, by their own norm
+SCORING: dict[str, Any] = {"tokenize": "13a", "lowercase": False, "smooth_method": "exp"}  # sacrebleu's own
 RESAMPLES = 1000  # sacrebleu's own number
 LOWER_IS_BETTER = ("loss", "/kl", "kl/answer", "kl/prompt")  # ends of such measures, where no metric says it
 
@@ -114,10 +116,14 @@ class Metric(Measure):
         title: its name in figures.
         generates: whether it scores text that the model writes on its own. If not, ``predicted`` is what the
             model would put in the answer's places, given the right tokens before; that costs no generation.
+        options: which of ``SCORING`` it has.
+        settings: those of them that are set otherwise.
     """
 
     title: str
     generates: bool = True
+    options: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key(self) -> str:
@@ -128,6 +134,35 @@ class Metric(Measure):
         """Return the score of a model's responses, one or more."""
         raise NotImplementedError
 
+    def words(self, text: str) -> list[str]:
+        """Return what it counts as words; none if it counts something else."""
+        return []
+
+    def doubt(self, references: Texts) -> str | None:
+        """Return why the score cannot be right for these references, if it cannot."""
+        found = doubt(self.words, references)
+        mend = "task.tokenize=zh, ja-mecab or char" if "tokenize" in self.options else "task.score=chrf"
+        return found and f"{self.key} takes whole clauses for words: {found}; {mend} does not"
+
+    def with_settings(self, given: Mapping[str, Any]) -> Metric:
+        """Return the metric as a task sets it, of whose settings others than ``SCORING`` are not read.
+
+        Raises:
+            UserError: a setting that it has not, or a tokenizer that cannot be had.
+        """
+        settings = {key: given[key] for key in SCORING if given.get(key, SCORING[key]) != SCORING[key]}
+        for key, value in settings.items():
+            if key not in self.options:
+                others = " or ".join(metric.name for metric in METRICS.values() if key in metric.options)
+                raise UserError(f"task.{key}={value}: {self.name} has no such setting, {others} has")
+        if not settings:
+            return self
+        require_one_of("task.smooth_method", settings.get("smooth_method", "exp"), SMOOTHING)
+        if "tokenize" in settings:
+            require_one_of("task.tokenize", settings["tokenize"], TOKENIZERS)
+            require_tokenizer(settings["tokenize"])
+        return replace(self, settings=settings)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemMetric(Metric):
@@ -135,9 +170,14 @@ class ItemMetric(Metric):
 
     Attributes:
         of: True or False, or a number, of one response.
+        split: a text into what is counted as its words.
     """
 
     of: Callable[[Response], float]
+    split: Callable[[str], list[str]] = field(default=lambda text: [])
+
+    def words(self, text: str) -> list[str]:
+        return self.split(text)
 
     def score(self, responses: Sequence[Response]) -> Score:
         values = [self.of(response) for response in responses]
@@ -162,7 +202,13 @@ class SacreMetric(Metric):
     def _scorer(self) -> Any:
         import sacrebleu
 
-        return getattr(sacrebleu, self.scorer)()
+        return getattr(sacrebleu, self.scorer)(**self.settings)
+
+    def words(self, text: str) -> list[str]:
+        if "tokenize" not in self.options:
+            return []
+        (tokenize,) = _undocumented(self._scorer(), "tokenizer")
+        return str(tokenize(text)).split()
 
     def score(self, responses: Sequence[Response]) -> Score:
         scorer = self._scorer()
@@ -251,9 +297,11 @@ def _words(text: str) -> list[str]:
 EXACT_MATCH = ItemMetric(
     name="exact_match", title="Exact match", field="correct", generates=False, of=lambda r: r.exact
 )
-BLEU = SacreMetric(name="bleu", title="SacreBLEU", scorer="BLEU")
-TOKEN_F1 = ItemMetric(name="f1", title="Token F1", field="f1", of=lambda r: token_f1(r.predicted, r.answer))
-CHRF = SacreMetric(name="chrf", title="chrF", scorer="CHRF")
+BLEU = SacreMetric(name="bleu", title="SacreBLEU", scorer="BLEU", options=tuple(SCORING))
+TOKEN_F1 = ItemMetric(
+    name="f1", title="Token F1", field="f1", of=lambda r: token_f1(r.predicted, r.answer), split=_words
+)
+CHRF = SacreMetric(name="chrf", title="chrF", scorer="CHRF", options=("lowercase",))
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (EXACT_MATCH, BLEU, TOKEN_F1, CHRF)}
 

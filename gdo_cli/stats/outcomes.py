@@ -96,11 +96,11 @@ def mean(outcomes: Sequence[Outcome]) -> Mean:
 
 
 def plus_minus(value: float, error: float | None, form: str = ".3f") -> str:
-    """Return e.g. ``0.812 ± 0.021``; the value alone where the error is not known, or not bounded.
+    """Return e.g. ``0.812 ± 0.021``; the value alone where the error is not known, or no number.
 
     Args:
         error: what stands behind the sign: a standard error, or half an interval.
     """
-    if error is None or math.isinf(error):
+    if error is None or not math.isfinite(error):
         return format(value, form)
     return f"{value:{form}} ± {error:{form}}"

@@ -1,24 +1,44 @@
 """What a person is told: notices and progress on standard error, tables and results on standard output.
 
-Notices go through the logger ``gdo``, so that who uses gdo as a library can silence or route them.
+Strings are printed as they are, whatever Rich would make of brackets and ``:emoji:``; looks are given beside
+them (:func:`styled`, ``style=``). Notices go through the logger ``gdo``, so that who uses gdo as a library
+can silence or route them.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(markup=False, emoji=False, highlight=False)
+errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 log = logging.getLogger("gdo")
+# What moves a cursor, breaks a line or has no letter: a name with it would pass for something else.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Return text as one line: line breaks and other control characters written as Python writes them."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def styled(*parts: tuple[str, str] | str) -> Text:
+    """Return a line of texts, each as it is, or with the style beside it."""
+    return Text.assemble(*parts)
+
+
+def tell(word: str, style: str, message: str) -> None:
+    """Say a message of one line on standard error, behind a word in a style."""
+    errors.print(styled((word, style), f" {visible(message)}"), soft_wrap=True)
 
 
 class _OnConsole(logging.Handler):
@@ -27,9 +47,9 @@ class _OnConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if record.levelno >= logging.WARNING:
-            errors.print(f"[bold yellow]warning[/] {escape(message)}", highlight=False, soft_wrap=True)
+            tell("warning", "bold yellow", message)
         else:
-            errors.print(message, style="dim", markup=False, highlight=False, soft_wrap=True)
+            errors.print(styled((visible(message), "dim")), soft_wrap=True)
 
 
 if not log.handlers:  # else the program that imports this has its own way
@@ -91,13 +111,13 @@ class Reporter:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
             console=errors,
-            disable=not errors.is_terminal,
+            disable=not errors.file.isatty() or errors.is_dumb_terminal,  # a log in colour is no terminal
             transient=True,
         )
         self.main = self.bars.add_task(title, total=total_steps, status="")
@@ -136,7 +156,7 @@ class Reporter:
         """One line for an evaluation that is done."""
         self.end_evaluation()
         shown = "  ".join(f"{key} {value:.3f}" for key, value in metrics.items() if not key.endswith("_se"))
-        self.bars.console.print(f"[bold]{step!s:>6}[/]  {shown}", highlight=False, soft_wrap=True)
+        self.bars.console.print(styled((f"{step!s:>6}", "bold"), f"  {shown}"), soft_wrap=True)
 
 
 def key_values(rows: dict[str, str]) -> Table:
@@ -145,5 +165,5 @@ def key_values(rows: dict[str, str]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in rows.items():
-        table.add_row(key, value)
+        table.add_row(key, "\n".join(map(visible, value.split("\n"))))
     return table

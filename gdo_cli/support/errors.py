@@ -10,7 +10,13 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the user can put right; the command line prints it in one piece and exits with 2."""
+    """Something the user can put right; the command line prints it in one piece and exits with 2.
+
+    Its arguments are the lines of the message: one, but for lists.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class RunFailed(Exception):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import IO
+from tempfile import gettempdir
+from typing import IO, Any
 
 from gdo_cli.support.errors import UserError
 
+INFINITIES = ("Infinity", "-Infinity")  # as JavaScript and protobuf name them
 PACKAGE = Path(str(files("gdo_cli")))  # where the package lies, whichever of its modules asks
 
 
@@ -32,6 +36,29 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         beside.unlink(missing_ok=True)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return strict JSON, with null for NaN and strings for infinities; :func:`number` reads them."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_words(value), indent=indent, ensure_ascii=False)
+
+
+def _with_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_words(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_words(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else INFINITIES[value < 0]
+    return value
+
+
+def number(value: Any) -> Any:
+    """Return the number that :func:`json_text` wrote, where it is known to have been one."""
+    return math.nan if value is None else float(value) if value in INFINITIES else value
+
+
 def write_for_user(path: Path | None, text: str) -> None:
     """Write a file that was asked for, and its folder; nothing for None.
 
@@ -48,9 +75,14 @@ def write_for_user(path: Path | None, text: str) -> None:
 
 
 def cache_dir() -> Path:
-    """Return where converted weights are kept: ``GDO_CACHE_DIR``, else ``~/.cache/gdo``."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdo"
-    return Path(os.environ.get("GDO_CACHE_DIR", default))
+    """Return where converted weights are kept: ``GDO_CACHE_DIR``, else ``gdo`` in ``XDG_CACHE_HOME`` or
+    ``~/.cache``; among temporary files for a user who has no home."""
+    if own := os.environ.get("GDO_CACHE_DIR"):
+        return Path(os.path.expanduser(own))  # noqa: PTH111 - unlike Path's, it raises nothing without a home
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    if caches.startswith("~"):
+        return Path(gettempdir()) / f"gdo-{os.getuid()}"
+    return Path(caches) / "gdo"
 
 
 def files_sha256(files: list[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +22,16 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], words: int | No
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV; the first one has every column."""
+    """Return rows as CSV; the first one has every column. What is no finite number is left empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _finite(cell) for key, cell in row.items()} for row in rows)
     return stream.getvalue()
+
+
+def _finite(cell: Any) -> Any:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def rate(lr: float) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -59,13 +59,15 @@ class Stop:
         for each in self.handled:  # a second one ends the process, whatever it is doing
             signal.signal(each, signal.SIG_DFL)
         self.asked = number
-        if os.isatty(2):
-            os.write(2, b"\x1b[?25h")  # the cursor, which progress bars hide
+        with suppress(OSError):  # the terminal may be gone
+            if os.isatty(2):
+                os.write(2, b"\x1b[?25h")  # the cursor, which progress bars hide
         if not self.patient:
             raise Stopped(number)
         if is_rank_zero():
             name = NAMES[signal.Signals(number)]
-            os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
+            with suppress(OSError):  # Ctrl-C ends the reader of a pipe too
+                os.write(2, f"\n{name}: ending after this step or batch (again: at once)\n".encode())
 
 
 _stop = Stop()

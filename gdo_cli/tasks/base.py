@@ -7,13 +7,14 @@ whose rows only need a template is YAML alone: see :mod:`gdo_cli.tasks.jsonl`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row
 from gdo_cli.lm.markup import Turns, join
 from gdo_cli.lm.tokens import Query
-from gdo_cli.stats.metrics import EXACT_MATCH, Metric
+from gdo_cli.stats.metrics import EXACT_MATCH, SCORING, Metric
+from gdo_cli.support.identity import IF_SET
 
 ANSWERS = ("letter", "text")  # of the right option, where a task offers options
 
@@ -57,3 +58,19 @@ class Task:
             RowError: a field is missing, empty or not what it should be.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ScoredTask(Task):
+    """A task whose metric has settings, as sacrebleu has them; they stand in the signature that runs record.
+
+    Attributes:
+        tokenize: what BLEU takes for words, e.g. ``zh``, ``ja-mecab``, ``char``
+            (:data:`gdo_cli.stats.wording.TOKENIZERS`).
+        lowercase: whether case counts for nothing.
+        smooth_method: of BLEU's counts of n-grams that are 0.
+    """
+
+    tokenize: str = field(default=SCORING["tokenize"], metadata=IF_SET)
+    lowercase: bool = field(default=SCORING["lowercase"], metadata=IF_SET)
+    smooth_method: str = field(default=SCORING["smooth_method"], metadata=IF_SET)

@@ -12,11 +12,11 @@ from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import LINE_BREAK
 from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
-from gdo_cli.tasks.base import Example, Task
+from gdo_cli.tasks.base import Example, ScoredTask
 
 
 @dataclass(frozen=True)
-class JSONL(Task):
+class JSONL(ScoredTask):
     """Rows of any fields, turned into text by templates in Python's format notation.
 
     Control tokens that templates name (``<start_of_turn>``) are these; what rows name are words.
@@ -46,12 +46,13 @@ class JSONL(Task):
         require_one_of("task.lines", self.lines, ("one", "many"))
         require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
+        _ = self.metric  # refuses what it cannot have
         for key in ("prompt", "completion"):
             _check_template(f"task.{key}", getattr(self, key))
 
     @property
     def metric(self) -> Metric:  # type: ignore[override]
-        return METRICS[self.score]
+        return METRICS[self.score].with_settings(vars(self))
 
     @property
     def multiline(self) -> bool:  # type: ignore[override]

@@ -1,6 +1,7 @@
 """Bring every fault about, for real, and write ``results/reliability.md``.
 
 python -m reliability [--only PART_OF_A_NAME …] [--times AT_MOST] [--jobs N] [--out results/reliability.md]
+python -m reliability --tried
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gdo_cli.lm.device import describe_machine
 from gdo_cli.support.provenance import code_state, versions
 from reliability.faults import FAULTS
 from reliability.registry import Fault
+from reliability.tried import CASES, with_section
 from reliability.work import Outcome, undisturbed
 
 HEAD = """# Reliability
@@ -38,7 +40,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/reliability.md"))
+    parser.add_argument("--tried", action="store_true", help="write that section anew, nothing else")
     arguments = parser.parse_args()
+    if arguments.tried:
+        page = with_section(arguments.out.read_text("utf-8"), CASES.read_text("utf-8"))
+        arguments.out.write_text(page, "utf-8")
+        return
     torch.set_num_threads(1)
     chosen = [f for f in FAULTS if not arguments.only or any(word in f.name for word in arguments.only)]
     machine, code = describe_machine(torch.device("cpu")), code_state()
@@ -50,7 +57,7 @@ def main() -> None:
     changes = " with changes" if code.get("dirty") else ""
     page = HEAD.format(inputs=_bad_inputs()) + "\n".join(lines)
     page += f"\n\nOn {about}; commit {str(code.get('commit', 'unknown'))[:12]}{changes}.\n"
-    arguments.out.write_text(page, "utf-8")
+    arguments.out.write_text(with_section(page, CASES.read_text("utf-8")), "utf-8")
 
 
 def _tried(fault: Fault, at_most: int) -> Outcome:

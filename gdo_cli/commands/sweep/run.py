@@ -11,7 +11,6 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Column, Table
 
 from gdo_cli.commands.sweep.estimate import Estimator
@@ -27,7 +26,7 @@ from gdo_cli.experiment.weights import check_method
 from gdo_cli.models.loading import ModelSource
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.record import RunResult
-from gdo_cli.support.console import console, errors, label_lines, note, warn
+from gdo_cli.support.console import console, label_lines, note, tell, visible, warn
 from gdo_cli.support.errors import RunFailed, UserError, require
 
 WAIT_S = 5.0
@@ -69,7 +68,7 @@ class Job:
                 traceback.print_exc()
                 told = f"{type(error).__name__}: {error}"
             shown = f"{label}: {told}" if self.alone else told
-            errors.print(f"[red]failed[/] {escape(shown)}", highlight=False, soft_wrap=True)
+            tell("failed", "red", shown)
             return Outcome(words, error=told)
 
 
@@ -145,7 +144,7 @@ class _Work:
 
     def announce(self) -> None:
         n, n_open = len(self.sweep.points), len(self.open)
-        console.print(f"{n} points, {n - n_open} of them done already", highlight=False)
+        console.print(f"{n} points, {n - n_open} of them done already")
         if self.pilots:
             shown = ", ".join(RunFolder(config.path).title for _, config in self.pilots)
             note(f"before them, to rank layers by, pilot runs of SFT: {shown}")
@@ -158,18 +157,18 @@ class _Work:
         estimates = []
         for words, config in [*self.pilots, *self.sweep.points]:
             if _done((words, config)):
-                table.add_row("done", config.id, "", "", escape(self.sweep.label(words)))
+                table.add_row("done", config.id, "", "", visible(self.sweep.label(words)))
                 continue
             estimates.append(estimate := estimator.estimate(config))
             hours = "?" if estimate.hours is None else f"{estimate.hours:.2f}"
             memory = "?" if estimate.memory is None else f"{estimate.memory / 2**30:.1f}"
-            table.add_row("open", config.id, hours, memory, escape(self.labels[tuple(words)]))
+            table.add_row("open", config.id, hours, memory, visible(self.labels[tuple(words)]))
         console.print(table)
         if estimates:
             total = sum(estimate.hours or 0 for estimate in estimates)
             most = max(estimate.memory or 0 for estimate in estimates) / 2**30
             told = f"about {total:.1f} h one after another, {most:.1f} GiB at the most; "
-            console.print(told + estimator.sources(estimates), style="dim", highlight=False)
+            console.print(told + estimator.sources(estimates), style="dim")
 
     def run(self) -> bool:
         """Run what is open; True if nothing failed."""
@@ -196,11 +195,11 @@ class _Work:
 
     def report(self) -> None:
         done = len(self.sweep.points) - sum(not _done(point) for point in self.sweep.points)
-        console.print(f"{done} of {len(self.sweep.points)} points done", highlight=False)
+        console.print(f"{done} of {len(self.sweep.points)} points done")
         if self.failed:
             table = _table("failed", "why")
             for label, error in self.failed.values():
-                table.add_row(escape(label), escape(error))
+                table.add_row(visible(label), visible(error))
             console.print(table)
 
 
@@ -249,7 +248,7 @@ def _search(sweep: Sweep, dry_run: bool) -> bool:
     failed, alone = False, sweep.launcher == "basic"
     for words in sweep.searches:
         job = Job(str(Path.cwd()), alone, {}, {}, frozenset(words), sweep.config_dir)
-        console.print(f"hydra/sweeper={sweep.sweeper} searches {escape(' '.join(words))}", soft_wrap=True)
+        console.print(f"hydra/sweeper={sweep.sweeper} searches {visible(' '.join(words))}", soft_wrap=True)
         if not dry_run:
             tried = search(sweep, words, job, Path(sweep.points[0][1].results_dir))
             failed |= any(outcome.error for outcome in tried)
@@ -263,5 +262,5 @@ def _print_tried(tried: list[Outcome], shared: set[str]) -> None:
     for outcome in sorted(tried, key=lambda o: -math.inf if o.score is None else o.score, reverse=True):
         point = " ".join(word for word in outcome.words if word not in shared)
         score = "failed" if outcome.score is None else f"{outcome.score:.4f}"
-        table.add_row(score, escape(point if outcome.error is None else f"{point}: {outcome.error}"))
+        table.add_row(score, visible(point if outcome.error is None else f"{point}: {outcome.error}"))
     console.print(table)
