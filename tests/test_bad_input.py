@@ -20,7 +20,9 @@ from gdo_cli.cli.app import app
 
 TRAIN = "train model=tiny data=sample train.steps=1"
 OWN = f"{TRAIN} task=jsonl task.path=rows.jsonl 'task.prompt=\"{{q}}\"' 'task.completion=\"{{a}}\"'"
-OWN += " 'task.dataset.splits={train: all, validation: all, test: all}'"
+ALL, EACH = "{train: all, validation: all, test: all}", "{train: train, validation: validation, test: test}"
+OWN += f" 'task.dataset.splits={ALL}'"
+SPLITS = ("train", "validation", "test")
 RUN = "runs/tiny/scitail/g_freeze-00000000/seed0"
 GOOD = {"q": "What?", "a": "this"}
 
@@ -83,7 +85,7 @@ def model_folder(**files: bytes | Callable[[Path], object]) -> dict[str, Any]:
 CUSTOM = "train model=custom model.path=model data=sample train.steps=1"
 MINE = "train model=tiny data=sample --config-dir own train=mine"
 LOCAL = "train model=tiny data=local data.dir=data task=qasc train.steps=1"
-LOCAL += " 'task.dataset.splits={train: train, validation: validation, test: test}'"
+LOCAL += f" 'task.dataset.splits={EACH}'"
 _QASC = {"question": "Q?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "A"}
 _QASC |= {"fact1": "f", "fact2": "g", "combinedfact": "h"}
 
@@ -158,7 +160,10 @@ CASES = [
     Case("rows_huge_number", OWN, "rows.jsonl:2", rows(GOOD, b'{"q": ' + b"9" * 10_000 + b"}")),
     Case("rows_nan", OWN, "rows.jsonl:2", rows(GOOD, b'{"q": NaN, "a": "x"}')),
     Case("rows_half_a_character", OWN, "half of a surrogate pair", rows(GOOD, b'{"q": "\\ud800", "a": "x"}')),
-    Case("rows_huge_line", OWN, "longer than train.max_length", rows({"q": "word " * 400_000, "a": "x"})),
+    Case("rows_huge_line", OWN.replace("rows.jsonl", "rows").replace(ALL, EACH),
+         "longer than train.max_length",
+         {f"rows/{name}.jsonl": rows({"q": "word " * 400_000, "a": "x"})["rows.jsonl"] for name in SPLITS}),
+    Case("rows_in_two_splits", OWN, "1 of its 1 rows are rows of task.dataset.splits.train, too", rows(GOOD)),
     Case("rows_field_missing", OWN, "field 'a' is missing", rows({"q": "What?"})),
     Case("rows_field_empty", OWN, "field 'a' is empty", rows({"q": "What?", "a": " "})),
     Case("rows_field_null", OWN, "field 'a' is missing", rows({"q": "What?", "a": None})),

@@ -454,11 +454,19 @@ class HubStandIn:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [{"n": 1}, {"n": 2}]
-        self.load = create_autospec(datasets.load_dataset, return_value=rows)
+        self.load = create_autospec(datasets.load_dataset)
+        self.give(rows)
         self.api = create_autospec(huggingface_hub.HfApi, instance=True)
         self.api.dataset_info.return_value = SimpleNamespace(sha=COMMIT)
         monkeypatch.setattr(datasets, "load_dataset", self.load)
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self.api)
+
+    def give(self, rows: list[Any]) -> None:
+        loaded = datasets.Dataset.from_list(rows)
+        loaded.info.splits = datasets.SplitDict(
+            {name: datasets.SplitInfo(name, num_examples=4) for name in "ab"}
+        )
+        self.load.return_value = loaded
 
 
 @pytest.fixture
@@ -472,7 +480,7 @@ def test_the_commit_of_a_branch_is_loaded_and_recorded(remote: HubStandIn) -> No
     assert remote.load.call_args.args[:2] == ("org/numbers", "small")
     assert remote.load.call_args.kwargs == {"split": "b[:2]", "revision": COMMIT}
     assert [row["n"] for row in split.rows] == [1, 2]
-    assert split.where == ["org/numbers[0]", "org/numbers[1]"]
+    assert split.where == ["org/numbers/b[0]", "org/numbers/b[1]"]
     record = split.provenance
     assert (record["source"], record["commit"], record["split"]) == ("hub", COMMIT, "b[:2]")
     assert (record["rows"], len(record["sha256"])) == (2, 64)
@@ -490,7 +498,7 @@ def test_a_split_that_has_its_name_on_the_hub_keeps_it(remote: HubStandIn) -> No
 
 def test_other_rows_have_another_checksum(remote: HubStandIn) -> None:
     first = load_split(REMOTE, "train", HUB).provenance["sha256"]
-    remote.load.return_value = [{"n": 1}, {"n": 3}]
+    remote.give([{"n": 1}, {"n": 3}])
     assert load_split(REMOTE, "train", HUB).provenance["sha256"] != first
 
 

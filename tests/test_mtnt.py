@@ -6,21 +6,23 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import sacrebleu.utils
-from conftest import RunFactory
+from conftest import TINY_RUN, RunFactory
 from typer.testing import CliRunner
 
 from gdo_cli.cli.app import app
 from gdo_cli.config.build import load_run
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Row
-from gdo_cli.data.rows import load_split
+from gdo_cli.data.rows import SAMPLE_DIR, load_split
 from gdo_cli.experiment import run as experiment
+from gdo_cli.experiment.reopen import read_run_data
 from gdo_cli.figures.groups import sources
 from gdo_cli.stats.metrics import BLEU, Response
 from gdo_cli.tasks.base import Task
@@ -103,11 +105,20 @@ def test_a_data_folder_holds_the_pairs_under_a_name_of_their_own(task: Task, tmp
     assert found == {"train": "train_reverse_direction", "validation": "valid", "test": "test"}
 
 
-def test_the_record_the_listing_and_every_caption_say_what_was_trained_on(
-    task: Task, tiny_run: RunFactory
-) -> None:
+def test_the_record_the_listing_and_every_caption_say_what_was_trained_on(task: Task, tmp_path: Path) -> None:
+    for name, rows in (("train_reverse_direction", "train"), ("valid", "valid"), ("test", "test")):
+        (tmp_path / "data/mtnt").mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLE_DIR / f"mtnt/{rows}.jsonl", tmp_path / f"data/mtnt/{name}.jsonl")
+    local = ["data=local", f"data.dir={tmp_path / 'data'}", "probe=[]"]
     said = "not trained on MTNT's own train split but on its 1,908 French to English"
-    run = experiment.run(tiny_run("task=mtnt_reverse", "method=sft", "task.max_new_tokens=4"))
+    small = [word for word in TINY_RUN if not word.startswith(("probe", "data"))]
+    words = [
+        "task=mtnt_reverse",
+        "method=sft",
+        "task.max_new_tokens=4",
+        f"results_dir={tmp_path / 'results'}",
+    ]
+    run = experiment.run(load_run([*small, *local, *words]))
     assert run.record.data["note"] == task.dataset.note
     assert task.dataset.note.startswith(said)
     assert run.record.data["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|")
@@ -118,6 +129,11 @@ def test_the_record_the_listing_and_every_caption_say_what_was_trained_on(
     assert "trained on 1,908 pairs of the other direction, turned round: not on MTNT's" in " ".join(
         listed.output.split()
     )
+
+
+def test_what_is_not_true_of_the_sample_is_not_said_of_it(task: Task, tiny_run: RunFactory) -> None:
+    assert task.dataset.note
+    assert "note" not in read_run_data(tiny_run("task=mtnt_reverse")).provenance
 
 
 def test_a_note_is_no_part_of_a_runs_identity(tiny_run: RunFactory) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +138,7 @@ def print_run(run: RunResult) -> None:
     facts = {
         "run": f"{run.title}  ({run.path})",
         "model": f"{run.name['model']}  {_pairs(record.weights)}",
-        "data": f"{data['source']}; {data['validation_items']} validation, {data['test_items']} test items"
-        + (f"; {data['note']}" if "note" in data else ""),
+        "data": "; ".join(_rows(data)),
         "method": f"{run.label}  {_pairs(record.config['method'])}",
         "layers": _pairs(record.to_dict()["layers"]),
         "parameters": f"{parameters.base:,} base, {parameters.added:,} added, "
@@ -164,6 +163,21 @@ def print_run(run: RunResult) -> None:
     console.print()
     print_metrics(_start_and_end(run))
     _print_ranking(run)
+
+
+def _rows(data: dict[str, Any]) -> Iterator[str]:
+    """Where a run's rows are from, how many were measured, and what was left out."""
+    yield str(data["source"])
+    yield f"{data['validation_items']} validation, {data['test_items']} test items"
+    for role in ("train", "validation", "test"):
+        if n := data.get(f"{role}_too_long"):
+            yield f"{n} {role} examples too long"
+        if n := data.get(role, {}).get("skipped_rows"):
+            yield f"{n} {role} rows unusable"
+    for which, n in data.get("repeated_prompts", {}).items():
+        yield f"{n} prompts of {which}, too"
+    if "note" in data:
+        yield str(data["note"])
 
 
 def _pairs(values: dict[str, Any]) -> str:

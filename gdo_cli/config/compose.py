@@ -24,7 +24,7 @@ try:  # all of Hydra that gdo uses; with another version, this is what fails
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Override, OverrideType
+    from hydra.core.override_parser.types import Override, OverrideType, QuotedString, Transformer
     from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -33,7 +33,8 @@ except ImportError as error:
     found = version("hydra-core")
     raise UserError(f"hydra-core {found}: gdo needs another: pip install 'hydra-core{HYDRA}'") from error
 
-__all__ = ["Callbacks", "Composer", "HydraConfig", "HydraContext", "Override", "Plugins", "RunMode", "key_of"]
+__all__ = ["Callbacks", "Composer", "HydraConfig", "HydraContext", "Override", "Plugins", "RunMode"]
+__all__ += ["alternatives", "key_of"]
 _REFERRED_TO = ("suite", "length")  # the second refers to the first
 # What choices of bundled options give: the package's own files stay as they are while it runs.
 _BUNDLED: dict[tuple[str, ...], DictConfig] = {}
@@ -45,6 +46,36 @@ Conf = Union[Path, "Composer", None]
 def key_of(override: Override) -> str:
     """Return the dotted key that an override is of."""
     return str(override.get_key_element()).lstrip("+~")
+
+
+def alternatives(override: Override) -> dict[Any, str]:
+    """Return the values that an override names, one or several, each with its text as an override has it.
+
+    The keys are equal where the values are, however they are written: ``.25``, ``'0.25'`` and ``2.5e-1``.
+    """
+    named = override.sweep_iterator() if override.is_discrete_sweep() else [override._value]
+    option = override.key_or_group in GROUPS  # whose names need no quotes
+    values: dict[Any, str] = {}
+    for value in named:
+        text = value.text if option and isinstance(value, QuotedString) else Transformer.str(value)
+        values.setdefault(_meaning(value), text)
+    return values
+
+
+def _meaning(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        value = value.text
+    if isinstance(value, list):
+        return tuple(map(_meaning, value))
+    if isinstance(value, dict):
+        return frozenset((_meaning(key), _meaning(item)) for key, item in value.items())
+    word = str(value)
+    if isinstance(value, bool) or value is None or word.lower() in ("true", "false", "null"):
+        return "null" if value is None else word.lower()
+    try:
+        return repr(float(word))  # not the number itself: nan is not equal to nan
+    except ValueError:
+        return word
 
 
 class _OwnFirst(SearchPathPlugin):
@@ -103,6 +134,9 @@ class Composer:
             config = self.load(overrides)  # Hydra knows how, or what is wrong
         OmegaConf.set_struct(config, False)
         with self.messages(overrides):
+            layers = config.get("layers")
+            if OmegaConf.is_list(layers) and all(type(index) is int for index in layers):
+                config["layers"] = sorted(layers)  # a set of them is the same run in any order
             for key in _REFERRED_TO:
                 if key in config:
                     config[key] = config[key]  # resolved once, not for every setting that refers to it
@@ -155,15 +189,17 @@ class Composer:
                 raise UserError(f"{text}: several values; only settings of runs can be swept")
         elif group in GROUPS:
             value, known = override.value(), options(group, self.config_dir)
+            several = f" (gdo sweep takes several: {group}=a,b without quotes or brackets)"
             if override.is_delete():
                 raise UserError(f"{text}: a run needs one; {suggest('', known)}")
             listed = group == "probe" and isinstance(value, list)
             if not (isinstance(value, str) or listed or (group == "experiment" and value is None)):
-                raise UserError(f"{text}: name one option; {suggest(str(value), known)}")
+                raise UserError(f"{text}: name one option{several}; {suggest(str(value), known)}")
             # A name becomes a folder's, and must not lead out of its group.
             names = [str(name) for name in (value if listed else [value])]
             if not all(re.fullmatch(r"(?!.*\.\.)[\w.+-]*", name) for name in names):
-                raise UserError(f"{text}: a name, not a path; {suggest('', known)}")
+                asked = f"name one option{several}" if "," in text else "a name, not a path"
+                raise UserError(f"{text}: {asked}; {suggest('', known)}")
         return override
 
     @contextmanager

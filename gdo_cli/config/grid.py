@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gdo_cli.config.build import load_run
-from gdo_cli.config.compose import Composer, Conf, Override, RunMode, key_of
+from gdo_cli.config.compose import Composer, Conf, Override, RunMode, alternatives, key_of
 from gdo_cli.config.options import GROUPS
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.support.errors import UserError, require
@@ -94,7 +94,8 @@ def load_sweep(overrides: list[str], conf: Conf = None) -> Sweep:
     ]
     setups = [composer.load(words, RunMode.MULTIRUN) for words in settings]
     with composer.messages():
-        grids = [g for setup, words in zip(setups, experiments, strict=True) for g in _grids(setup, words)]
+        pairs = zip(setups, experiments, strict=True)
+        grids = [grid for setup, words in pairs for grid in _grids(setup, words, composer)]
     choices = setups[0].hydra.runtime.choices
     launcher, sweeper = str(choices["hydra/launcher"]), str(choices["hydra/sweeper"])
     search = sweeper != "basic"
@@ -115,48 +116,59 @@ def _each_experiment(given: list[Override], composer: Composer) -> list[list[Ove
     """The overrides once for every experiment that they name, and every model, on which its grid may hang."""
     if not any(o.key_or_group == "experiment" for o in given):
         return [given]
-    alternatives = [
-        composer.parse([f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()], sweeps=True)
+    choices = [
+        composer.parse([f"{o.key_or_group}={value}" for value in alternatives(o).values()], sweeps=True)
         if o.key_or_group in ("experiment", "model") and o.is_discrete_sweep()
         else [o]
         for o in given
     ]
-    return [list(choice) for choice in product(*alternatives)]
+    return [list(choice) for choice in product(*choices)]
 
 
-def _grids(setup: DictConfig, given: list[Override]) -> list[list[str]]:
+def _grids(setup: DictConfig, given: list[Override], composer: Composer) -> list[list[str]]:
     """The grids of an experiment and of ``hydra.sweeper.params``, as lists of overrides with sweeps."""
-    named = {key_of(o): o.input_line.partition("=")[2] for o in given}
+    named = {key_of(o): o for o in given}
     params = setup.hydra.sweeper.get("params") or {}
     grids = []
-    for grid in _narrowed(OmegaConf.select(setup, "sweep") or {}, named):
+    for grid in _narrowed(OmegaConf.select(setup, "sweep") or {}, named, composer):
         words = [o.input_line for o in given if key_of(o) not in grid]
         words += [f"{key}={value}" for key, value in grid.items()]
-        others = {k: v for k, v in params.items() if k not in named and k not in grid}
-        words += [f"{key}={','.join(_alternatives(value))}" for key, value in others.items()]
+        words += [f"{key}={_text(value)}" for key, value in params.items() if key not in {*named, *grid}]
         grids.append(words)
     return grids
 
 
-def _narrowed(experiment: Any, named: dict[str, str]) -> list[dict[str, str]]:
+def _narrowed(experiment: Any, named: dict[str, Override], composer: Composer) -> list[dict[str, str]]:
     """What an experiment sweeps beside the overrides that are named already, as key → alternatives."""
     if not OmegaConf.is_list(experiment):
-        return [{str(k): ",".join(_alternatives(v)) for k, v in experiment.items() if k not in named}]
+        return [{str(k): _text(v) for k, v in experiment.items() if k not in named}]
     narrowed = []
     for grid in experiment:
-        choices = {str(key): _alternatives(value) for key, value in grid.items()}
+        # An interval is a choice of its own.
+        choices = {k: _text(v) for k, v in grid.items() if k not in named or not named[k].is_interval_sweep()}
         for key in choices.keys() & named.keys():
-            choices[key] = [value for value in choices[key] if value in named[key].split(",")]
+            wanted = alternatives(named[key])
+            (own,) = composer.parse([f"{key}={choices[key]}"], sweeps=True)
+            choices[key] = ",".join(text for value, text in alternatives(own).items() if value in wanted)
         if all(choices.values()):
-            narrowed.append({key: ",".join(values) for key, values in choices.items()})
+            narrowed.append(choices)
     return narrowed or [{}]
 
 
-def _alternatives(value: Any) -> list[str]:
-    """The words, between commas, that Hydra takes for the values of a key; a mapping is one value."""
+def _text(value: Any) -> str:
+    """What an experiment sweeps over as Hydra has it on a command line; a mapping is one value, and so is a
+    list in a list."""
+    if not OmegaConf.is_list(value):
+        return _element(value)
+    return ",".join(map(_element, value))
+
+
+def _element(value: Any) -> str:
     if OmegaConf.is_dict(value):
-        return ["{" + ",".join(f"{key}:{item}" for key, item in value.items()) + "}"]
-    return list(map(str, value)) if OmegaConf.is_list(value) else str(value).split(",")
+        return "{" + ",".join(f"{key}:{_element(item)}" for key, item in value.items()) + "}"
+    if OmegaConf.is_list(value):
+        return "[" + ",".join(map(_element, value)) + "]"
+    return "null" if value is None else str(value)
 
 
 def _points(words: list[str], composer: Composer, search: bool) -> list[list[str]]:
@@ -168,10 +180,8 @@ def _points(words: list[str], composer: Composer, search: bool) -> list[list[str
         if override.is_interval_sweep():
             require(search, f"{override.input_line}: an interval is searched, with hydra/sweeper=optuna")
             values[key] = [f"{key}={end}" for end in (override.value().start, override.value().end)]
-        elif override.is_sweep_override():
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+            values[key] = [f"{key}={text}" for text in alternatives(override).values()]
     if not search:
         return [list(point) for point in product(*values.values())]
     corner = {key: of_key[0] for key, of_key in values.items()}

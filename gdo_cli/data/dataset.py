@@ -60,14 +60,25 @@ class Split:
     """Rows of one split, with where each came from, and a record for the result.
 
     Attributes:
-        where: per row, ``file:line`` or ``dataset[index]``.
+        where: per row, ``file:line`` or ``dataset/split[index]``.
         provenance: source, files or hub commit, and a checksum of the rows.
+        rejected: what was wrong with lines that hold no row.
+        files: per row, the file behind all links.
     """
 
     rows: list[Row]
     where: list[str]
     provenance: dict[str, Any]
     rejected: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[str]:
+        """Per row, what no other row has: the file behind all links, and the line."""
+        if not self.files:
+            return self.where
+        lines = (place.rpartition(":")[2] for place in self.where)
+        return [f"{file}:{line}" for file, line in zip(self.files, lines, strict=True)]
 
 
 def parse_spec(spec: str) -> Iterator[tuple[str, slice]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gdo_cli.data.dataset import Dataset, HubDataset, Row, Split, parse_spec
 from gdo_cli.support.errors import UserError, first_line
 
+Loaded = tuple[list[Row], str | None, dict[str, int]]  # rows, their commit, rows of each whole split
 _REVERSE = "_reverse"  # behind the name of a split of sacrebleu's, from French to English
 
 
@@ -19,14 +21,29 @@ def load_from_hub(dataset: Dataset, spec: str) -> Split:
     if dataset.hub.path.startswith("sacrebleu:"):
         return _from_sacrebleu(dataset, dataset.hub.path.partition(":")[2], spec)
     found = _from_cache(dataset.hub, spec)
-    rows, commit = found if found is not None else _download(dataset, spec)
+    rows, commit, lengths = found if found is not None else _download(dataset, spec)
     hub = dataset.hub
     provenance = {"source": "hub", "path": hub.path, "name": hub.name, "commit": commit, "split": spec}
-    return _with_checksum(rows, [f"{hub.path}[{i}]" for i in range(len(rows))], provenance)
+    return _with_checksum(rows, _places(hub.path, spec, lengths, len(rows)), provenance)
 
 
-def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
-    """The rows that an earlier download left, and their commit; asks nothing. None if they are not there."""
+def _places(path: str, spec: str, lengths: Mapping[str, int], rows: int) -> list[str]:
+    """Where each row of a split lies in the whole of it, so that splits can be told apart."""
+    from datasets import ReadInstruction
+
+    if not lengths:
+        return [f"{path}/{spec}[{i}]" for i in range(rows)]
+    parts = ReadInstruction.from_spec(spec).to_absolute(lengths)
+    taken = [(p.splitname, range(lengths[p.splitname])[p.from_ : p.to]) for p in parts]
+    return [f"{path}/{name}[{i}]" for name, indices in taken for i in indices]
+
+
+def _lengths(splits: Any) -> dict[str, int]:
+    return {str(name): int(split.num_examples) for name, split in (splits or {}).items()}
+
+
+def _from_cache(hub: HubDataset, spec: str) -> Loaded | None:
+    """What an earlier download left; asks nothing. None if it is not there."""
     from datasets import disable_progress_bars
 
     try:
@@ -42,12 +59,13 @@ def _from_cache(hub: HubDataset, spec: str) -> tuple[list[Row], str] | None:
         builder = Cache(dataset_name=name, repo_id=hub.path, config_name=hub.name, **newest)
         if hub.revision not in ("main", builder.hash):
             return None
-        return [dict(row) for row in builder.as_dataset(split=spec)], builder.hash
+        rows: list[Row] = [dict(row) for row in builder.as_dataset(split=spec)]
+        return rows, builder.hash, _lengths(builder.info.splits)
     except (ValueError, KeyError, OSError):
         return None
 
 
-def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
+def _download(dataset: Dataset, spec: str) -> Loaded:
     from datasets import load_dataset
     from huggingface_hub import HfApi, constants
 
@@ -59,7 +77,7 @@ def _download(dataset: Dataset, spec: str) -> tuple[list[Row], str | None]:
         loaded = load_dataset(hub.path, hub.name, split=spec, revision=commit)
     except Exception as error:
         raise UserError(_no_hub(dataset, hub.path, error)) from error
-    return [dict(row) for row in loaded], commit
+    return [dict(row) for row in loaded], commit, _lengths(loaded.info.splits)
 
 
 def _no_hub(dataset: Dataset, what: str, error: BaseException) -> str:
@@ -82,6 +100,7 @@ def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
     from sacrebleu.utils import get_reference_files, get_source_file
 
     rows: list[Row] = []
+    where: list[str] = []
     for name, take in parse_spec(spec):
         test_set = f"{path}/{name.removesuffix(_REVERSE)}"
         languages = ("fr", "en") if name.endswith(_REVERSE) else ("en", "fr")
@@ -96,7 +115,7 @@ def _from_sacrebleu(dataset: Dataset, path: str, spec: str) -> Split:
                 f"{test_set}: {len(source)} source and {len(target)} target lines; fetch it again"
             )
         rows += [dict(zip(languages, texts, strict=True)) for texts in zip(source, target, strict=True)][take]
-    where = [f"{path}[{i}]" for i in range(len(rows))]
+        where += [f"{path}/{name}[{i}]" for i in range(len(source))][take]
     return _with_checksum(rows, where, {"source": "sacrebleu", "path": path, "split": spec})
 
 

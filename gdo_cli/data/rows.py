@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split, parse_spec
 from gdo_cli.data.hub import load_from_hub
+from gdo_cli.data.overlap import three_splits
+from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError, suggest
 from gdo_cli.support.files import PACKAGE
 
@@ -73,8 +75,14 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
     rows: list[Row] = []
     where: list[str] = []
     rejected: list[str] = []
+    files: list[str] = []
     digest = hashlib.sha256()
     for name, take in parse_spec(spec):
+        if only and name not in ("all", only.stem):
+            raise UserError(
+                f"{only}: split {spec!r}: one file has no {name!r}; its rows are 'all', e.g. "
+                + three_splits("all", len(read_jsonl(only)[0]))
+            )
         file = only or folder / f"{name}.jsonl"
         if not file.is_file():
             there = [path.stem for path in folder.glob("*.jsonl")]
@@ -82,17 +90,18 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
         part_rows, part_where, part_rejected = read_jsonl(file, digest)
         rows += part_rows[take]
         where += part_where[take]
+        files += [str(file.resolve())] * len(part_rows[take])
         rejected += _within(take, part_rejected, len(part_rows))
     if not rows and only and part_rows:
         raise UserError(
             f"{only}: split {spec!r} holds none of its {len(part_rows)} rows; choose others, e.g. "
-            "'task.dataset.splits.train=\"all[:-20]\"' (and validation, and test)"
+            + three_splits("all", len(part_rows))
         )
     if not rows:
         unread = f"; {len(rejected)} lines cannot be read: {'; '.join(rejected[:3])}" if rejected else ""
         raise UserError(f"{only or folder}: split {spec!r} holds no rows{unread}")
     provenance = {"source": source, "split": spec, "sha256": digest.hexdigest(), "rows": len(rows)}
-    return Split(rows, where, provenance, rejected)
+    return Split(rows, where, provenance, rejected, files)
 
 
 def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str]:
@@ -116,7 +125,7 @@ def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], li
                 digest.update(line)
             if not line.strip():
                 continue
-            place = f"{file.parent.name}/{file.name}:{number}"
+            place = f"{Path(*file.parts[-2:])}:{number}"
             try:
                 rows.append(_object(line))
                 where.append(place)
@@ -169,4 +178,6 @@ def convert(split: Split, make: Callable[[Row], T], max_bad: float) -> list[T]:
             f"{len(bad)} of {total} rows cannot be used, more than data.max_bad_rows={max_bad} allows; "
             "the first: " + "; ".join(bad[:3])
         )
+    if bad:
+        warn(f"{len(bad)} of {total} rows cannot be used and are left out; the first: {bad[0]}")
     return done

@@ -98,16 +98,27 @@ class Evaluator:
         self.provenance["train_too_long"] = len(too_long)
         if len(too_long) == len(queries) or len(too_long) > 0.05 * len(queries):
             raise UserError(
-                f"{len(too_long)} of {len(queries)} train examples are longer than "
-                f"train.max_length={longest + 1} tokens; raise it (answers are never cut)"
+                f"{self._told(len(too_long), len(queries), 'train')}; raise it (answers are never cut)"
             )
+        if too_long:
+            warn(f"{self._told(len(too_long), len(queries), 'train')} and are left out")
         return LazilyEncoded(self.encoder, [q for i, q in enumerate(queries) if i not in too_long])
 
+    def _told(self, n: int, total: int, role: str) -> str:
+        return f"{n} of {total} {role} examples are longer than train.max_length={self.max_length} tokens"
+
     def _pairs(self, role: str, examples: list[Example]) -> list[tuple[Example, Encoded]]:
+        """The examples that are short enough, without those that are shown in front, and are measured."""
         pairs = list(zip(examples, self._encode(examples), strict=True))
-        longest = self.max_length - 1
-        self.provenance[f"{role}_too_long"] = sum(len(q) > longest for _, q in pairs)
-        pairs = [(e, q) for e, q in pairs if len(q) <= longest]
+        if unsaid := [e for e, q in pairs if not q.continuation]:
+            raise UserError(f"{role}: the model's tokenizer has no token for the answer {unsaid[0].answer!r}")
+        pairs = [(e, q) for e, q in pairs if len(q) < self.max_length]
+        n, total = len(examples) - len(pairs), len(examples)
+        self.provenance |= {f"{role}_too_long": n, f"{role}_items": len(pairs)}
+        if n and not pairs:
+            raise UserError(f"{self._told(n, total, role)}; raise it (answers are never cut)")
+        if n:
+            warn(f"{self._told(n, total, role)} and are left out: {len(pairs)} are measured; raise it")
         if not self.shown:
             return pairs
         shown = self.encoder.many([e.query(self.shown) for e, _ in pairs])

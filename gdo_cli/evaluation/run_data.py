@@ -6,15 +6,18 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, TypeVar
 
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split
+from gdo_cli.data.overlap import repeated, require_apart
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import Query
 from gdo_cli.probes.base import Probe
+from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError
 from gdo_cli.tasks.base import Example, Task
 
@@ -81,22 +84,52 @@ def read_data(
         UserError: missing data, or more unusable rows than allowed.
     """
     provenance: dict[str, Any] = {"source": source_of(task.dataset, source)}
-    provenance |= {"note": task.dataset.note} if task.dataset.note else {}
+    if task.dataset.note and provenance["source"] != "sample":
+        provenance["note"] = task.dataset.note
+    splits: dict[str, Split] = {}  # by the overrides that choose them
     examples: dict[str, list[Example]] = {}
     for role in ROLES:
-        split = load_split(task.dataset, role, source)
+        split = splits[f"task.dataset.splits.{role}"] = load_split(task.dataset, role, source)
         examples[role] = convert(split, task.example, source.max_bad_rows)
         provenance[role] = split.provenance
-    validation = subset(examples["validation"], evaluation.items)
-    test = subset(examples["test"], evaluation.final_items)
+    examples["validation"] = subset(examples["validation"], evaluation.items)
+    examples["test"] = subset(examples["test"], evaluation.final_items)
     asked = {}
     for name, probe in probes.items():
-        rows, shown, record = _probe_rows(name, probe, source, evaluation.half)
-        asked[name], provenance[f"probe/{name}"] = (rows, shown), record
-    texts, record = _replay_texts(replay, source)
-    provenance |= {"validation_items": len(validation), "test_items": len(test)} | record
+        asked[name], record = _probe_rows(name, probe, source, evaluation.half, splits)
+        provenance[f"probe/{name}"] = record
+    texts, record = _replay_texts(replay, source, splits)
+    _check_apart(splits)
+    provenance |= {f"{role}_items": len(examples[role]) for role in ROLES[1:]} | record
+    if again := _repeated(examples):
+        provenance["repeated_prompts"] = again
     solved = subset(examples["train"], shots)
-    return RunData(examples["train"], validation, test, asked, texts, solved, provenance)
+    return RunData(**examples, probes=asked, replay=texts, shots=solved, provenance=provenance)
+
+
+def _check_apart(splits: Mapping[str, Split]) -> None:
+    """What is measured is neither learnt nor shown, and what the run is judged by has chosen nothing."""
+
+    def of(*roles: str) -> dict[str, Split]:
+        return {key: split for key, split in splits.items() if key.rpartition(".")[2] in roles}
+
+    require_apart(of("train", "replay"), of("validation", "test", "eval"))
+    require_apart(of("validation"), of("test"))
+    require_apart(of("shots"), of("eval"))
+
+
+def _repeated(examples: Mapping[str, list[Example]]) -> dict[str, int]:
+    """How many items have the prompt of another split's row; said, if there are any."""
+    found = {}
+    for first, second in combinations(ROLES, 2):
+        again = repeated([e.prompt for e in examples[second]], (e.prompt for e in examples[first]))
+        if again:
+            found[f"{second} in {first}"] = len(again)
+            warn(
+                f"{len(again)} of {len(examples[second])} {second} items have the prompt of a {first} row: "
+                f"what is measured on them may be memory; the first: {again[0][:60]!r}"
+            )
+    return found
 
 
 def sampled_parts(
@@ -124,11 +157,13 @@ def changed_splits(dataset: Dataset, source: DataConfig, before: dict[str, Any])
     return []
 
 
-def _replay_texts(replay: Rehearsed | None, source: DataConfig) -> tuple[list[Query], dict[str, Any]]:
+def _replay_texts(
+    replay: Rehearsed | None, source: DataConfig, splits: dict[str, Split]
+) -> tuple[list[Query], dict[str, Any]]:
     """What the method rehearses, and where it is from; nothing for a method that does not."""
     if replay is None:
         return [], {}
-    split = load_split(replay.dataset, "replay", source)
+    split = splits["method.dataset.splits.replay"] = load_split(replay.dataset, "replay", source)
     texts = convert(split, _stripped, source.max_bad_rows)
     texts = [text for text in texts if len(text) >= replay.min_characters]
     if not texts:
@@ -148,14 +183,18 @@ def _stripped(row: Row) -> str:
 
 
 def _probe_rows(
-    name: str, probe: Probe, data: DataConfig, half: str
-) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    name: str, probe: Probe, data: DataConfig, half: str, splits: dict[str, Split]
+) -> tuple[tuple[list[Row], list[Row]], dict[str, Any]]:
+    """The rows that a probe asks and those that it shows, and a record; both splits are put to the others."""
+    key = f"probe.{name}.dataset.splits"
     shots: list[Row] = []
     if probe.shots:
-        source = load_split(probe.dataset, "shots", data)
+        source = splits[f"{key}.shots"] = load_split(probe.dataset, "shots", data)
         shots = subset(_usable(probe, source, data), probe.shots)
-    split = load_split(probe.dataset, "eval", data)
+    split = splits[f"{key}.eval"] = load_split(probe.dataset, "eval", data)
     usable = _usable(probe, split, data)
+    if not usable:
+        raise UserError(f"{key}.eval: none of its {len(split.rows)} rows has anything to ask; name another")
     offered = held_out(usable) if half == "holdout" else usable
     if not offered:
         raise UserError(
@@ -163,7 +202,8 @@ def _probe_rows(
             "evaluation.half=explore: none is left; leave the probe out, or name a larger split"
         )
     rows = subset(offered, probe.items)
-    return rows, shots, split.provenance | {"items": len(rows)}
+    record = split.provenance | {"items": len(rows), "usable_rows": len(usable)}
+    return (rows, shots), record
 
 
 def _usable(probe: Probe, split: Split, data: DataConfig) -> list[Row]:

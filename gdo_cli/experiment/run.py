@@ -265,6 +265,12 @@ class _Run:
         probes = {key: value for key, value in self.last.metrics.items() if not key.startswith("task/")}
         self.reporter.evaluation("final", test.metrics)
         rows = [row for row in self.last.predictions if not row["part"].startswith("task/")]
+        measured = {
+            key.partition("/")[0] for key, value in (test.metrics | probes).items() if math.isfinite(value)
+        }
+        asked = [*(["task"] if self.config.evaluation.final_items != 0 else []), *self.evaluator.probes]
+        if missing := [part for part in asked if part not in measured]:
+            raise RunFailed(f"{self.where()}: no score of {', '.join(missing)}")
         return Evaluation(test.metrics | probes, test.predictions + rows)
 
     def finish(self, lm: AnswerLM) -> RunResult:

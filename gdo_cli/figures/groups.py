@@ -195,11 +195,15 @@ def errors_told(what: str, runs: Iterable[RunResult]) -> str:
 def sources(runs: Sequence[RunResult]) -> str:
     """Return what a figure rests on: model, data, learning rates, seeds, hardware; for the line under it."""
     data = sorted({str(run.record.data["source"]) for run in runs})
+    every = {
+        part.get("source") for run in runs for part in run.record.data.values() if isinstance(part, dict)
+    }
+    beside = " (probes: BUNDLED SAMPLE)" if "sample" in every - set(data) else ""
     seeds = sorted({run.seed for run in runs})
     machines = sorted({str(r.record.machine["gpu"] or r.record.machine["cpu"]) for r in runs})
     parts = [
         ", ".join(sorted({_model(run) for run in runs})),
-        "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data",
+        "BUNDLED SAMPLE, not the real data" if data == ["sample"] else ", ".join(data) + " data" + beside,
         *_notes(runs),
         *_rates(runs),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -17,13 +18,15 @@ from gdo_cli.tasks.base import Example, ScoredTask
 
 @dataclass(frozen=True)
 class JSONL(ScoredTask):
-    """Rows of any fields, turned into text by templates in Python's format notation.
+    r"""Rows of any fields, turned into text by templates in Python's format notation.
 
+    In templates ``\n`` is a line break, ``\t`` a tab and ``\\`` a backslash, wherever they are written:
+    quotes of the command line and of YAML leave them as they are, or not.
     Control tokens that templates name (``<start_of_turn>``) are these; what rows name are words.
 
     Attributes:
         path: file or folder of the rows; a file is split by the slices in ``dataset.splits``.
-        prompt: template of the prompt, e.g. ``"Question: {question}\\nAnswer:"``.
+        prompt: template of the prompt, e.g. ``"Question: {question}\nAnswer:"``.
         completion: template of the answer, e.g. ``"{answer}"``; its leading space is added.
         messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
             used instead of the templates when set.
@@ -48,7 +51,10 @@ class JSONL(ScoredTask):
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         _ = self.metric  # refuses what it cannot have
         for key in ("prompt", "completion"):
-            _check_template(f"task.{key}", getattr(self, key))
+            # A run's id is made of this form; read once more, as from its record, it is the same.
+            template = re.sub(r"\\([nt\\])", _unescaped, getattr(self, key))
+            object.__setattr__(self, key, template)
+            _check_template(f"task.{key}", template)
 
     @property
     def metric(self) -> Metric:  # type: ignore[override]
@@ -84,6 +90,10 @@ class JSONL(ScoredTask):
         return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
 
 
+def _unescaped(found: re.Match[str]) -> str:
+    return {"n": "\n", "t": "\t"}.get(found[1], found[0])
+
+
 def _check_template(key: str, template: str) -> None:
     """Only plain fields: ``{name}``; no conversions, formats, attributes or indices."""
     try:
@@ -99,7 +109,7 @@ def _fill(template: str, row: Row) -> Markup:
     """The template with the row's fields; numbers are written as they are."""
     filled = Markup()
     for literal, name, _, _ in string.Formatter().parse(template):
-        filled += Markup(literal)
+        filled += Markup(literal.replace("\\\\", "\\"))
         if name is not None:
             value = row.get(name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)

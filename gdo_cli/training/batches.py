@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gdo_cli.lm.batching import by_length, pad
 from gdo_cli.lm.tokens import Encoded
+from gdo_cli.support.errors import UserError
 from gdo_cli.training.config import TrainConfig
 
 
@@ -38,7 +39,11 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
 
     Args:
         eos_id: None for texts that go on where they are cut.
+    Raises:
+        UserError: an answer without a token, of which nothing but its end would be learnt.
     """
+    if eos_id is not None and not all(e.continuation for e in examples):
+        raise UserError("train: the model's tokenizer has no token for an answer; leave that row out")
     ends = [[] if eos_id is None else [eos_id if e.end is None else e.end] for e in examples]
     rows = [e.context + e.continuation + end for e, end in zip(examples, ends, strict=True)]
     input_ids_BT = pad(rows)
