@@ -45,7 +45,7 @@ def fv(
     and the floor (heads drawn at random).
     """
     found = finished(run, results)
-    from gdo_cli.cli.tables import print_function_vectors
+    from gdo_cli.cli.findings import print_function_vectors
     from gdo_cli.commands.analyze.fv import FunctionVectors
     from gdo_cli.commands.analyze.skeleton import analyse
 
@@ -76,7 +76,7 @@ def drift(
     lost format from lost knowledge.
     """
     found = finished(run, results)
-    from gdo_cli.cli.tables import print_drift
+    from gdo_cli.cli.findings import print_drift
     from gdo_cli.commands.analyze.drift import Drift
     from gdo_cli.commands.analyze.skeleton import analyse
 
@@ -103,7 +103,7 @@ def steer(
     in its base; as a control, a random vector of the same length.
     """
     found = finished(run, results)
-    from gdo_cli.cli.tables import print_steering
+    from gdo_cli.cli.findings import print_steering
     from gdo_cli.commands.analyze.skeleton import analyse
     from gdo_cli.commands.analyze.steer import Steering
 
