@@ -289,7 +289,7 @@ GROWING: dict[str, Method] = {
 
 
 # Told by one forward pass on the meta device: a norm stands between the projections.
-RUN_TO_TELL = {("bitnet", name) for name in GROWING if name != "g_train"}
+RUN_TO_TELL = {("bitnet", name) for name in GROWING}
 
 
 def exported(method: Method, model: PreTrainedModel, layers: list[int] | None, folder: Path) -> float:
