@@ -98,7 +98,7 @@ SEPARATE = {
     "gptj": (["fc_in", "fc_out"], ["fc_out"]),
     "codegen": (["fc_in", "fc_out"], ["fc_out"]),
     "phi": (["fc1", "fc2"], ["fc2"]),
-    "falcon": (["dense_h_to_4h", "dense_4h_to_h"], ["dense_4h_to_h"]),
+    "gpt_neox": (["dense_h_to_4h", "dense_4h_to_h"], ["dense_4h_to_h"]),
     "mpt": (["ffn.up_proj", "ffn.down_proj"], ["ffn.down_proj"]),
     "granite": (["q_proj", "k_proj", "v_proj", "o_proj"], ["o_proj"]),
     "xglm": (["fc1", "fc2"], ["fc2"]),
