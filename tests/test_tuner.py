@@ -24,6 +24,8 @@ from transformers import (
     BertModel,
     BitNetConfig,
     BitNetForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GlmConfig,
     GlmForCausalLM,
     LlamaForSequenceClassification,
@@ -257,6 +259,24 @@ def with_subclass() -> nn.Module:
     return model
 
 
+def unasked() -> nn.Module:
+    """It wants two tensors."""
+
+    class Gated(Plain):
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+            return gate * super().forward(x)
+
+    model = Gated()
+    model.up_proj = Twice(8, 16)
+    return model
+
+
+def with_conv() -> nn.Module:
+    model = Plain()
+    model.up_proj = nn.Conv1d(8, 16, 1)  # type: ignore[assignment]
+    return model
+
+
 def quantised() -> nn.Module:
     model = Plain()
     model.up_proj.weight = nn.Parameter(torch.ones(16, 8, dtype=torch.int8), requires_grad=False)
@@ -266,7 +286,9 @@ def quantised() -> nn.Module:
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "a norm between": (Normed, {}, r"Normed cannot grow: its output changes by [\d.]+%"),
     "halves of one": (Halved, {}, "gives 32 numbers, of which down_proj reads 16"),
-    "a layer of another kind": (with_subclass, {}, "up_proj is a Twice: only nn.Linear can grow"),
+    "a layer that does more": (with_subclass, {}, r"Plain cannot grow: its output changes by [\d.]+%"),
+    "one that cannot be asked": (unasked, {}, "up_proj is a Twice: only nn.Linear can grow"),
+    "no linear layer": (with_conv, {}, "up_proj is a Conv1d: only nn.Linear can grow"),
     "integers": (quantised, {}, r"quantised Linear: grow needs float weights; load the MLPs unquantised"),
     "no row": (Plain, {"target_modules": ["up_proj"]}, "up_proj: columns grow with .* no row is named"),
     "no column": (Plain, {"target_modules": ["down_proj"]}, "no column is named"),
@@ -547,3 +569,13 @@ def test_pairs_hold_every_name_once_within_one_layer(columns: set[str], rows: se
             inside = name.removeprefix(pair.place).strip(".")
             assert name.startswith(pair.place)
             assert not any(part.isdigit() for part in inside.split("."))
+
+
+def test_a_linear_layer_whose_forward_does_the_same_grows() -> None:
+    """Falcon has a class of its own."""
+    torch.manual_seed(0)
+    config = FalconConfig(vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    base = FalconForCausalLM(config).eval()
+    expected = logits(base, IDS)
+    model = grown(base, target_modules=["dense_h_to_4h", "dense_4h_to_h"])
+    assert torch.equal(logits(model, IDS), expected)

@@ -202,8 +202,8 @@ def _require_plain(name: str, layer: nn.Module, is_row: bool) -> None:
         return
     kind, weight = type(layer), getattr(layer, "weight", None)
     is_float = isinstance(weight, Tensor) and weight.is_floating_point()
-    if is_float and kind.forward is nn.Linear.forward and not _is_torchao(weight):
-        return
+    if is_float and isinstance(layer, nn.Linear) and not _is_torchao(weight):
+        return  # whether its forward is its own, the probe finds out
     if hasattr(layer, "in_features") and (not is_float or _is_torchao(weight)):
         raise ValueError(
             f"{name} is a quantised {kind.__name__}: grow needs float weights; load the MLPs unquantised "

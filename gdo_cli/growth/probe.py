@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdo_cli.growth.layer import GrownLinear, GrownRows
-from gdo_cli.growth.pairs import find_pairs
+from gdo_cli.growth.pairs import Pair, find_pairs
 
 # Of the largest output, for copies other than two, whose halves add up to the very number. What mixes
 # projections up, or norms over all copies, is off by a tenth and more.
@@ -43,10 +43,19 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
         with _evaluated(module), _only(together, None):
             expected = _output(module, x)
         if expected is None:
+            _require_stock_forward(pair, together)
             continue
         with _evaluated(module), _only(together, adapter_name):
             found = _output(module, x)
         _compare(pair.place, type(module).__name__, found, expected)
+
+
+def _require_stock_forward(pair: Pair, layers: list[Any]) -> None:
+    """Where a module cannot be asked, its layers have to be what they are taken for."""
+    for name, layer in zip((*pair.columns, pair.row), layers, strict=True):
+        kind = type(layer.get_base_layer())
+        if kind.forward is not nn.Linear.forward:
+            raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear can grow")
 
 
 def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor) -> None:
