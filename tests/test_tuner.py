@@ -38,7 +38,7 @@ from transformers import (
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import average, fold, natural_form, widen
 from gdo_cli.growth.layer import GrownLinear, GrownRows
-from gdo_cli.growth.pairs import find_pairs
+from gdo_cli.lm.pairs import find_pairs
 
 MODES = pytest.mark.parametrize("mode", ["new", "columns"])
 SHAPE = {

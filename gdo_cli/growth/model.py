@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.folding import Widening
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
-from gdo_cli.growth.pairs import find_pairs
 from gdo_cli.growth.probe import require_same_function
 from gdo_cli.lm.decoder import attention_projections, mlp_projections
+from gdo_cli.lm.pairs import find_pairs
 from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
 
 ALL_LINEAR = "all-linear"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdo_cli.growth.layer import GrownLinear, GrownRows
-from gdo_cli.growth.pairs import Pair, find_pairs
+from gdo_cli.lm.pairs import Pair, find_pairs
 
 # Of the largest output, for copies other than two, whose halves add up to the very number. What mixes
 # projections up, or norms over all copies, is off by a tenth and more.

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from gdo_cli.lm.pairs import nearest_rows
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, COLUMN_NAMES, ROW_NAMES
 
 Names = tuple[str, ...]
@@ -96,10 +97,14 @@ def _projections(
         prefix = f"{decoder.name}.{index}."
         linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear))
         found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
-        # They stand side by side: the attention of some has a gate_proj of its own.
-        beside = {_parent(n) for n in found if _last(n) in up_names}
-        down = [name for name in found if _last(name) in down_names and _parent(name) in beside]
-        up = [n for n in found if _last(n) in up_names and _parent(n) in map(_parent, down)]
+        ups, downs = (
+            [name for name in found if f".{name}".endswith(tuple(f".{n}" for n in names))]
+            for names in (up_names, down_names)
+        )
+        # What meets nowhere but in the layer is no MLP: the attention of some has a gate_proj of its own.
+        read = {name: nearest_rows(name, downs) for name in ups}
+        up = [name for name, rows_of in read.items() if len(rows_of) == 1 and _near(name, rows_of[0])]
+        down = list({read[name][0]: None for name in up})
         if not down:
             raise ValueError(
                 f"layer {index} of {type(model).__name__} has no {what} that can be grown (linear layers: "
@@ -157,6 +162,11 @@ def module_kind(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def _near(column: str, row: str) -> bool:
+    """Whether they stand in one module, or in modules of their own beside each other, as BERT's do."""
+    return _parent(column) == _parent(row) or column.count(".") == row.count(".") == 1
 
 
 def _parent(name: str) -> str:

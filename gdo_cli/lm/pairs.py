@@ -1,4 +1,4 @@
-"""Which columns grow with which row: those that meet nearest, by their names."""
+"""Which columns are read by which row: those that meet nearest, by their names."""
 
 from __future__ import annotations
 
@@ -28,15 +28,21 @@ def find_pairs(columns: list[str], rows: list[str]) -> list[Pair]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     for column in columns:
-        near = {row: depth for row in rows if (depth := _common(column, row)) is not None}
-        best = [row for row, depth in near.items() if depth == max(near.values())]
-        if len(best) != 1:
-            many = f"{len(best)} rows are named that may do so" if best else "no row is named"
+        nearest = nearest_rows(column, rows)
+        if len(nearest) != 1:
+            many = f"{len(nearest)} rows are named that may do so" if nearest else "no row is named"
             raise ValueError(_told(column, many))
-        found[best[0]].append(column)
+        found[nearest[0]].append(column)
     if lonely := next((row for row in rows if row not in found), None):
         raise ValueError(_told(lonely, "no column is named"))
     return [_pair(columns, row) for row, columns in found.items()]
+
+
+def nearest_rows(column: str, rows: list[str]) -> list[str]:
+    """Return the rows whose names begin longest as the column's does, and of these those with fewest parts:
+    BERT's ``output.dense`` rather than ``attention.output.dense``."""
+    depths = {row: (d, -row.count(".")) for row in rows if (d := _common(column, row)) is not None}
+    return [row for row, depth in depths.items() if depth == max(depths.values())]
 
 
 def _told(name: str, what: str) -> str:
