@@ -43,7 +43,7 @@ from gdo_cli.lm.pairs import find_pairs
 MODES = pytest.mark.parametrize("mode", ["new", "columns"])
 SHAPE = {
     "hidden_size": 32,
-    "intermediate_size": 48,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "vocab_size": 128,
     "pad_token_id": 0,
@@ -247,6 +247,16 @@ class Halved(nn.Module):
         return out
 
 
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(self.gate_proj(x).relu() * self.up_proj(x))
+        return out
+
+
 class Plain(Normed):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(self.up_proj(x).relu())
@@ -262,12 +272,26 @@ def with_subclass() -> nn.Module:
 def unasked() -> nn.Module:
     """It wants two tensors."""
 
-    class Gated(Plain):
+    class Wanting(Plain):
         def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
             return gate * super().forward(x)
 
-    model = Gated()
+    model = Wanting()
     model.up_proj = Twice(8, 16)
+    return model
+
+
+def fused_unasked() -> nn.Module:
+    class Wanting(Halved):
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # type: ignore[override]
+            return gate * super().forward(x)
+
+    return Wanting()
+
+
+def misfit() -> nn.Module:
+    model = Plain()
+    model.up_proj = nn.Linear(8, 24)
     return model
 
 
@@ -285,7 +309,8 @@ def quantised() -> nn.Module:
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "a norm between": (Normed, {}, r"Normed cannot grow: its output changes by [\d.]+%"),
-    "halves of one": (Halved, {}, "gives 32 numbers, of which down_proj reads 16"),
+    "halves that cannot be asked": (fused_unasked, {}, "holds several projections as one; how they are"),
+    "a width that fits nothing": (misfit, {}, "up_proj gives 24 numbers, of which down_proj reads 16"),
     "a layer that does more": (with_subclass, {}, r"Plain cannot grow: its output changes by [\d.]+%"),
     "one that cannot be asked": (unasked, {}, "up_proj is a Twice: only nn.Linear can grow"),
     "no linear layer": (with_conv, {}, "up_proj is a Conv1d: only nn.Linear can grow"),
@@ -308,14 +333,47 @@ def test_what_would_not_keep_the_function_is_refused_where_it_is_named(case: str
     assert {name: type(m) for name, m in model.named_modules()} == before
 
 
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [(Phi3ForCausalLM, Phi3Config), (GlmForCausalLM, GlmConfig)],
-)
-def test_gate_and_up_in_one_are_refused_when_named(kind: Any, config: Any) -> None:
-    model = kind(config(**SHAPE, **HEADS))
-    with pytest.raises(ValueError, match="holds several projections"):
-        grown(model, target_modules=["gate_up_proj", "down_proj"], row_modules=["down_proj"])
+@pytest.mark.parametrize("fields", [{}, {"k": 3}, {"trainable": "columns"}])
+@pytest.mark.parametrize("layers", [None, 0])
+@pytest.mark.parametrize(("kind", "config"), [(Phi3ForCausalLM, Phi3Config), (GlmForCausalLM, GlmConfig)])
+def test_gate_and_up_in_one_grow_half_by_half(
+    kind: Any, config: Any, layers: Any, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    base = kind(config(**SHAPE, **HEADS)).eval()
+    before = logits(base, IDS)
+    model = grown(base, layers_to_transform=layers, **fields)
+    exact = fields.get("k", 2) == 2
+    torch.testing.assert_close(logits(model, IDS), before, rtol=0, atol=0 if exact else 1e-6)
+    moved(model)
+    after = logits(model, IDS)
+    assert not torch.allclose(after, before, atol=1e-3)
+    plain = model.merge_and_unload()
+    plain.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(kind.from_pretrained(tmp_path), IDS), after, rtol=1e-4, atol=1e-5)
+
+
+def test_gate_and_up_in_one_are_trained_as_if_they_stood_apart() -> None:
+    """Halved grows as Gated does, whose projections are layers of their own."""
+    torch.manual_seed(0)
+    fused = Halved()
+    apart = Gated()
+    for n, name in enumerate(("gate_proj", "up_proj")):
+        apart.get_submodule(name).load_state_dict(
+            {key: p[16 * n : 16 * (n + 1)] for key, p in fused.up_proj.state_dict().items()}
+        )
+    apart.down_proj.load_state_dict(fused.down_proj.state_dict())
+    x = torch.randn(5, 8)
+    outputs = []
+    for model in (fused, apart):
+        adapted = get_peft_model(model, GrowConfig(target_modules=r".*_proj", k=3))
+        optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], 0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            adapted(x).square().sum().backward()
+            optimizer.step()
+        outputs.append(adapted(x))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_between_column_and_row_is_refused_when_found() -> None:

@@ -7,6 +7,7 @@ Wider heads have a module of their own, :mod:`gdo_cli.growth.stock_heads`.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
-WIDTHS = ("intermediate_size", "ffn_dim", "d_ff")  # what a configuration calls the width of its MLPs
+# What a configuration calls the width of its MLPs, or the factor that makes it.
+WIDTHS = (
+    "intermediate_size",
+    "ffn_dim",
+    "d_ff",
+    "n_inner",
+    "ffn_hidden_size",
+    "decoder_ffn_dim",
+)
 SAME = 1e-6  # of the largest weight: copies that lie no farther apart were parted by rounding
 
 
@@ -85,16 +94,13 @@ class Widening:
 
     Attributes:
         k: how many times as wide the grown layers are.
-        sizes: what the grown layers are called, numbers left out, and how wide each is without growth: a
-            row's inputs, a column's outputs.
-        rows: which of these are rows.
+        like: what the grown layers are called, numbers left out, with one of each.
         width: what the configuration calls the width of MLPs; None where none grew.
         attention: whether attention grew.
     """
 
     k: int
-    sizes: dict[str, int]
-    rows: frozenset[str]
+    like: dict[str, GrownLinear]
     width: str | None
     attention: bool
 
@@ -112,37 +118,56 @@ class Widening:
         if len(factors) != 1:
             raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
         heads = [name for name in grown if _last(name) in ATTENTION_COLUMN_NAMES + ATTENTION_ROW_NAMES]
-        grew_mlp = len(heads) < len(grown)
+        width = None
         config = model.config.get_text_config()
-        width = next((name for name in WIDTHS if hasattr(config, name)), WIDTHS[0])
-        wanted = [width] * grew_mlp + ["num_attention_heads", "num_key_value_heads"] * bool(heads)
+        if len(heads) < len(grown):
+            width = next((name for name in WIDTHS if hasattr(config, name)), None)
+            if width is None:
+                raise ValueError("a configuration of this architecture says nothing of the width of its MLPs")
+            if isinstance(getattr(config, width), list):
+                raise ValueError(f"{width} has a value for each layer, which gdo does not widen")
+        wanted = ("num_attention_heads", "num_key_value_heads") if heads else ()
         if missing := [name for name in wanted if getattr(config, name, None) is None]:
             raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
-        if grew_mlp and not isinstance(getattr(config, width), int):
-            raise ValueError(f"{width} has a value for each layer, which gdo does not widen")
-        sizes = {
-            _without_numbers(name): layer.in_features if isinstance(layer, GrownRows) else layer.out_features
-            for name, layer in grown.items()
-        }
-        rows = frozenset(
-            _without_numbers(name) for name, layer in grown.items() if isinstance(layer, GrownRows)
-        )
-        return cls(factors.pop(), sizes, rows, width if grew_mlp else None, bool(heads))
+        like = {_without_numbers(name): layer for name, layer in grown.items()}
+        found = cls(factors.pop(), like, width, bool(heads))
+        if width:
+            found._require_decided(model, next(name for name in grown if name not in heads))
+        return found
+
+    def _require_decided(self, model: Any, name: str) -> None:
+        """See that the configuration's width is that of the layer; some families write it down elsewhere."""
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        config = copy.deepcopy(inner.config)
+        self._set_width(config.get_text_config())
+        with torch.device("meta"):
+            stock = type(inner)(config).get_submodule(name)
+        grown = self.like[_without_numbers(name)]
+        if stock.weight.numel() != self.k * grown.in_features * grown.out_features:
+            raise ValueError(f"{self.width} of this architecture's configuration does not decide {name}")
+
+    def _set_width(self, config: Any) -> None:
+        if self.width:  # some leave it out where it is four times the model's own
+            usual = max(one.in_features for one in self.like.values() if isinstance(one, GrownRows))
+            setattr(config, self.width, self.k * (getattr(config, self.width) or usual))
 
     @torch.no_grad()
     def apply(self, plain: Any) -> Any:
         """Return the merged model, every other layer like the grown ones padded to their width."""
         for name, layer in list(plain.named_modules()):
-            called = _without_numbers(name)
-            width = self.sizes.get(called)
-            if called in self.rows and layer.in_features == width:
-                plain.set_submodule(name, plain_linear(_zeros_after(layer.weight, 1, self.k), layer.bias))
-            elif called not in self.rows and width is not None and layer.out_features == width:
-                bias = None if layer.bias is None else _zeros_after(layer.bias, 0, self.k)
-                plain.set_submodule(name, plain_linear(_zeros_after(layer.weight, 0, self.k), bias))
+            one = self.like.get(_without_numbers(name))
+            if isinstance(one, GrownRows) and layer.in_features == one.in_features:
+                padded = plain_linear(_zeros_after(layer.weight, 1, self.k), layer.bias)
+            elif isinstance(one, GrownColumns) and layer.out_features == one.out_features:
+                padded = plain_linear(
+                    _zeros_after(layer.weight, 0, self.k, one.projections),
+                    None if layer.bias is None else _zeros_after(layer.bias, 0, self.k, one.projections),
+                )
+            else:
+                continue
+            plain.set_submodule(name, padded)
         config = plain.config.get_text_config()
-        if self.width:
-            setattr(config, self.width, self.k * getattr(config, self.width))
+        self._set_width(config)
         if self.attention:
             layers: Any = find_decoder(plain).layers
             config.head_dim = layers[0].self_attn.head_dim  # some derive it from the number of heads
@@ -152,10 +177,11 @@ class Widening:
         return plain
 
 
-def _zeros_after(tensor: Tensor, dim: int, k: int) -> Tensor:
-    shape = list(tensor.shape)
-    shape[dim] *= k - 1
-    return torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=dim)
+def _zeros_after(tensor: Tensor, dim: int, k: int, projections: int = 1) -> Tensor:
+    """The tensor, or each of the projections in it, with k - 1 times as many zeros behind."""
+    pieces = tensor.detach().chunk(projections, dim)
+    zeros = pieces[0].new_zeros([n * (k - 1) if d == dim else n for d, n in enumerate(pieces[0].shape)])
+    return torch.cat([part for piece in pieces for part in (piece, zeros)], dim=dim)
 
 
 @torch.no_grad()

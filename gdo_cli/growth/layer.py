@@ -169,9 +169,21 @@ class GrownColumns(GrownLinear):
     ``trainable="new"`` keeps W frozen and holds W_1 … W_{k-1} as one ((k-1)·out, in) parameter;
     ``trainable="columns"`` holds all k copies as one (k·out, in) parameter, so that the base weight
     stays as it was for when the adapter is disabled.
+
+    Where a layer holds several projections (Phi-3's gate and up), the copies of the first come before those
+    of the second: y = [x·G | x·G_1 | … | x·U | x·U_1 | …], which halves as the base's own output does.
+
+    Args:
+        projections: how many the layer holds, all of one size.
     """
 
     repeats_bias = True
+
+    def __init__(
+        self, base_layer: nn.Linear, adapter_name: str, config: GrowConfig, projections: int = 1
+    ) -> None:
+        self.projections = projections
+        super().__init__(base_layer, adapter_name, config)
 
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         copies = config.k if config.trainable == "columns" else config.k - 1
@@ -189,7 +201,13 @@ class GrownColumns(GrownLinear):
         base = self.get_base_layer()
         parts: list[tuple[Tensor, Tensor | None]] = [(base.weight, base.bias)] * self.keeps_old(names)
         parts += [self.own_parameters(name, base.weight.dtype) for name in names]
-        return torch.cat([weight for weight, _ in parts]), _cat([bias for _, bias in parts])
+        weights = [copy for weight, _ in parts for copy in weight.split(self.out_features)]
+        biases = [copy for _, bias in parts if bias is not None for copy in bias.split(self.out_features)]
+        return self._side_by_side(weights, 0), self._side_by_side(biases, 0) if biases else None
+
+    def _side_by_side(self, copies: list[Tensor], dim: int) -> Tensor:
+        pieces = [copy.chunk(self.projections, dim) for copy in copies]
+        return torch.cat([piece for same in zip(*pieces, strict=True) for piece in same], dim)
 
     @torch.no_grad()
     def join(self, names: list[str], weights: list[float], into: str) -> None:
@@ -200,7 +218,7 @@ class GrownColumns(GrownLinear):
         old = [self.base_layer(x, *args, **kwargs)] if self.keeps_old(names) else []
         own = (self.own_parameters(name, x.dtype) for name in names)
         new = [part for w, b in own for part in copies_of_output(x, w, b, self.out_features)]
-        return torch.cat([*old, *new], dim=-1)
+        return self._side_by_side([*old, *new], -1)
 
 
 class GrownRows(GrownLinear):

@@ -63,7 +63,7 @@ class GrowModel(BaseTuner):
         )
         if not columns + rows:
             return replace(peft_config, row_modules=[])  # PEFT says that nothing is found
-        _require_pairs(self.model, columns, rows)
+        self._projections = _count_projections(self.model, columns, rows)
         return replace(named, target_modules=columns + rows, row_modules=rows)
 
     def _named(self, config: GrowConfig) -> tuple[list[str], list[str]]:
@@ -98,7 +98,10 @@ class GrowModel(BaseTuner):
         if isinstance(target, GrownLinear):
             target.update_layer(adapter_name, peft_config)
             return
-        grown = (GrownRows if is_row else GrownColumns)(target, adapter_name, peft_config)
+        if is_row:
+            grown: GrownLinear = GrownRows(target, adapter_name, peft_config)
+        else:
+            grown = GrownColumns(target, adapter_name, peft_config, self._projections[current_key])
         self._replace_module(parent, target_name, grown, target)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
@@ -176,23 +179,23 @@ class GrowModel(BaseTuner):
         return found
 
 
-def _require_pairs(model: nn.Module, columns: list[str], rows: list[str]) -> None:
-    """Columns and the row that reads them are plain layers, and fit.
+def _count_projections(model: nn.Module, columns: list[str], rows: list[str]) -> dict[str, int]:
+    """Return how many projections each column holds, that its row can read: two where gate and up are one.
 
     Raises:
-        ValueError: one without the other, a layer that is not plain, or one with several projections in it.
+        ValueError: columns or rows without the other, or layers that are not plain or do not fit.
     """
     for name in columns + rows:
         _require_plain(name, model.get_submodule(name), name in rows)
+    found = {}
     for pair in find_pairs(columns, rows):
         width = _linear(model.get_submodule(pair.row)).in_features
         for name in pair.columns:
             out = _linear(model.get_submodule(name)).out_features
-            if out > width or width % out:
-                raise ValueError(
-                    f"{name} gives {out} numbers, of which {pair.row} reads {width}: it holds several "
-                    "projections (gate and up, say) as one, whose copies would mix"
-                )
+            if out % width and width % out:
+                raise ValueError(f"{name} gives {out} numbers, of which {pair.row} reads {width}")
+            found[name] = max(1, out // width)
+    return found
 
 
 def _require_plain(name: str, layer: nn.Module, is_row: bool) -> None:

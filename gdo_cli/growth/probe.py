@@ -56,6 +56,8 @@ def _require_stock_forward(pair: Pair, layers: list[Any]) -> None:
         kind = type(layer.get_base_layer())
         if kind.forward is not nn.Linear.forward:
             raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear can grow")
+        if getattr(layer, "projections", 1) > 1:
+            raise ValueError(f"{name} holds several projections as one; how they are told apart is unknown")
 
 
 def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor) -> None:

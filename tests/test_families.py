@@ -1,0 +1,70 @@
+"""Growth of families by itself: exact, kept in files, loaded by plain transformers, trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import logits, perturb, random_ids
+from families import of_family
+from peft import PeftModel, get_peft_model
+
+from gdo_cli.growth import GrowConfig
+from gdo_cli.growth.folding import widen
+
+IDS = random_ids(2, 7)
+# Some of each way in which MLPs are named, held and told apart; conftest's own four are in test_growth.py.
+GROWN = (
+    *("cohere", "cohere2", "doge", "gemma2", "granite", "hyperclovax", "nemotron", "olmo2"),  # gate, up, down
+    *("glm", "moshi", "phi3"),  # gate and up in one
+    *("bloom", "falcon", "gpt_neox"),  # to four times the width and back
+    *("codegen", "gptj", "gpt_bigcode", "starcoder2", "mpt", "xglm"),
+)
+# Whose configuration has no word for it, or one that does not decide it.
+NO_WIDTH = ("bloom", "moshi", "mpt")
+
+
+def grown(name: str, **fields: Any) -> PeftModel:
+    return get_peft_model(of_family(name), GrowConfig(task_type="CAUSAL_LM", **fields))
+
+
+@pytest.mark.parametrize("mode", ["new", "columns"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", GROWN)
+def test_a_family_grows_by_itself_bit_for_bit(name: str, dtype: torch.dtype, mode: str) -> None:
+    base = of_family(name).to(dtype)
+    before = logits(base, IDS)
+    model = get_peft_model(base, GrowConfig(task_type="CAUSAL_LM", trainable=mode))
+    assert torch.equal(logits(model, IDS), before)
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_step_of_training_moves_all_that_is_new(name: str) -> None:
+    model = grown(name)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    assert trained
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("name", GROWN)
+def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(
+    name: str, layers: Any, tmp_path: Path
+) -> None:
+    model = grown(name, layers_to_transform=layers)
+    perturb(model, 0.1, only=".grow.")
+    expected = logits(model, IDS)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(of_family(name), tmp_path / "adapter")
+    assert torch.equal(logits(loaded, IDS), expected)
+    if name in NO_WIDTH:
+        with pytest.raises(ValueError, match="says nothing of the width|does not decide"):
+            widen(model)
+        return
+    wide: Any = widen(model)
+    wide.save_pretrained(tmp_path / "wide")
+    again = type(wide).from_pretrained(tmp_path / "wide")
+    torch.testing.assert_close(logits(again, IDS), expected, rtol=1e-4, atol=1e-5)
