@@ -61,7 +61,7 @@ def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(
     loaded = PeftModel.from_pretrained(of_family(name), tmp_path / "adapter")
     assert torch.equal(logits(loaded, IDS), expected)
     if name in NO_WIDTH:
-        with pytest.raises(ValueError, match="says nothing of the width|does not decide"):
+        with pytest.raises(ValueError, match=r"says nothing of the width|does not decide"):
             widen(model)
         return
     wide: Any = widen(model)
