@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-next test-faults reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
+.PHONY: help demo test test-slow test-next test-faults test-peft reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of opt
 
 test-faults: $(VENV)/.dev  ## Kills, full disks, bad input and broken networks, the long form
 	$(BIN)/python -m pytest -q -n $(JOBS) -m faults
+
+test-peft: $(VENV)/.dev  ## PEFT's own tests against the growth tuner: results/benchmarks/peft_suite.json (half an hour)
+	PYTHONPATH=scripts $(BIN)/python -m peft_suite
 
 reliability: $(VENV)/.dev  ## The same faults, written down: results/reliability.md (half an hour)
 	PYTHONPATH=scripts $(BIN)/python -m reliability

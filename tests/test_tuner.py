@@ -16,7 +16,14 @@ import torch
 from conftest import logits, perturb, random_ids, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -197,9 +204,23 @@ def test_modules_to_save_are_never_grown() -> None:
     assert any("lm_head" in name and p.requires_grad for name, p in model.named_parameters())
 
 
-def test_random_columns_are_there_for_tests_alone() -> None:
-    model = grown(tiny_model("llama"), init_weights=False)
+@pytest.mark.parametrize("fields", [{}, {"trainable": "columns"}, {"share": 0.0}])
+def test_random_weights_are_there_for_tests_alone(fields: dict[str, Any]) -> None:
+    model = grown(tiny_model("llama"), init_weights=False, **fields)
     assert not torch.allclose(logits(model, IDS), logits(tiny_model("llama"), IDS), atol=1e-3)
+
+
+def test_weights_that_are_still_to_be_loaded_are_not_probed() -> None:
+    """They lie on the meta device, beside a base that is there."""
+    model = inject_adapter_in_model(GrowConfig(), tiny_model("llama"), low_cpu_mem_usage=True)
+    assert {p.is_meta for layer in layers_of(model).values() for p in layer.grow.parameters()} == {True}
+
+
+def test_a_file_of_a_configuration_holds_what_the_configuration_does(tmp_path: Path) -> None:
+    """The type among it, whatever the file says of it for those who have not imported growth."""
+    config = GrowConfig(k=3)
+    config.save_pretrained(str(tmp_path))
+    assert GrowConfig.from_json_file(str(tmp_path / "adapter_config.json")) == config.to_dict()
 
 
 def test_a_configuration_comes_back_from_its_file(tmp_path: Path) -> None:

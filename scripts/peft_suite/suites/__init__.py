@@ -1,0 +1,1 @@
+"""PEFT's test modules with the growth tuner's cases in the place of other methods'."""
