@@ -24,7 +24,7 @@ from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.evaluation.evaluator import Evaluator
 from gdo_cli.experiment import reopen
 from gdo_cli.experiment import run as experiment
-from gdo_cli.experiment.reopen import build_evaluator, read_run_data
+from gdo_cli.experiment.reopen import Opened, build_evaluator, read_run_data
 from gdo_cli.experiment.weights import load_trained
 from gdo_cli.growth import model as growth_model
 from gdo_cli.growth.layer import GrownRows
@@ -233,6 +233,35 @@ def test_step_0_measures_the_base_model(finished: tuple[RunConfig, RunResult]) -
     divergence = dict.fromkeys(("kl/answer", "kl/answer_se", "kl/prompt", "kl/prompt_se"), 0.0)
     measured = expected | divergence | {"update/distance": 0.0}
     assert result.evaluations[0] == {"kind": "evaluation", "step": 0} | measured
+
+
+def test_the_base_s_perplexity_is_that_of_the_trained_model_without_its_adapter(tiny_run: RunFactory) -> None:
+    """It was measured before anything was added; what is left without the adapter is that very model."""
+    words = (
+        "probe=[winogrande,perplexity]",
+        "probe.perplexity.items=4",
+        "probe.perplexity.min_characters=60",
+    )
+    config = tiny_run(*words, "train.lr=0.05")
+    result = experiment.run(config)
+    opened = Opened(config, result)
+    model = opened.trained_model()
+    lm = AnswerLM(model, torch.float32)
+    evaluator = opened.evaluator()
+    with model.disable_adapter():
+        without = evaluator.evaluate_probe(lm, "perplexity").metrics["perplexity/loss"]
+    trained = evaluator.evaluate_probe(lm, "perplexity").metrics["perplexity/loss"]
+    assert without == pytest.approx(result.evaluations[0]["perplexity/loss"], rel=1e-6)
+    assert abs(trained - without) > 1e-3
+
+
+@pytest.mark.parametrize(("every", "steps"), [(2, 5), (3, 4), (100, 3), (1, 2), (4, 4)])
+def test_the_last_step_is_evaluated_whatever_lies_between(
+    every: int, steps: int, tiny_run: RunFactory
+) -> None:
+    words = (f"train.steps={steps}", f"evaluation.every={every}", "save_weights=false")
+    found = [line["step"] for line in experiment.run(tiny_run(*words)).evaluations]
+    assert found == sorted({*range(0, steps, every), steps})
 
 
 def test_a_probe_may_be_asked_before_and_after_training_alone(tiny_run: RunFactory) -> None:

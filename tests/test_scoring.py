@@ -486,6 +486,39 @@ def test_perplexity_equals_the_loss_over_all_tokens_together(tiny_run: RunFactor
     assert found.metrics["perplexity/loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
+PERPLEXITY = (
+    "probe=[winogrande,perplexity]",
+    "probe.perplexity.items=10",
+    "probe.perplexity.min_characters=60",
+)
+
+
+@pytest.mark.parametrize("token_budget", [1, 400, 100_000])
+def test_padding_of_a_batch_has_no_part_in_perplexity(
+    token_budget: int, tiny_run: RunFactory, sharp: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = measured(tiny_run(*PERPLEXITY), sharp, "perplexity")  # in one row, without padding
+    monkeypatch.setattr(scoring, "can_pack", lambda model: False)
+    words = (*PERPLEXITY, f"evaluation.token_budget={token_budget}")
+    padded, rows = measured(tiny_run(*words), sharp, "perplexity")
+    assert len({len(row["text"]) for row in rows}) > 5
+    assert padded.metrics["perplexity/loss"] == pytest.approx(alone.metrics["perplexity/loss"], rel=1e-5)
+
+
+def test_perplexity_is_of_the_next_token(tiny_run: RunFactory, sharp: Loaded) -> None:
+    """As transformers shifts labels itself; of the same token, it would be far lower."""
+    found, rows = measured(tiny_run(*PERPLEXITY), sharp, "perplexity")
+    total, tokens = 0.0, 0
+    for row in rows:
+        text = row["text"].strip()[:1200]
+        ids = [sharp.tokenizer.bos_token_id, *sharp.tokenizer.encode(text, add_special_tokens=False)]
+        row_ids = torch.tensor([ids])
+        with torch.no_grad():
+            total += float(sharp.model(input_ids=row_ids, labels=row_ids).loss) * (len(ids) - 1)
+        tokens += len(ids) - 1
+    assert found.metrics["perplexity/loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
 def test_a_probe_asks_the_same_rows_whatever_the_seed(tiny_run: RunFactory) -> None:
     one, other = (read_run_data(tiny_run(f"seed={seed}")).probes["winogrande"] for seed in (0, 1))
     assert one == other
