@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ from reliability.servers import COMMIT, HUB_KINDS, REPOSITORY, hub, point_hub_at
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, HubDataset
 from gdo_cli.data.rows import load_split
+from gdo_cli.experiment.weights import save_trained
 from gdo_cli.lm.tokens import Encoder
+from gdo_cli.methods.grow import GFreeze
 from gdo_cli.models.hub import HubModel, fetch
 from gdo_cli.support.errors import UserError
 
@@ -83,8 +86,13 @@ def test_a_model_of_the_hub_is_loaded_and_recorded_with_its_commit(
     tiny_model("llama").save_pretrained(files)
     word_encoder.tokenizer.save_pretrained(files)
     stand("")
-    record = HubModel(path=REPOSITORY, revision="main", **RATES).load().provenance
+    loaded = HubModel(path=REPOSITORY, revision="main", **RATES).load()
+    record = loaded.provenance
     assert (record["source"], record["path"], record["commit"]) == ("hub", REPOSITORY, COMMIT)
+    adapted = GFreeze().prepare(loaded.model, None)
+    save_trained(adapted, files)
+    saved = json.loads((files / "adapter" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == REPOSITORY  # and no place in a cache
 
 
 @pytest.mark.parametrize("kind", ["down", "silent", "page"])

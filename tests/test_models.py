@@ -251,6 +251,7 @@ def test_the_parts_are_put_together_and_converted_once(
     record = first.provenance
     assert (record["source"], record["requirement"]) == ("pypi", f"{package}==1.0")
     assert record["gguf_sha256"] == GOOD
+    assert first.model.name_or_path == f"{package}==1.0"  # which adapters name; no place in a cache
     assert [path.name for path in cache.iterdir()] == [f"{package}-{GOOD[:12]}-bf16"]
 
 

@@ -82,7 +82,8 @@ def save_trained(model: Any, folder: Path) -> str | None:
         # for what their layers share under the name that it has outside them.
         state = dict(model.named_parameters(remove_duplicate=False))
         state |= dict(model.named_buffers(remove_duplicate=False))
-        model.save_pretrained(folder / "adapter", state_dict=state)
+        # By default PEFT asks the hub about the base's vocabulary, which no method here resizes.
+        model.save_pretrained(folder / "adapter", state_dict=state, save_embedding_layers=False)
         return files_sha256([folder / "adapter" / ADAPTER])
     (folder / "trained").mkdir(exist_ok=True)
     save_file({name: t.contiguous() for name, t in trained.items()}, folder / "trained" / FILE)

@@ -127,6 +127,9 @@ def load_folder(
     _check_vocabulary(folder, model, tokenizer)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no EOS token, so no answer could end")
+    # What adapters name as their base: a model of the hub or a package, never this machine's cache.
+    public = str(provenance.get("path") or provenance.get("requirement") or folder)
+    model.name_or_path = model.config.name_or_path = public
     checksum = provenance.get("sha256") or files_sha256(files)
     provenance |= {"sha256": checksum, "config_sha256": files_sha256([folder / "config.json"])}
     return Loaded(model.eval(), tokenizer, provenance, folder)
