@@ -167,10 +167,11 @@ def _random_model(family: str, noise: float) -> PreTrainedModel:
 def perturb(model: nn.Module, noise: float, only: str = "", seed: int = 0) -> None:
     """Add normal noise to every parameter whose name contains ``only``."""
     generator = torch.Generator().manual_seed(seed)
+    chosen = {name: p for name, p in model.named_parameters() if only in name}
+    assert chosen, f"nothing is called {only}"
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if only in name:
-                parameter.add_((torch.randn(parameter.shape, generator=generator) * noise).to(parameter))
+        for parameter in chosen.values():
+            parameter.add_((torch.randn(parameter.shape, generator=generator) * noise).to(parameter))
 
 
 @pytest.fixture(params=_BUILDERS)

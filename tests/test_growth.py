@@ -211,7 +211,7 @@ def test_a_grown_model_equals_one_with_concatenated_weights(family: str, k: int,
     base = twin(tiny_model(family))
     grown, ids = grow(twin(base), k=k), random_ids(3, 11)
     grown.to(torch.float64)
-    perturb(grown, noise, only="grow_")
+    perturb(grown, noise, only=".grow.")
     torch.testing.assert_close(
         logits(grown, ids), logits(concatenated(base, grown, k), ids), rtol=0, atol=1e-12
     )

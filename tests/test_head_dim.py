@@ -45,7 +45,7 @@ def test_the_method_keeps_the_function_and_trains_only_what_is_new(family: str, 
     torch.testing.assert_close(logits(prepared, IDS), before, rtol=1e-4, atol=1e-4)
     names = set(trainable(prepared))
     assert names
-    assert all("grow_" in name or "wider_" in name for name in names)
+    assert all(".grow." in name or "wider_" in name for name in names)
     assert any("mlp" in name for name in names) == with_mlp
     saved = bits(prepared)
     descend(prepared, torch.optim.AdamW(trainable(prepared).values(), lr=1e-3), steps=2)

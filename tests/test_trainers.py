@@ -117,7 +117,7 @@ def test_the_loss_goes_down(trained: Trained) -> None:
 
 
 def test_the_new_weights_have_moved_and_nothing_else(trained: Trained) -> None:
-    new = {name for name in trained.before if "grow_" in name}
+    new = {name for name in trained.before if ".grow." in name}
     assert changed(trained.before, trained.model) == new == set(trainable(trained.model))
 
 

@@ -34,6 +34,7 @@ def to_stock_heads(model: Any) -> None:
     config, decoder = model.config.get_text_config(), find_decoder(model)
     inner: Any = model.get_submodule(decoder.name.rpartition(".")[0])
     k = next(module.k for module in model.modules() if isinstance(module, HeadColumns))
+    factors = _attention_factors(config, inner.rotary_emb)
     config.rope_parameters = _repeated_rope(config, inner.rotary_emb, k)
     layers: Any = decoder.layers
     for layer in layers:
@@ -42,19 +43,30 @@ def to_stock_heads(model: Any) -> None:
     config.head_dim = layers[0].self_attn.head_dim
     if hasattr(config, "query_pre_attn_scalar"):  # Gemma's scale is this to the power of -1/2
         config.query_pre_attn_scalar *= k * k
-    for layer in layers:
-        layer.self_attn = _stock_attention(layer.self_attn, config)
+    for layer, factor in zip(layers, factors, strict=True):
+        layer.self_attn = _stock_attention(layer.self_attn, config, factor)
     inner.rotary_emb = type(inner.rotary_emb)(config).to(model.device)
 
 
-def _stock_attention(attention: Any, config: Any) -> nn.Module:
-    """The module that transformers would make of the configuration, with the weights of a widened one."""
+def _attention_factors(config: Any, rotary: Any) -> list[float]:
+    """By which each layer's rotary positions scale queries and keys (YaRN's do)."""
+    types = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
+    names = (f"{kind}_attention_scaling" for kind in types)
+    return [float(getattr(rotary, name, getattr(rotary, "attention_scaling", 1.0))) for name in names]
+
+
+def _stock_attention(attention: Any, config: Any, factor: float) -> nn.Module:
+    """The module that transformers would make of the configuration, with the weights of a widened one.
+
+    Args:
+        factor: of queries and of keys, which goes into the queries: vLLM reads no factor of "longrope".
+    """
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         setattr(attention, name, getattr(attention, name).plain())
     with torch.device("meta"):
         stock: Any = type(attention)(config, attention.layer_idx)
     stock.load_state_dict(attention.state_dict(), assign=True)
-    scale = attention.scaling / stock.scaling
+    scale = attention.scaling / stock.scaling * factor**2
     if not math.isclose(scale, 1):
         # A norm would take the factor out again, so where there is one it comes after.
         scaled = getattr(stock, "q_norm", stock.q_proj)
@@ -87,7 +99,7 @@ def _listed(parameters: dict[str, Any], rotary: Any, prefix: str, k: int, length
         "rope_type": "longrope",
         "rope_theta": 1.0,
         "factor": 1.0,
-        "attention_factor": getattr(rotary, f"{prefix}attention_scaling"),
+        "attention_factor": 1.0,  # what there is of one stands in the queries
         "original_max_position_embeddings": length,
         "short_factor": factors,
         "long_factor": factors,
