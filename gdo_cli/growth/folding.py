@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -118,33 +118,32 @@ class Widening:
         if len(factors) != 1:
             raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
         heads = [name for name in grown if _last(name) in ATTENTION_COLUMN_NAMES + ATTENTION_ROW_NAMES]
-        width = None
-        config = model.config.get_text_config()
-        if len(heads) < len(grown):
-            width = next((name for name in WIDTHS if hasattr(config, name)), None)
-            if width is None:
-                raise ValueError("a configuration of this architecture says nothing of the width of its MLPs")
-            if isinstance(getattr(config, width), list):
-                raise ValueError(f"{width} has a value for each layer, which gdo does not widen")
         wanted = ("num_attention_heads", "num_key_value_heads") if heads else ()
+        config = model.config.get_text_config()
         if missing := [name for name in wanted if getattr(config, name, None) is None]:
             raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
         like = {_without_numbers(name): layer for name, layer in grown.items()}
-        found = cls(factors.pop(), like, width, bool(heads))
-        if width:
-            found._require_decided(model, next(name for name in grown if name not in heads))
-        return found
+        found = cls(factors.pop(), like, None, bool(heads))
+        one = next((name for name in grown if name not in heads), None)
+        return found if one is None else found._with_width(model, one)
 
-    def _require_decided(self, model: Any, name: str) -> None:
-        """See that the configuration's width is that of the layer; some families write it down elsewhere."""
+    def _with_width(self, model: Any, name: str) -> Widening:
+        """The same with what the configuration calls the width of a grown layer: that which decides it."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        config = copy.deepcopy(inner.config)
-        self._set_width(config.get_text_config())
-        with torch.device("meta"):
-            stock = type(inner)(config).get_submodule(name)
+        config = inner.config.get_text_config()
+        known = [width for width in WIDTHS if hasattr(config, width)]
+        if each := [width for width in known if isinstance(getattr(config, width), list)]:
+            raise ValueError(f"{each[0]} has a value for each layer, which gdo does not widen")
         grown = self.like[_without_numbers(name)]
-        if stock.weight.numel() != self.k * grown.in_features * grown.out_features:
-            raise ValueError(f"{self.width} of this architecture's configuration does not decide {name}")
+        for found in (replace(self, width=width) for width in known):
+            config = copy.deepcopy(inner.config)
+            found._set_width(config.get_text_config())
+            with torch.device("meta"):
+                stock = type(inner)(config).get_submodule(name)
+            if stock.weight.numel() == self.k * grown.in_features * grown.out_features:
+                return found
+        told = f"; {', '.join(known)} is not it" if known else ""
+        raise ValueError(f"this architecture's configuration does not say how wide {name} is{told}")
 
     def _set_width(self, config: Any) -> None:
         if self.width:  # some leave it out where it is four times the model's own

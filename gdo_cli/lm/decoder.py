@@ -165,8 +165,8 @@ def _last(name: str) -> str:
 
 
 def _near(column: str, row: str) -> bool:
-    """Whether they stand in one module, or in modules of their own beside each other, as BERT's do."""
-    return _parent(column) == _parent(row) or column.count(".") == row.count(".") == 1
+    """Whether they stand in one module, or each is all there is in a module of its own, as in BERT."""
+    return _parent(column) == _parent(row) or _last(column) == _last(row)
 
 
 def _parent(name: str) -> str:
