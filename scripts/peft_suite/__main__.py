@@ -86,7 +86,7 @@ def run(suite: str, source: Path, models: Path) -> dict[str, Any]:
         "-p",
         "no:cacheprovider",
     ]
-    shown = ["-q", "--tb=short", "--no-header", "-rfE", "--disable-warnings"]
+    shown = ["-q", "--tb=short", "--show-capture=no", "--no-header", "-rfE", "--disable-warnings"]
     print(f"{suite}:", flush=True)
     command = [sys.executable, "-m", "pytest", *options, *shown, str(HERE / "suites" / f"{suite}.py")]
     subprocess.run(command, cwd=models, env=environment, check=False)

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+Families = dict[str, tuple[str, dict[str, Any]]]  # name → (model type, its configuration's own part)
 NOISE = 0.1  # of each parameter: large enough that adapters change what a model says
 WORDS = ["a", "quote", "is", "as", "long", "or", "short", "as", "it", "likes", "and", "says", "no", "more"]
 
@@ -41,13 +42,16 @@ _DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 _T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
 _BART = {
     "d_model": 32,
-    **{f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in
-       (("layers", 2), ("ffn_dim", 64), ("attention_heads", 4))},
-}  # fmt: skip
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+}
 
 OPT = "peft-internal-testing/tiny-random-OPTForCausalLM"
-# name → (model type, what its configuration has beside the common part)
-_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+_DECODERS: Families = {
     "trl-internal-testing/tiny-random-LlamaForCausalLM": ("llama", _GROUPED),
     "hf-internal-testing/tiny-random-Gemma3ForCausalLM": (
         "gemma3_text",
@@ -65,20 +69,20 @@ _DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-random/Bloom": ("bloom", {}),
     "tiny-random/Falcon": ("falcon", {"alibi": False, "new_decoder_architecture": False}),
 }
-_CLASSIFIERS = {
+_CLASSIFIERS: Families = {
     "peft-internal-testing/tiny-random-BertForSequenceClassification": ("bert", _MLP),
     "peft-internal-testing/tiny-random-RobertaForSequenceClassification": ("roberta", _MLP),
     "trl-internal-testing/tiny-LlamaForSequenceClassification-3.2": ("llama", _GROUPED),
 }
-_TRANSLATORS = {
+_TRANSLATORS: Families = {
     "peft-internal-testing/tiny-random-T5ForConditionalGeneration-calibrated": ("t5", _T5),
     "peft-internal-testing/tiny-random-BartForConditionalGeneration": ("bart", {**_BART, **_DROPOUT}),
 }
-_ENCODERS = {
+_ENCODERS: Families = {
     "peft-internal-testing/tiny-random-BertModel": ("bert", _MLP),
     "peft-internal-testing/tiny-random-RobertaModel": ("roberta", _MLP),
 }
-_KINDS: tuple[tuple[Any, dict[str, tuple[str, dict[str, Any]]]], ...] = (
+_KINDS: tuple[tuple[Any, Families], ...] = (
     (AutoModelForCausalLM, _DECODERS),
     (AutoModelForSequenceClassification, _CLASSIFIERS),
     (AutoModelForSeq2SeqLM, _TRANSLATORS),
