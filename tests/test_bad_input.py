@@ -191,7 +191,8 @@ CASES = [
     Case("model_config_broken", CUSTOM, "cannot be loaded", model_folder(
         config__json=b"{", model__safetensors=lambda file: save_file({"a": torch.ones(1)}, file))),
     Case("model_config_list", CUSTOM, "cannot be loaded", model_folder(
-        config__json=b"[]", tokenizer__json=b"{}", model__safetensors=lambda file: save_file({"a": torch.ones(1)}, file))),
+        config__json=b"[]", tokenizer__json=b"{}",
+        model__safetensors=lambda file: save_file({"a": torch.ones(1)}, file))),
     Case("model_own_code", CUSTOM, "cannot be loaded", model_folder(
         config__json=b'{"model_type": "mine", "auto_map": {"AutoConfig": "code.C"}}',
         code__py=b"open('pwned', 'w')\n",
@@ -200,7 +201,8 @@ CASES = [
         config__json=b'{"model_type": "llama"}', model__safetensors=b"\x10\0\0\0\0\0\0\0{")),
     # finished runs
     Case("result_empty", "show seed0", "result.json: cannot be read", {f"results/{RUN}/result.json": b""}),
-    Case("result_cut_short", "show seed0", "result.json: cannot be read", {f"results/{RUN}/result.json": b'{"id": '}),
+    Case("result_cut_short", "show seed0", "result.json: cannot be read",
+         {f"results/{RUN}/result.json": b'{"id": '}),
     Case("result_of_something_else", "show seed0", "not the record of a run",
          {f"results/{RUN}/result.json": b'{"a": 1}'}),
     Case("result_wrong_types", "show seed0", "result.json", result(name=[], final="x", seed="y")),

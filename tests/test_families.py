@@ -10,6 +10,12 @@ import torch
 from conftest import logits, perturb, random_ids
 from families import of_family
 from peft import PeftModel, get_peft_model
+from transformers import (
+    BartForConditionalGeneration,
+    MBartForConditionalGeneration,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
 
 from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import widen
@@ -68,3 +74,33 @@ def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(
     wide.save_pretrained(tmp_path / "wide")
     again = type(wide).from_pretrained(tmp_path / "wide")
     torch.testing.assert_close(logits(again, IDS), expected, rtol=1e-4, atol=1e-5)
+
+
+ENCODER_DECODERS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "bart": (BartForConditionalGeneration, {"encoder_ffn_dim": 64, "decoder_ffn_dim": 96}, ["fc1", "fc2"]),
+    "mbart": (MBartForConditionalGeneration, {"encoder_ffn_dim": 64, "decoder_ffn_dim": 96}, ["fc1", "fc2"]),
+    "t5": (T5ForConditionalGeneration, {"d_ff": 64, "d_kv": 8}, ["wi", "wo"]),
+    "mt5": (MT5ForConditionalGeneration, {"d_ff": 64, "d_kv": 8}, ["wi_0", "wi_1", "wo"]),
+}
+
+
+@torch.no_grad()  # throughout: with gradients, torch adds up T5's products in another order
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_an_encoder_and_a_decoder_grow_and_are_loaded(name: str, tmp_path: Path) -> None:
+    kind, widths, targets = ENCODER_DECODERS[name]
+    sizes = {"vocab_size": 128, "d_model": 32, "decoder_start_token_id": 0}
+    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers", "num_layers"), 2)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "num_heads"), 4)
+    torch.manual_seed(0)
+    base = kind(kind.config_class(**sizes, **widths)).eval()
+    given = {"input_ids": IDS, "decoder_input_ids": IDS}
+    before = base(**given).logits
+    model = get_peft_model(base, GrowConfig(task_type="SEQ_2_SEQ_LM", target_modules=targets))
+    assert torch.equal(model(**given).logits, before)
+    perturb(model, 0.1, only=".grow.")
+    after = model(**given).logits
+    assert not torch.allclose(after, before, atol=1e-3)
+    plain = model.merge_and_unload()
+    plain.save_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(**given).logits, after, rtol=1e-4, atol=1e-5)

@@ -22,15 +22,8 @@ from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
-# What a configuration calls the width of its MLPs, or the factor that makes it.
-WIDTHS = (
-    "intermediate_size",
-    "ffn_dim",
-    "d_ff",
-    "n_inner",
-    "ffn_hidden_size",
-    "decoder_ffn_dim",
-)
+# What a configuration calls the width of its MLPs; BART has one for the encoder and one for the decoder.
+WIDTHS = ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size")
 SAME = 1e-6  # of the largest weight: copies that lie no farther apart were parted by rounding
 
 
@@ -95,13 +88,13 @@ class Widening:
     Attributes:
         k: how many times as wide the grown layers are.
         like: what the grown layers are called, numbers left out, with one of each.
-        width: what the configuration calls the width of MLPs; None where none grew.
+        widths: what the configuration calls the width of MLPs; nothing where none grew.
         attention: whether attention grew.
     """
 
     k: int
     like: dict[str, GrownLinear]
-    width: str | None
+    widths: tuple[str, ...]
     attention: bool
 
     @classmethod
@@ -123,32 +116,40 @@ class Widening:
         if missing := [name for name in wanted if getattr(config, name, None) is None]:
             raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
         like = {_without_numbers(name): layer for name, layer in grown.items()}
-        found = cls(factors.pop(), like, None, bool(heads))
-        one = next((name for name in grown if name not in heads), None)
-        return found if one is None else found._with_width(model, one)
+        found = cls(factors.pop(), like, (), bool(heads))
+        mlps = [name for name in grown if name not in heads]
+        return found._with_widths(model, mlps) if mlps else found
 
-    def _with_width(self, model: Any, name: str) -> Widening:
-        """The same with what the configuration calls the width of a grown layer: that which decides it."""
+    def _with_widths(self, model: Any, mlps: list[str]) -> Widening:
+        """The same with what the configuration calls the width of the grown MLPs: that which decides it."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = inner.config.get_text_config()
-        known = [width for width in WIDTHS if hasattr(config, width)]
-        if each := [width for width in known if isinstance(getattr(config, width), list)]:
+        stacks = [
+            f"{stack}_ffn_dim" for stack in ("encoder", "decoder") if any(f"{stack}." in n for n in mlps)
+        ]
+        candidates: list[tuple[str, ...]] = [*((name,) for name in WIDTHS), stacks]
+        known = [names for names in candidates if _has_all(config, names)]
+        if each := [name for names in known for name in names if isinstance(getattr(config, name), list)]:
             raise ValueError(f"{each[0]} has a value for each layer, which gdo does not widen")
-        grown = self.like[_without_numbers(name)]
-        for found in (replace(self, width=width) for width in known):
+        for found in (replace(self, widths=names) for names in known):
             config = copy.deepcopy(inner.config)
-            found._set_width(config.get_text_config())
+            found._set_widths(config.get_text_config())
             with torch.device("meta"):
-                stock = type(inner)(config).get_submodule(name)
-            if stock.weight.numel() == self.k * grown.in_features * grown.out_features:
+                stock = type(inner)(config)
+            if all(found._fits(name, stock.get_submodule(name)) for name in mlps):
                 return found
-        told = f"; {', '.join(known)} is not it" if known else ""
-        raise ValueError(f"this architecture's configuration does not say how wide {name} is{told}")
+        told = f"; {', '.join(name for names in known for name in names)} is not it" if known else ""
+        raise ValueError(f"this architecture's configuration does not say how wide {mlps[0]} is{told}")
 
-    def _set_width(self, config: Any) -> None:
-        if self.width:  # some leave it out where it is four times the model's own
-            usual = max(one.in_features for one in self.like.values() if isinstance(one, GrownRows))
-            setattr(config, self.width, self.k * (getattr(config, self.width) or usual))
+    def _fits(self, name: str, stock: Any) -> bool:
+        grown = self.like[_without_numbers(name)]
+        return bool(stock.weight.numel() == self.k * grown.in_features * grown.out_features)
+
+    def _set_widths(self, config: Any) -> None:
+        """Some leave it out where it is four times the model's own."""
+        usual = max((one.in_features for one in self.like.values() if isinstance(one, GrownRows)), default=0)
+        for name in self.widths:
+            setattr(config, name, self.k * (getattr(config, name) or usual))
 
     @torch.no_grad()
     def apply(self, plain: Any) -> Any:
@@ -166,7 +167,7 @@ class Widening:
                 continue
             plain.set_submodule(name, padded)
         config = plain.config.get_text_config()
-        self._set_width(config)
+        self._set_widths(config)
         if self.attention:
             layers: Any = find_decoder(plain).layers
             config.head_dim = layers[0].self_attn.head_dim  # some derive it from the number of heads
@@ -245,6 +246,10 @@ def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
 def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return ((name, m) for name, m in inner.named_modules() if isinstance(m, GrownLinear))
+
+
+def _has_all(config: Any, names: tuple[str, ...]) -> bool:
+    return bool(names) and all(hasattr(config, name) for name in names)
 
 
 def _last(name: str) -> str:
