@@ -124,10 +124,8 @@ class Widening:
         """The same with what the configuration calls the width of the grown MLPs: that which decides it."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = inner.config.get_text_config()
-        stacks = [
-            f"{stack}_ffn_dim" for stack in ("encoder", "decoder") if any(f"{stack}." in n for n in mlps)
-        ]
-        candidates: list[tuple[str, ...]] = [*((name,) for name in WIDTHS), stacks]
+        parts = [part for part in ("encoder", "decoder") if any(f"{part}." in name for name in mlps)]
+        candidates = [*((name,) for name in WIDTHS), tuple(f"{part}_ffn_dim" for part in parts)]
         known = [names for names in candidates if _has_all(config, names)]
         if each := [name for names in known for name in names if isinstance(getattr(config, name), list)]:
             raise ValueError(f"{each[0]} has a value for each layer, which gdo does not widen")
