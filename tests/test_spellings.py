@@ -98,7 +98,7 @@ text = st.text(st.sampled_from("nt\\\n\t\"'aé: "), max_size=8)
 
 
 @given(before=text, after=text)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_a_run_rebuilt_from_its_record_has_the_same_template(before: str, after: str) -> None:
     word = f"task.prompt={quoted(f'{before}{{question}}{after}')}"
     run = load_run(
@@ -140,6 +140,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Composer:
     return Composer(folder)
 
 
+@cache
 def points(conf: Composer, *words: str) -> list[tuple[list[str], str, int]]:
     return [(words, run.id, run.seed) for words, run in load_grid(["experiment=several", *words], conf)]
 
@@ -230,7 +231,7 @@ def test_what_the_grids_of_an_experiment_set_is_kept_with_the_points(several: Co
     lr=st.sampled_from([1e-5, 2e-4, 0.25, 0.5]),
     spell=st.sampled_from(["{!r}", "{:e}", "{:.20f}", "'{!r}'", "choice({!r})", " {!r}", "{!r},{:e}"]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 def test_a_number_is_the_same_value_in_every_notation(lr: float, spell: str) -> None:
     plain, other = (["model=tiny", f"train.lr={value}"] for value in (repr(lr), spell.format(lr, lr)))
     (_, wanted), *more = load_grid(plain, composer())
