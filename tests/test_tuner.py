@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import math
 import subprocess
@@ -46,6 +47,7 @@ from gdo_cli.growth import GrowConfig
 from gdo_cli.growth.folding import average, fold, natural_form, widen
 from gdo_cli.growth.layer import GrownLinear, GrownRows
 from gdo_cli.lm.pairs import find_pairs
+from gdo_cli.lm.tokens import Encoder
 
 MODES = pytest.mark.parametrize("mode", ["new", "columns"])
 SHAPE = {
@@ -658,3 +660,19 @@ def test_a_linear_layer_whose_forward_does_the_same_grows() -> None:
     expected = logits(base, IDS)
     model = grown(base, target_modules=["dense_h_to_4h", "dense_4h_to_h"])
     assert torch.equal(logits(model, IDS), expected)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval comes with the bench extra")
+def test_lm_eval_loads_a_grown_adapter_through_the_wrapper(word_encoder: Encoder, tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from gdo_cli.growth import lm_eval  # noqa: F401 - what `python -m gdo_cli.growth.lm_eval` imports
+
+    tiny_model("llama").save_pretrained(tmp_path / "base")
+    word_encoder.tokenizer.save_pretrained(tmp_path / "base")
+    model = grown(tiny_model("llama"))
+    moved(model)
+    model.save_pretrained(tmp_path / "adapter")
+    options = {"pretrained": str(tmp_path / "base"), "peft": str(tmp_path / "adapter")}
+    found = HFLM(**options, device="cpu", dtype="float32").model(IDS).logits
+    assert torch.equal(found, logits(model, IDS)[..., : found.shape[-1]])
