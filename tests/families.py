@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from conftest import BOS, EOS, PAD, VOCABULARY, perturb
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -87,6 +89,20 @@ UNLIKE: dict[str, dict[str, Any]] = {
         "dim_ff": 64,
     },
 }
+
+
+# One of each kind of difference; the others are asked in `make test-slow`.
+FEW = (
+    *("cohere", "phi3", "gpt2", "starcoder2", "bloom", "doge", "deepseek_v3", "mixtral", "qwen2_moe"),
+    *("bitnet", "mpt", "mamba", "rwkv", "moshi"),
+)
+
+
+def by_family(names: Iterable[str], argument: str = "name") -> pytest.MarkDecorator:
+    """Ask a test about each of the families, slowly about all but a few."""
+    return pytest.mark.parametrize(
+        argument, [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in names]
+    )
 
 
 def of_family(name: str, vocabulary: int = VOCABULARY, **options: Any) -> PreTrainedModel:

@@ -129,6 +129,7 @@ STRUCTURES = [
 ]
 
 
+@pytest.mark.slow
 def test_where_gdo_is_not_imported_a_checkpoint_computes_and_generates_what_the_run_does(
     families: Path, results: Path, tmp_path: Path
 ) -> None:

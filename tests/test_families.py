@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import logits, perturb, random_ids
-from families import of_family
+from families import by_family, of_family
 from peft import PeftModel, get_peft_model
 from transformers import (
     BartForConditionalGeneration,
@@ -38,7 +38,7 @@ def grown(name: str, **fields: Any) -> PeftModel:
 
 @pytest.mark.parametrize("mode", ["new", "columns"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", GROWN)
+@by_family(GROWN)
 def test_a_family_grows_by_itself_bit_for_bit(name: str, dtype: torch.dtype, mode: str) -> None:
     base = of_family(name).to(dtype)
     before = logits(base, IDS)
@@ -46,7 +46,7 @@ def test_a_family_grows_by_itself_bit_for_bit(name: str, dtype: torch.dtype, mod
     assert torch.equal(logits(model, IDS), before)
 
 
-@pytest.mark.parametrize("name", GROWN)
+@by_family(GROWN)
 def test_a_step_of_training_moves_all_that_is_new(name: str) -> None:
     model = grown(name)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -56,7 +56,7 @@ def test_a_step_of_training_moves_all_that_is_new(name: str) -> None:
 
 
 @pytest.mark.parametrize("layers", [None, 1])
-@pytest.mark.parametrize("name", GROWN)
+@by_family(GROWN)
 def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(
     name: str, layers: Any, tmp_path: Path
 ) -> None:

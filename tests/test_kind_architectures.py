@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import RunFactory, logits, random_ids, tiny_model
-from families import FAMILIES, of_family
+from families import FAMILIES, by_family, of_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -201,7 +201,7 @@ def test_layers_are_found_wherever_a_family_keeps_them(name: str) -> None:
     assert inside == {None, 0, 1}
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "modernbert-decoder"])
+@by_family([*FAMILIES, "modernbert-decoder"])
 def test_the_decoder_gives_hidden_states(name: str) -> None:
     model = of_family(name)
     width = model.get_output_embeddings().weight.shape[1]
@@ -209,7 +209,7 @@ def test_the_decoder_gives_hidden_states(name: str) -> None:
     assert hidden.shape == (*IDS.shape, width)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_plain_fine_tuning_trains_all_that_speaks(name: str) -> None:
     model = SFT().prepare(of_family(name), None)
     frozen = [key for key, p in model.named_parameters() if not p.requires_grad]
@@ -242,7 +242,7 @@ def test_growth_of_what_cannot_grow_is_one_line(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_growth_keeps_the_function_or_is_refused(name: str) -> None:
     model: PreTrainedModel = of_family(name)
     before = logits(model, IDS)

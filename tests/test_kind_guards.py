@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import RunFactory, logits, perturb, random_ids, random_queries, tiny_model
-from families import FAMILIES, UNLIKE, of_family
+from families import FAMILIES, UNLIKE, by_family, of_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -57,14 +57,14 @@ def own_logprob(model: PreTrainedModel, query: Encoded) -> float:
 # ------------------------------------------------------------------------------------------- D1: heads
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_every_family_scores_as_its_own_forward_does(name: str) -> None:
     model = of_family(name)
     found = [one.logprob for one in score(answering(model), QUERIES, 256)]
     assert found == pytest.approx([own_logprob(model, q) for q in QUERIES], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_every_family_scores_a_common_beginning_as_if_it_were_alone(name: str) -> None:
     """RWKV, Mamba and the first GPT have no keys and values to hand on."""
     model = of_family(name)
@@ -73,7 +73,7 @@ def test_every_family_scores_a_common_beginning_as_if_it_were_alone(name: str) -
     assert found == pytest.approx([own_logprob(model, q) for q in queries], abs=2e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_every_family_trains_on_the_loss_of_its_own_forward(name: str) -> None:
     model = of_family(name).requires_grad_(True)
     rows = [q.context + q.continuation for q in QUERIES]
@@ -123,7 +123,7 @@ def test_what_gdo_cannot_reproduce_is_refused(name: str) -> None:
         check_forward(answering(of_family(name)), QUERIES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_what_gdo_can_reproduce_is_not(name: str) -> None:
     check_forward(answering(of_family(name)), QUERIES)
 
@@ -307,7 +307,7 @@ def exported(method: Method, model: PreTrainedModel, layers: list[int] | None, f
 
 
 @pytest.mark.parametrize("method", GROWING)
-@pytest.mark.parametrize("name", FAMILIES)
+@by_family(FAMILIES)
 def test_what_can_be_grown_can_be_exported_or_is_refused_first(
     name: str, method: str, tmp_path: Path
 ) -> None:

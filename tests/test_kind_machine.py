@@ -147,6 +147,7 @@ def test_letters_that_a_stream_lacks_are_replaced(sealed: Path, encoding: str) -
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_can_hear_is_made_all_the_same(tmp_path: Path) -> None:
     done = gdo("train", *TINY_RUN, cwd=tmp_path, shell=">/dev/full 2>/dev/full")
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")

@@ -420,6 +420,7 @@ def picks(claims: tuple[Claim, ...]) -> list[Of]:
     return [value for value in found if isinstance(value, Of)]
 
 
+@pytest.mark.slow
 def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
     grids = {}
     for of in picks(PAPER + QUESTIONS):
@@ -451,6 +452,7 @@ def _setting(config: RunConfig, key: str) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_every_claims_figures_exist_and_every_figure_has_a_title() -> None:
     known = {name: figure for name in options("experiment") if (figure := load_experiment(name))}
     assert all(read_spec(figure) and figure["title"] for figure in known.values())
@@ -460,6 +462,7 @@ def test_every_claims_figures_exist_and_every_figure_has_a_title() -> None:
 # -------------------------------------------------------------------------------------------- page
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path) -> None:
     found = CliRunner().invoke(study, ["--results", str(tmp_path)])
     assert found.exit_code == 0, found.output

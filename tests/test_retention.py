@@ -263,7 +263,9 @@ def test_a_run_tells_at_each_evaluation_how_much_is_kept(tiny_run: RunFactory, m
 
 # With k = 3 the base is measured before the run begins, which then knows the signature of its BLEU.
 @pytest.mark.parametrize(
-    "words", [("method=sft",), ("method=g_freeze", "method.k=3", "task=mtnt")], ids=" ".join
+    "words",
+    [("method=sft",), pytest.param(("method=g_freeze", "method.k=3", "task=mtnt"), marks=pytest.mark.slow)],
+    ids=" ".join,
 )
 @pytest.mark.usefixtures("lenient")
 def test_a_run_that_goes_on_from_a_checkpoint_remembers_the_untouched_model(
