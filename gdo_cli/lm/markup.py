@@ -15,6 +15,7 @@ Turn = tuple[str, str]  # role, what was said
 Turns = tuple[Turn, ...]
 # Stands for what was said while a template is rendered, so that what the template itself writes is known.
 _SAID = "\ue000{}\ue001"
+_PLACE = re.compile(_SAID.format(r"(\d+)"))
 
 
 class Markup(str):
@@ -53,31 +54,56 @@ def places_of(text: str) -> tuple[tuple[int, int], ...]:
     return text.places if isinstance(text, Markup) else ()
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> tuple[Markup, str]:
-    """Return a chat up to what is said last, as the tokenizer's template writes it, and what it writes then.
+def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> tuple[Markup, str, str]:
+    """Return a chat up to its answer, the answer, and what follows, as the tokenizer's template writes them.
 
-    What was said is words, whatever it names.
+    What was said is words, whatever it names. What the template puts between its prompt for an answer and
+    the answer, such as a channel or an empty thought, is given; but spaces at its end are the answer's.
 
     Raises:
-        UserError: the template refuses the roles or their order, or leaves a message out.
+        UserError: the template refuses the roles or their order, leaves a message out, or changes one.
     """
     said = [content.strip() for _, content in turns]
-    messages = [{"role": role, "content": _SAID.format(n)} for n, (role, _) in enumerate(turns)]
+    prompt, whole = _render(tokenizer, turns, [_SAID.format(n) for n in range(len(turns))])
     roles = ", ".join(role for role, _ in turns)
+    if _said_in(whole) != list(range(len(turns))) or _said_in(prompt) != list(range(len(turns) - 1)):
+        raise UserError(
+            f"task.messages: the tokenizer's chat template leaves out a message of {roles}, or repeats one"
+        )
+    # A template may look into what is said: strip earlier thoughts, cut what is long, escape quotes.
+    if _render(tokenizer, turns, said) != (_filled(prompt, said), _filled(whole, said)):
+        raise UserError(
+            f"task.messages: the tokenizer's chat template changes what is said in a chat of {roles}: "
+            f"{said[-1][:60]!r}; put messages into the rows as it leaves them (without earlier thoughts, say)"
+        )
+    before, _, after = whole.rpartition(_SAID.format(len(turns) - 1))
+    between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    given = between.rstrip(" ")
+    context = Markup()
+    for n, literal in enumerate(_PLACE.split(prompt + given)[::2]):
+        context = context + (said[n - 1] if n else "") + Markup(literal)
+    return context, between[len(given) :] + said[-1], after
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: Turns, said: Sequence[str]) -> tuple[str, str]:
+    """The prompt for the last message, and the whole chat, with these words in the place of what was said."""
+    messages = [{"role": role, "content": words} for (role, _), words in zip(turns, said, strict=True)]
     try:
         prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        return str(prompt), str(tokenizer.apply_chat_template(messages, tokenize=False))
     except Exception as error:  # a template raises what it likes
+        roles = ", ".join(role for role, _ in turns)
         raise UserError(
             f"task.messages: the tokenizer's chat template refuses a chat of {roles}: {first_line(error)}"
         ) from error
-    written = re.split(_SAID.format(r"(\d+)"), str(prompt))
-    if [int(n) for n in written[1::2]] != list(range(len(turns) - 1)):
-        raise UserError(f"task.messages: the tokenizer's chat template leaves out a message of {roles}")
-    context = Markup(written[0])
-    for n, literal in enumerate(written[2::2]):
-        context = context + said[n] + Markup(literal)
-    return context, str(whole).rpartition(_SAID.format(len(turns) - 1))[2]
+
+
+def _said_in(rendered: str) -> list[int]:
+    return [int(n) for n in _PLACE.findall(rendered)]
+
+
+def _filled(rendered: str, said: Sequence[str]) -> str:
+    return _PLACE.sub(lambda place: said[int(place[1])], rendered)
 
 
 def is_markup(text: str, start: int, end: int) -> bool:
