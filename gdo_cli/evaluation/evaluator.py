@@ -112,6 +112,12 @@ class Evaluator:
         pairs = list(zip(examples, self._encode(examples), strict=True))
         if unsaid := [e for e, q in pairs if not q.continuation]:
             raise UserError(f"{role}: the model's tokenizer has no token for the answer {unsaid[0].answer!r}")
+        unknown = self.encoder.tokenizer.unk_token_id
+        if lost := [e for e, q in pairs if unknown in q.continuation]:
+            warn(
+                f"{len(lost)} of {len(pairs)} {role} answers hold what the model's tokenizer has no token "
+                f"for: no answer to them is exact; the first: {lost[0].answer.strip()[:60]!r}"
+            )
         pairs = [(e, q) for e, q in pairs if len(q) < self.max_length]
         n, total = len(examples) - len(pairs), len(examples)
         self.provenance |= {f"{role}_too_long": n, f"{role}_items": len(pairs)}

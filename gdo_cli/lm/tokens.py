@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LINE_BREAK = re.compile(r"[\r\n]")
-# How the tokens of SentencePiece and byte-level vocabularies may write a line break.
+# How the tokens of SentencePiece and byte-level vocabularies may write a line break; others are asked.
 _NEWLINES = ("\n", "\r", "Ċ", "č", "<0x0A>", "<0x0D>")
 
 
@@ -93,6 +93,8 @@ class Ends:
             (n for n, (a, b) in enumerate(zip(answer, likeliest, strict=False)) if a != b), len(answer)
         )
         last = likeliest[same]
+        if self.tokenizer.unk_token_id in answer:  # whatever it stands for, it does not say it
+            return False
         if last in self.stops:
             return same == len(answer)
         # The token that differs, or comes after the last, may hold the answer's end and a line break.
@@ -144,10 +146,21 @@ class Encoder:
 
         A tuned model ends with EOS where a few-shot prompt taught a line break; both are accepted.
         """
-        named = [i for t, i in self.tokenizer.get_vocab().items() if any(n in t for n in _NEWLINES)]
-        texts = (self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in named)
-        breaks = frozenset(i for i, text in zip(named, texts, strict=True) if LINE_BREAK.search(text))
+        own = filter(self._breaks_line, self.plain("\n"))
+        names = (*_NEWLINES, *map(str, self.tokenizer.convert_ids_to_tokens(list(own))))
+        named = [i for t, i in self.tokenizer.get_vocab().items() if any(n in t for n in names)]
+        breaks = frozenset(filter(self._breaks_line, named))
         return Ends(self.tokenizer, self.stop_ids, breaks - self.stop_ids)
+
+    def _breaks_line(self, token: int) -> bool:
+        # Between two others: some tokenizers strip the text that they decode.
+        around = self._beside_a_break
+        text = self.tokenizer.decode([*around, token, *around], clean_up_tokenization_spaces=False)
+        return LINE_BREAK.search(text) is not None
+
+    @cached_property
+    def _beside_a_break(self) -> list[int]:
+        return self.plain("a")
 
     @cached_property
     def _bos(self) -> list[int]:
@@ -260,10 +273,10 @@ class Encoder:
         """The query as the tokenizer's chat template writes it, and the token that ends the answer there."""
         if not (query.turns and self.tokenizer.chat_template):
             return query, None
-        context, after = render_chat(self.tokenizer, query.turns)
+        context, answer, after = render_chat(self.tokenizer, query.turns)
         ends = (self._control[name.group()] for name in self._names.finditer(after))
         end = next((i for i in ends if i in self.stop_ids), None)
-        return replace(query, context=context, continuation=query.turns[-1][1].strip()), end
+        return replace(query, context=context, continuation=answer), end
 
 
 class LazilyEncoded(Sequence[Encoded]):
