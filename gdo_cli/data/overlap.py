@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
@@ -25,6 +26,17 @@ def require_apart(first: Mapping[str, Split], second: Mapping[str, Split]) -> No
             )
 
 
+def require_once(splits: Mapping[str, Split]) -> None:
+    """Raise a UserError if a split that is measured holds a row twice: more items than there are would be
+    counted, and errors would look smaller than they are."""
+    for key, split in splits.items():
+        if (twice := len(split.places) - len(set(split.places))) > 0:
+            raise UserError(
+                f"{key}={split.provenance['split']}: {twice} of its {len(split.rows)} rows are there a "
+                "second time; name every row once"
+            )
+
+
 def _apart(key: str, *splits: Split) -> str:
     """How a task's splits that are all of one file would be apart."""
     if not key.startswith("task.") or not all(split.files for split in splits):
@@ -45,6 +57,10 @@ def three_splits(name: str, rows: int) -> str:
 
 
 def repeated(prompts: Sequence[str], among: Iterable[str]) -> list[str]:
-    """Return the prompts that are among others, all but for white space."""
-    known = {" ".join(prompt.split()) for prompt in among}
-    return [prompt for prompt in prompts if " ".join(prompt.split()) in known]
+    """Return the prompts that are among others, all but for white space and how accents are encoded."""
+    known = set(map(_alike, among))
+    return [prompt for prompt in prompts if _alike(prompt) in known]
+
+
+def _alike(prompt: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", prompt).split())

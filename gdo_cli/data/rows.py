@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,6 +125,8 @@ def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], li
         for number, line in enumerate(stream, 1):
             if digest is not None:
                 digest.update(line)
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # Windows writes one
             if not line.strip():
                 continue
             place = f"{Path(*file.parts[-2:])}:{number}"
@@ -132,6 +136,22 @@ def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], li
             except (ValueError, RecursionError) as error:
                 rejected.append((len(rows), f"{place}: {error}"))
     return rows, where, rejected
+
+
+class Written(float):
+    """A number that is written as it stood: 1.50 is a price, and 1e3 no 1000.0."""
+
+    written: str
+
+    def __new__(cls, text: str) -> Written:
+        made = super().__new__(cls, text)
+        if not math.isfinite(made):
+            raise ValueError(f"{text} is too large a number")
+        made.written = text
+        return made
+
+    def __str__(self) -> str:
+        return self.written
 
 
 def _object(line: bytes) -> Row:
@@ -144,7 +164,9 @@ def _object(line: bytes) -> Row:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(
+            line.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse, parse_float=Written
+        )
         if b"\\u" in line:  # half of a surrogate pair is JSON, but no text
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

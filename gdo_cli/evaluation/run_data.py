@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split
-from gdo_cli.data.overlap import repeated, require_apart
+from gdo_cli.data.overlap import repeated, require_apart, require_once
 from gdo_cli.data.rows import convert, load_split, source_of
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.lm.markup import Markup
@@ -103,8 +103,15 @@ def read_data(
     provenance |= {f"{role}_items": len(examples[role]) for role in ROLES[1:]} | record
     if again := _repeated(examples):
         provenance["repeated_prompts"] = again
-    solved = subset(examples["train"], shots)
+    solved = _shown("method.shots", examples["train"], shots)
     return RunData(**examples, probes=asked, replay=texts, shots=solved, provenance=provenance)
+
+
+def _shown(key: str, usable: Sequence[T], n: int) -> list[T]:
+    """The solved examples in front of a prompt: as many as the run is said to show."""
+    if n > len(usable):
+        raise UserError(f"{key}={n}: only {len(usable)} rows can be shown; choose {len(usable)} or fewer")
+    return subset(usable, n)
 
 
 def _check_apart(splits: Mapping[str, Split]) -> None:
@@ -113,6 +120,7 @@ def _check_apart(splits: Mapping[str, Split]) -> None:
     def of(*roles: str) -> dict[str, Split]:
         return {key: split for key, split in splits.items() if key.rpartition(".")[2] in roles}
 
+    require_once(of("validation", "test", "eval"))
     require_apart(of("train", "replay"), of("validation", "test", "eval"))
     require_apart(of("validation"), of("test"))
     require_apart(of("shots"), of("eval"))
@@ -190,7 +198,7 @@ def _probe_rows(
     shots: list[Row] = []
     if probe.shots:
         source = splits[f"{key}.shots"] = load_split(probe.dataset, "shots", data)
-        shots = subset(_usable(probe, source, data), probe.shots)
+        shots = _shown(f"probe.{name}.shots", _usable(probe, source, data), probe.shots)
     split = splits[f"{key}.eval"] = load_split(probe.dataset, "eval", data)
     usable = _usable(probe, split, data)
     if not usable:

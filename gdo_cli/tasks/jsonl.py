@@ -15,6 +15,9 @@ from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.tasks.base import Example, ScoredTask
 
+# What chat templates write of a message beside its content.
+_NOT_TEXT = ("tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking")
+
 
 @dataclass(frozen=True)
 class JSONL(ScoredTask):
@@ -51,6 +54,12 @@ class JSONL(ScoredTask):
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         _ = self.metric  # refuses what it cannot have
         for key in ("prompt", "completion"):
+            template, unset = getattr(self, key), JSONL.__dataclass_fields__[key].default
+            require(
+                self.messages is None or template == unset,
+                f"task.{key}={template!r}: not read beside task.messages={self.messages}; leave one out",
+            )
+        for key in ("prompt", "completion"):
             # A run's id is made of this form; read once more, as from its record, it is the same.
             template = re.sub(r"\\([nt\\])", _unescaped, getattr(self, key))
             object.__setattr__(self, key, template)
@@ -83,6 +92,8 @@ class JSONL(ScoredTask):
         for turn in turns:
             if not isinstance(turn, dict):
                 raise RowError(f"field {self.messages!r} holds something that is no message")
+            if unread := [key for key in _NOT_TEXT if turn.get(key)]:
+                raise RowError(f"a message has {unread[0]!r}; 'role' and 'content' alone are read")
         if turns[-1].get("role") != "assistant":
             raise RowError("the last message must be the assistant's")
         chat = tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
