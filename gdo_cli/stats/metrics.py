@@ -118,12 +118,14 @@ class Metric(Measure):
             model would put in the answer's places, given the right tokens before; that costs no generation.
         options: which of ``SCORING`` it has.
         settings: those of them that are set otherwise.
+        best: what answers get that are right throughout.
     """
 
     title: str
     generates: bool = True
     options: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    best: ClassVar[float] = 1.0
 
     @property
     def key(self) -> str:
@@ -141,8 +143,18 @@ class Metric(Measure):
     def doubt(self, references: Texts) -> str | None:
         """Return why the score cannot be right for these references, if it cannot."""
         found = doubt(self.words, references)
-        mend = "task.tokenize=zh, ja-mecab or char" if "tokenize" in self.options else "task.score=chrf"
-        return found and f"{self.key} takes whole clauses for words: {found}; {mend} does not"
+        mend = "task.score=chrf"
+        if "tokenize" in self.options:
+            mend = "task.tokenize=char (or zh for Chinese, ja-mecab for Japanese)"
+        if found:
+            return f"{self.key} takes whole clauses for words: {found}; {mend} does not"
+        own = self.score([Response(text, text, True) for text in references]).value
+        if own < 0.999 * self.best:
+            return (
+                f"{self.key} cannot be more than {own:.3g} of {self.best:g}, which the right answers get "
+                "themselves: some have too few words for it; task.score=exact_match or chrf has no such limit"
+            )
+        return None
 
     def with_settings(self, given: Mapping[str, Any]) -> Metric:
         """Return the metric as a task sets it, of whose settings others than ``SCORING`` are not read.
@@ -198,6 +210,7 @@ class SacreMetric(Metric):
     field: str = "predicted"
     digits: int = 1
     is_corpus: ClassVar[bool] = True
+    best: ClassVar[float] = 100.0
 
     def _scorer(self) -> Any:
         import sacrebleu
@@ -243,10 +256,14 @@ class SacreMetric(Metric):
     def paired(self, first: Values, second: Values, weights: Weights, answers: Texts) -> Paired:
         """Return sacrebleu's paired bootstrap of two systems on the same answers.
 
-        It gives a system against itself the smallest p-value there is; here that is no difference, p = 1.
+        It gives the smallest p-value there is where nothing varies between resamples: to a system against
+        itself, to scores that are equal on every item, to a single item. Here that is p = 1.
         """
-        if list(first) == list(second):
-            return Paired(0.0, 1.0, BOOTSTRAP)
+        scores_of = [self._on_items(texts, answers) for texts in (first, second)]
+        each = {tuple(score([i]) for score in scores_of) for i in range(len(answers))}
+        before, after = (score(range(len(answers))) for score in scores_of)
+        if len(answers) == 1 or (before == after and all(a == b for a, b in each)):
+            return Paired(after - before, 1.0, BOOTSTRAP)
         from sacrebleu.significance import PairedTest
 
         systems = [("first", list(first)), ("second", list(second))]

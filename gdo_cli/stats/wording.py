@@ -23,11 +23,13 @@ TOKENIZERS = (
 )
 SMOOTHING = ("exp", "floor", "add-k", "none")
 _NEEDS = {"ja-mecab": "'sacrebleu[ja]'", "ko-mecab": "'sacrebleu[ko]'"}
-# Scripts written without spaces, and letters that few words of theirs exceed: Han and kana; South-East Asian.
-_UNSPACED = (
-    (re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"), 3),
-    (re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf]+"), 10),
+# Scripts written without spaces, and letters that few words of theirs exceed: Han, kana and bopomofo; Tibetan
+# and those of South-East Asia.
+_EAST_ASIAN = "\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+_SOUTH_EAST_ASIAN = (
+    "\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf"
 )
+_UNSPACED = ((re.compile(f"[{_EAST_ASIAN}]+"), 3), (re.compile(f"[{_SOUTH_EAST_ASIAN}]+"), 10))
 
 
 def require_tokenizer(name: str) -> None:
