@@ -215,6 +215,8 @@ class Composer:
             raise UserError(f"a YAML file cannot be read: {' '.join(str(error).split())}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"a YAML file cannot be read: not UTF-8 ({error.reason})") from error
+        except FileNotFoundError as error:  # Hydra asks where it is
+            raise UserError("the working directory has been deleted: cd to another one") from error
         except RecursionError as error:
             raise UserError("a YAML file cannot be read: its defaults lead back to itself") from error
         # An AttributeError is a merge into null.
@@ -236,6 +238,9 @@ class Composer:
             key = match[1] or match[2]
             parent, _, last = key.rpartition(".")
             known = self._keys(parent, words)
+            first, there = key.partition(".")[0], self._keys("", words)
+            if not known and first not in there:
+                return f"{key}: no such key; {suggest(first, there)}"
             if not known:
                 instead = f"{parent}=null or {parent}='{{{last}: 1}}'"
                 return f"{key}: no such key; {parent} is one value, e.g. {instead}"
@@ -244,6 +249,8 @@ class Composer:
             )
             elsewhere = f" with this {parent}; {', '.join(others)} would take it" if others else ""
             return f"{key}: no such key{elsewhere}; {suggest(last, known)}"
+        if match := re.match(r"Error merging override ([+~])([^=\s]+)", line):
+            return f"{match[1]}{match[2]}: settings are neither added nor left out; write {match[2]}=…"
         culprit = next((word for word in words if word.split("=", 1)[0].lstrip("+~") in text), None)
         return f"{culprit}: {line}" if culprit and culprit not in line else line
 

@@ -41,7 +41,13 @@ def init_distributed(config: RunConfig) -> RunConfig:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        try:
+            PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        except ValueError as error:
+            raise UserError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {first_line(error)}; start gdo by torchrun or "
+                "accelerate launch, or unset WORLD_SIZE"
+            ) from error
     if is_rank_zero():
         return config
     silence()

@@ -97,7 +97,9 @@ class AnswerLM(nn.Module):
 
     @property
     def _cap(self) -> float | None:
-        return getattr(self._config, "final_logit_softcapping", None)
+        # Gemma 2 and later, RecurrentGemma, xLSTM
+        names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        return next((cap for name in names if (cap := getattr(self._config, name, None))), None)
 
     @property
     def _scale(self) -> float:

@@ -21,6 +21,9 @@ from rich.text import Text
 
 console = Console(markup=False, emoji=False, highlight=False)
 errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
+for each in (console, errors):
+    if each.width < 20:  # COLUMNS=0, where nobody knows, is no width, and in very few nothing can be read
+        each.width = 20 if each.width else 80
 log = logging.getLogger("gdo")
 # What moves a cursor, breaks a line or has no letter: a name with it would pass for something else.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
