@@ -54,7 +54,8 @@ def decisive(family: str) -> PreTrainedModel:
     model = tiny_model(family)
     perturb(model, 0.3, seed=1)
     # Without this a Gemma's residual stream only repeats the last token for ever.
-    perturb(model, 8.0, only="post_")
+    if family.startswith("gemma"):
+        perturb(model, 8.0, only="post_")
     return model
 
 
