@@ -23,6 +23,7 @@ OWN = f"{TRAIN} task=jsonl task.path=rows.jsonl 'task.prompt=\"{{q}}\"' 'task.co
 ALL, EACH = "{train: all, validation: all, test: all}", "{train: train, validation: validation, test: test}"
 OWN += f" 'task.dataset.splits={ALL}'"
 SPLITS = ("train", "validation", "test")
+CHAT = f"{TRAIN} task=jsonl task.path=rows.jsonl 'task.dataset.splits={ALL}'"
 RUN = "runs/tiny/scitail/g_freeze-00000000/seed0"
 GOOD = {"q": "What?", "a": "this"}
 
@@ -169,7 +170,7 @@ CASES = [
     Case("rows_field_null", OWN, "field 'a' is missing", rows({"q": "What?", "a": None})),
     Case("rows_field_list", OWN, "field 'q' is no text", rows({"q": ["What?"], "a": "x"})),
     Case("rows_several_lines", OWN, "several lines", rows({"q": "What?", "a": "x\ny"})),
-    Case("rows_no_chat", f"{OWN} task.messages=chat", "field 'chat' needs a list", rows(GOOD)),
+    Case("rows_no_chat", f"{CHAT} task.messages=chat", "field 'chat' needs a list", rows(GOOD)),
     Case("rows_wrong_label", LOCAL, "answerKey", task_data(_QASC | {"answerKey": "Z"})),
     Case("rows_option_twice", LOCAL, "names an option twice",
          task_data(_QASC | {"choices": {"label": ["A", "A"], "text": ["x", "y"]}})),

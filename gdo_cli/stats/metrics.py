@@ -148,7 +148,9 @@ class Metric(Measure):
             mend = "task.tokenize=char (or zh for Chinese, ja-mecab for Japanese)"
         if found:
             return f"{self.key} takes whole clauses for words: {found}; {mend} does not"
-        own = self.score([Response(text, text, True) for text in references]).value
+        own = (
+            self.score([Response(text, text, True) for text in references]).value if references else self.best
+        )
         if own < 0.999 * self.best:
             return (
                 f"{self.key} cannot be more than {own:.3g} of {self.best:g}, which the right answers get "
