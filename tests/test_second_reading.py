@@ -204,11 +204,6 @@ def test_what_is_not_read_of_a_message_is_told(tmp_path: Path, key: str) -> None
         read(run)
 
 
-def test_templates_beside_messages_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task.prompt='x \{q\}': not read beside task.messages=m"):
-        configured(tmp_path, ROWS, "task.messages=m", "task.prompt='x {q}'")
-
-
 # ------------------------------------------------------------------------------------- overrides, machine
 
 

@@ -54,12 +54,6 @@ class JSONL(ScoredTask):
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         _ = self.metric  # refuses what it cannot have
         for key in ("prompt", "completion"):
-            template, unset = getattr(self, key), JSONL.__dataclass_fields__[key].default
-            require(
-                self.messages is None or template == unset,
-                f"task.{key}={template!r}: not read beside task.messages={self.messages}; leave one out",
-            )
-        for key in ("prompt", "completion"):
             # A run's id is made of this form; read once more, as from its record, it is the same.
             template = re.sub(r"\\([nt\\])", _unescaped, getattr(self, key))
             object.__setattr__(self, key, template)
