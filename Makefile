@@ -44,7 +44,7 @@ test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of opt
 test-faults: $(VENV)/.dev  ## Kills, full disks, bad input and broken networks, the long form
 	$(BIN)/python -m pytest -q -n $(JOBS) -m faults
 
-test-peft: $(VENV)/.dev  ## PEFT's own tests against the growth tuner: results/benchmarks/peft_suite.json (half an hour)
+test-peft: $(VENV)/.dev  ## PEFT's own tests against the growth tuner: results/benchmarks/peft_suite.json (15 minutes)
 	PYTHONPATH=scripts $(BIN)/python -m peft_suite
 
 reliability: $(VENV)/.dev  ## The same faults, written down: results/reliability.md (half an hour)
