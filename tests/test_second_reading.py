@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_tokenizers import byte_level, encoder_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import MyT5Tokenizer, PreTrainedTokenizerFast
+from transformers import GPTNeoXJapaneseTokenizer, MyT5Tokenizer, PreTrainedTokenizerFast
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
@@ -99,17 +99,40 @@ def renamed_break() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
 
 
+def neox_japanese(folder: Path) -> GPTNeoXJapaneseTokenizer:
+    """A line break that is ``<BR>`` in the vocabulary, nothing when decoded alone, and called ``\\n``."""
+    named = [
+        "<|endoftext|>",
+        "<|startoftext|>",
+        "<SP>",
+        "<BR>",
+        "<TAB>",
+        "<BLOCK>",
+        "<KIGOU>",
+        "<U2000U2BFF>",
+    ]
+    words = [*named, *(f"<|byte{n}|>" for n in range(256)), *"abd"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "emoji.json").write_text('{"emoji": {}, "emoji_inv": {}}')
+    return GPTNeoXJapaneseTokenizer(str(folder / "vocab.txt"), str(folder / "emoji.json"))
+
+
+@pytest.mark.filterwarnings("ignore:.*(vocab.txt|emoji.json):pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:.*(vocab.txt|emoji.json):ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*maps.json:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*maps.json:ResourceWarning")
-@pytest.mark.parametrize("kind", ["cpm", "myt5"])
+@pytest.mark.parametrize("kind", ["cpm", "myt5", "neox_japanese"])
 def test_a_line_break_by_another_name_ends_an_answer(kind: str, tmp_path: Path) -> None:
     if kind == "myt5":
         (tmp_path / "maps.json").write_text('{"decompose_map": {}, "merge_map": {}}')
-    tokenizer: Any = MyT5Tokenizer(str(tmp_path / "maps.json")) if kind == "myt5" else renamed_break()
+        tokenizer: Any = MyT5Tokenizer(str(tmp_path / "maps.json"))
+    else:
+        tokenizer = renamed_break() if kind == "cpm" else neox_japanese(tmp_path)
     encoder = Encoder.of(tokenizer, [])
     encoded = encoder(Query("a", " bad"))
     ends = encoder.answer_ends
-    assert ends.parse(encoder.plain("a bad\n\nab")[len(encoded.context) - 1 :]) == " bad"
+    answer = encoder.plain("a bad\n\nab")[len(encoded.context) - 1 :]
+    assert ends.parse(answer).strip() == "bad"  # GPT-NeoX-Japanese strips what it decodes
     assert ends.complete(encoded.continuation, [*encoded.continuation, *encoder.plain("\n")])
 
 

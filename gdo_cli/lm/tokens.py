@@ -146,9 +146,10 @@ class Encoder:
 
         A tuned model ends with EOS where a few-shot prompt taught a line break; both are accepted.
         """
-        own = filter(self._breaks_line, self.plain("\n"))
-        names = (*_NEWLINES, *map(str, self.tokenizer.convert_ids_to_tokens(list(own))))
-        named = [i for t, i in self.tokenizer.get_vocab().items() if any(n in t for n in names)]
+        vocabulary = self.tokenizer.get_vocab()
+        own = set(filter(self._breaks_line, self.plain("\n")))
+        names = (*_NEWLINES, *(t for t, i in vocabulary.items() if i in own))
+        named = [i for t, i in vocabulary.items() if any(n in t for n in names)]
         breaks = frozenset(filter(self._breaks_line, named))
         return Ends(self.tokenizer, self.stop_ids, breaks - self.stop_ids)
 
