@@ -122,7 +122,7 @@ def test_a_file_of_the_first_version_is_read_with_a_notice(tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     save_file({name.replace(".grow.", ".grow_"): t for name, t in load_file(file).items()}, file)
-    with pytest.warns(FutureWarning, match="an adapter file of gdo 0.1"):
+    with pytest.warns(FutureWarning, match="an adapter file of an earlier gdo"):
         old = PeftModel.from_pretrained(tiny_model("llama"), tmp_path)
     assert torch.equal(logits(old, IDS), logits(model, IDS))
 
@@ -676,3 +676,17 @@ def test_lm_eval_loads_a_grown_adapter_through_the_wrapper(word_encoder: Encoder
     options = {"pretrained": str(tmp_path / "base"), "peft": str(tmp_path / "adapter")}
     found = HFLM(**options, device="cpu", dtype="float32").model(IDS).logits
     assert torch.equal(found, logits(model, IDS)[..., : found.shape[-1]])
+
+
+def test_a_second_adapter_that_is_refused_leaves_the_first_as_it_was() -> None:
+    """Both MLPs take one tensor; the second one norms between its columns and its row."""
+    model = nn.ModuleDict({"good": Plain(), "bad": Normed()})
+    adapted = get_peft_model(model, GrowConfig(target_modules=["good.up_proj", "good.down_proj"]))
+    moved(adapted)
+    x = torch.randn(3, 8)
+    before = model["good"](x)
+    with pytest.raises(ValueError, match=r"bad cannot grow: its output changes by"):
+        adapted.add_adapter("b", GrowConfig(target_modules=["up_proj", "down_proj"]))
+    assert set(adapted.peft_config) == {"default"}
+    assert torch.equal(model["good"](x), before)
+    assert not any(".b." in name for name, _ in adapted.named_parameters())

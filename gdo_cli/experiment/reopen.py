@@ -85,15 +85,11 @@ class Opened:
         return base_facts(self.loaded.provenance, self.dtype, self.device)
 
     def evaluator(self) -> Evaluator:
-        evaluator, longest = (
-            build_evaluator(self.config, self.data, self.encoder),
-            self.config.train.max_length,
-        )
-        most = max_positions(self.loaded.model)
+        evaluator = build_evaluator(self.config, self.data, self.encoder)
+        longest, most = self.config.train.max_length, max_positions(self.loaded.model)
         require(longest <= most, f"train.max_length={longest}: the model has {most} positions; lower it")
-        answer = (
-            int(getattr(self.config.task, "max_new_tokens", 0)) if self.config.task.metric.generates else 0
-        )
+        task = self.config.task
+        answer = int(getattr(task, "max_new_tokens", 0)) if task.metric.generates else 0
         for role, pairs in evaluator.splits.items():
             self.require_fit(
                 [q for _, q in pairs], f"a {role} item of the task, its answer included,", answer
@@ -108,10 +104,8 @@ class Opened:
         Args:
             more: tokens that are generated behind the context.
         """
-        rows, most = (
-            self.loaded.model.get_input_embeddings().weight.shape[0],
-            max_positions(self.loaded.model),
-        )
+        model = self.loaded.model
+        rows, most = model.get_input_embeddings().weight.shape[0], max_positions(model)
         for query in queries:
             used, n = [*query.context, *query.continuation], max(len(query), len(query.context) + more)
             require(

@@ -186,7 +186,7 @@ def _zeros_after(tensor: Tensor, dim: int, k: int, projections: int = 1) -> Tens
 def fold(model: Any) -> nn.Module:
     """G-Train at the original size (exact): its copies are equal, so one of them says it all.
 
-    Trained in fp32 on some numbers of threads they are so up to rounding (guards.EXACT_TOLERANCE).
+    Trained in fp32 on some numbers of threads they are so up to rounding (``SAME``).
 
     Raises:
         ValueError: the adapter does not train columns alone, or its copies differ.

@@ -19,7 +19,7 @@ from gdo_cli.lm.pairs import find_pairs
 from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
 
 ALL_LINEAR = "all-linear"
-OLD_NAMES = "an adapter file of gdo 0.1: save it again; the next version does not read it"
+OLD_NAMES = "an adapter file of an earlier gdo: save it again; the next version does not read it"
 
 
 class GrowModel(BaseTuner):
@@ -45,7 +45,10 @@ class GrowModel(BaseTuner):
             if config.init_weights:
                 require_same_function(model, adapter_name)
         except ValueError:
-            self._unload_and_optionally_merge(merge=False, progressbar=False)
+            if len(self.peft_config) > 1:
+                self.delete_adapter(adapter_name)  # others stay as they are
+            else:
+                self._unload_and_optionally_merge(merge=False, progressbar=False)
             raise
 
     def _prepare_adapter_config(self, peft_config: GrowConfig, model_config: Any) -> GrowConfig:
@@ -168,7 +171,7 @@ class GrowModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: GrowConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Read files of gdo 0.1, too, in which parameters were called ``grow_weight`` and ``grow_bias``."""
+        """Read earlier files, too, in which parameters were called ``grow_weight`` and ``grow_bias``."""
         old = [key for key in state_dict if key.endswith((".grow_weight", ".grow_bias"))]
         if old:
             warnings.warn(OLD_NAMES, FutureWarning, stacklevel=2)

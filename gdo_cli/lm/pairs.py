@@ -42,7 +42,8 @@ def nearest_rows(column: str, rows: list[str]) -> list[str]:
     """Return the rows whose names begin longest as the column's does, and of these those with fewest parts:
     BERT's ``output.dense`` rather than ``attention.output.dense``."""
     depths = {row: (d, -row.count(".")) for row in rows if (d := _common(column, row)) is not None}
-    return [row for row, depth in depths.items() if depth == max(depths.values())]
+    nearest = max(depths.values(), default=None)
+    return [row for row, depth in depths.items() if depth == nearest]
 
 
 def _told(name: str, what: str) -> str:

@@ -93,7 +93,8 @@ class Ends:
             (n for n, (a, b) in enumerate(zip(answer, likeliest, strict=False)) if a != b), len(answer)
         )
         last = likeliest[same]
-        if self.tokenizer.unk_token_id in answer:  # whatever it stands for, it does not say it
+        unknown = self.tokenizer.unk_token_id
+        if unknown in answer and unknown not in self.stops:  # whatever it stands for, it does not say it
             return False
         if last in self.stops:
             return same == len(answer)
@@ -154,13 +155,12 @@ class Encoder:
         return Ends(self.tokenizer, self.stop_ids, breaks - self.stop_ids)
 
     def _breaks_line(self, token: int) -> bool:
-        # Between two others: some tokenizers strip the text that they decode.
-        around = self._beside_a_break
-        text = self.tokenizer.decode([*around, token, *around], clean_up_tokenization_spaces=False)
-        return LINE_BREAK.search(text) is not None
+        # Between two letters: some tokenizers strip the text that they decode.
+        ids = [*self._letter, token, *self._letter]
+        return LINE_BREAK.search(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)) is not None
 
     @cached_property
-    def _beside_a_break(self) -> list[int]:
+    def _letter(self) -> list[int]:
         return self.plain("a")
 
     @cached_property
@@ -175,6 +175,10 @@ class Encoder:
         """The tokens that stand for no text, by what each is called."""
         named = dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
         return named | {t.content: i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self._control.values())
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
@@ -210,9 +214,10 @@ class Encoder:
         return self._ids(texts, control=True)
 
     def _words(self, texts: list[str]) -> list[list[int]]:
-        control = set(self._control.values())
         found = zip(texts, self._ids(texts, control=False), strict=True)
-        return [ids if control.isdisjoint(ids) else self._in_pieces(text, ids) for text, ids in found]
+        return [
+            ids if self._control_ids.isdisjoint(ids) else self._in_pieces(text, ids) for text, ids in found
+        ]
 
     def _in_pieces(self, text: str, ids: list[int]) -> list[int]:
         """Tokens of a text in which some name of a control token was taken for it all the same.
@@ -257,12 +262,13 @@ class Encoder:
             UserError: a chat that the tokenizer's chat template refuses.
         """
         rendered = [self._rendered(query) for query in queries]
-        joined = self._all_plain([query.context + query.continuation for query, _ in rendered])
+        texts = [query.context + query.continuation for query, _ in rendered]
         # Few-shot examples, or the options of one question, make many contexts the same one.
         distinct = {(q.context, places_of(q.context)): q.context for q, _ in rendered}
-        contexts = dict(zip(distinct, self._all_plain(list(distinct.values())), strict=True))
+        ids = self._all_plain([*texts, *distinct.values()])
+        contexts = dict(zip(distinct, ids[len(texts) :], strict=True))
         found = []
-        for (query, end), both in zip(rendered, joined, strict=True):
+        for (query, end), both in zip(rendered, ids, strict=False):
             context = contexts[query.context, places_of(query.context)]
             n = len(context)
             rest = both[n:] if both[:n] == context else self._behind(query.continuation)

@@ -261,10 +261,10 @@ class SacreMetric(Metric):
         It gives the smallest p-value there is where nothing varies between resamples: to a system against
         itself, to scores that are equal on every item, to a single item. Here that is p = 1.
         """
-        scores_of = [self._on_items(texts, answers) for texts in (first, second)]
-        each = {tuple(score([i]) for score in scores_of) for i in range(len(answers))}
-        before, after = (score(range(len(answers))) for score in scores_of)
-        if len(answers) == 1 or (before == after and all(a == b for a, b in each)):
+        score, other = (self._on_items(texts, answers) for texts in (first, second))
+        items = range(len(answers))
+        before, after = score(items), other(items)
+        if len(items) == 1 or (before == after and all(score([i]) == other([i]) for i in items)):
             return Paired(after - before, 1.0, BOOTSTRAP)
         from sacrebleu.significance import PairedTest
 

@@ -1,4 +1,4 @@
-"""Members of the kinds of faults that a second reader found, each with the value that is right."""
+"""Unusual tokenizers, chats, rows, terminals and scores, each with the value that is right."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from families import FAMILIES, by_family, of_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from test_kind_guards import RATES, folder_of, run_words, with_text
+from test_guards import RATES, folder_of, run_words, with_text
 from transformers import PreTrainedModel
 
 from gdo_cli.experiment import run as experiment
