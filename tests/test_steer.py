@@ -29,7 +29,6 @@ from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import UserError
 
 FAMILIES = ["gemma3", "llama", "phi", "opt", "gemma3_multimodal"]
-NEVER = Ends(None, frozenset())  # no line breaks, no text to read
 DIRECTION = torch.randn(32, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([[BOS, *random_ids(11).tolist()]])
 
@@ -38,6 +37,12 @@ def answering(model: Any) -> AnswerLM:
     lm = AnswerLM(model.requires_grad_(False), torch.float32)
     lm.eval()
     return lm
+
+
+@pytest.fixture
+def never(word_encoder: Encoder) -> Ends:
+    """Nothing ends an answer."""
+    return Ends(word_encoder.tokenizer, frozenset())
 
 
 @torch.no_grad()
@@ -88,22 +93,24 @@ def test_the_vector_is_added_to_the_residual_stream_behind_the_layer() -> None:
     assert torch.equal(inputs[1][rest], inputs[0][rest])
 
 
-def test_what_is_added_is_measured_against_what_it_is_added_to() -> None:
+def test_what_is_added_is_measured_against_what_it_is_added_to(never: Ends) -> None:
     model = tiny_model("gemma3")
     lm, layers = answering(model), find_decoder(model).layers
     queries = random_queries(4)
     states: list[Tensor] = []
     handle = layers[2].register_forward_pre_hook(lambda m, args: states.append(args[0][0].clone()))
-    zero_shot(lm, queries, NEVER)
+    zero_shot(lm, queries, never)
     handle.remove()
     lengths = [s[len(q.context) - 1].norm() for s, q in zip(states, queries, strict=True)]
-    found = zero_shot(lm, queries, NEVER, (layers[1], 3 * DIRECTION))
+    found = zero_shot(lm, queries, never, (layers[1], 3 * DIRECTION))
     expected = 3 * DIRECTION.norm() / torch.stack(lengths).mean()
     assert found["relative_length"] == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("strength", [0.0, 5.0])
-def test_exact_match_is_that_of_generation_with_the_hook_on_the_prompt_alone(strength: float) -> None:
+def test_exact_match_is_that_of_generation_with_the_hook_on_the_prompt_alone(
+    strength: float, never: Ends
+) -> None:
     model: Any = tiny_model("gemma3")
     model.generation_config.eos_token_id = None  # always two tokens
     lm, layer = answering(model), find_decoder(model).layers[1]
@@ -128,7 +135,7 @@ def test_exact_match_is_that_of_generation_with_the_hook_on_the_prompt_alone(str
             (first, (second + 1) % 128, 0.0),
         ):
             found = zero_shot(
-                lm, [Encoded(context, [answer])], replace(NEVER, stops=frozenset([end])), steering
+                lm, [Encoded(context, [answer])], replace(never, stops=frozenset([end])), steering
             )
             assert found["exact_match"] == exact
 
