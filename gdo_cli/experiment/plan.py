@@ -100,9 +100,23 @@ def why_not(config: RunConfig, base: PreTrainedModel | None = None) -> str | Non
     if not config.method.trains:
         return None  # nothing is added; what there is to be checked needs weights
     try:
-        shape = _shape(config) if base is None else copy.deepcopy(base.config)
-        model = _on_meta(shape)
+        shape = _shape(config) if base is None else base.config
     except Exception:  # it is not known, or loading will say what is wrong with it
+        return None
+    asked = (shape.to_json_string(), config.name["method"], repr((config.method, config.train.lr_scale)))
+    if asked not in _ANSWERS:
+        _ANSWERS[asked] = _why_not(copy.deepcopy(shape), config)
+    return _ANSWERS[asked]
+
+
+# The points of a sweep mostly ask the same.
+_ANSWERS: dict[tuple[str, str, str], str | None] = {}
+
+
+def _why_not(shape: PreTrainedConfig, config: RunConfig) -> str | None:
+    try:
+        model = _on_meta(shape)
+    except Exception:  # loading will say what is wrong with it
         return None
     kind = type(model).__name__
     ids = torch.zeros(1, 1, dtype=torch.long, device="meta")

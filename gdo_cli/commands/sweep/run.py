@@ -23,7 +23,6 @@ from gdo_cli.experiment.layers import needs_pilot, pilot_config
 from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.run import run
 from gdo_cli.experiment.weights import check_method
-from gdo_cli.models.loading import ModelSource
 from gdo_cli.runs.folder import Busy, RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import console, label_lines, note, tell, visible, warn
@@ -102,16 +101,13 @@ def run_sweep(sweep: Sweep, dry_run: bool = False, skip_invalid: bool = False) -
 def _checked(sweep: Sweep) -> Sweep:
     """The sweep without the points that cannot be run."""
     points, impossible = [], list(sweep.impossible)
-    refused: dict[tuple[ModelSource, str], str | None] = {}  # of each method, and its rates, on each model
     for words, config in sweep.points:
-        pair = (config.model, f"{config.method} {config.train.lr_scale}")
         try:
             if RunFolder(config.path).load() is None:
                 require_source(config.data)
                 check_method(config)
-                if pair not in refused:
-                    refused[pair] = why_not(config)
-                require(refused[pair] is None, str(refused[pair]))
+                reason = why_not(config)
+                require(reason is None, str(reason))
             points.append((words, config))
         except UserError as error:
             impossible.append((words, str(error)))
