@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 
 from gdo_cli.data.dataset import Row, RowError
+
+_UNSEEN = {"Cc", "Cf", "Cn", "Zl", "Zp", "Zs"}  # control, format, none assigned, separators
 
 
 def text(row: Row, key: str) -> str:
@@ -12,9 +15,14 @@ def text(row: Row, key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise RowError(f"field {key!r} is {'missing' if value is None else 'no text'}")
-    if not value.strip():
+    if is_blank(value):
         raise RowError(f"field {key!r} is empty")
     return value.strip()
+
+
+def is_blank(value: str) -> bool:
+    """Return whether nothing of a text can be seen: spaces, and signs without width such as U+200B."""
+    return all(unicodedata.category(c) in _UNSEEN or c.isspace() for c in value)
 
 
 def label(row: Row, key: str, allowed: tuple[str, ...]) -> str:

@@ -57,10 +57,11 @@ def three_splits(name: str, rows: int) -> str:
 
 
 def repeated(prompts: Sequence[str], among: Iterable[str]) -> list[str]:
-    """Return the prompts that are among others, all but for white space and how accents are encoded."""
+    """Return the prompts that are among others, all but for case, white space and how accents
+    are encoded."""
     known = set(map(_alike, among))
     return [prompt for prompt in prompts if _alike(prompt) in known]
 
 
 def _alike(prompt: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", prompt).split())
+    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())

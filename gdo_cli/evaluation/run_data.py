@@ -134,8 +134,9 @@ def _repeated(examples: Mapping[str, list[Example]]) -> dict[str, int]:
         if again:
             found[f"{second} in {first}"] = len(again)
             warn(
-                f"{len(again)} of {len(examples[second])} {second} items have the prompt of a {first} row: "
-                f"what is measured on them may be memory; the first: {again[0][:60]!r}"
+                f"{len(again)} of {len(examples[second])} {second} items have the prompt of a {first} row "
+                "(but for case and spaces): what is measured on them may be memory; "
+                f"the first: {again[0][:60]!r}"
             )
     return found
 

@@ -86,6 +86,9 @@ class Opened:
 
     def evaluator(self) -> Evaluator:
         evaluator = build_evaluator(self.config, self.data, self.encoder)
+        if self.encoder.ignores_case:
+            model = self.config.name["model"]
+            warn(f"model={model}: its tokenizer knows no capitals, so case counts for nothing in answers")
         longest, most = self.config.train.max_length, max_positions(self.loaded.model)
         require(longest <= most, f"train.max_length={longest}: the model has {most} positions; lower it")
         task = self.config.task

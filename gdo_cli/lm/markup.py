@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from gdo_cli.support.errors import UserError, first_line
 
@@ -15,6 +16,9 @@ Turn = tuple[str, str]  # role, what was said
 Turns = tuple[Turn, ...]
 # Stands for what was said while a template is rendered, so that what the template itself writes is known.
 _SAID = "\ue000{}\ue001"
+# What a template that asks for today's date is told, so that a run is the same tomorrow: the date that
+# Llama's templates name where they are not told one.
+TODAY = datetime(2024, 7, 26)
 _PLACE = re.compile(_SAID.format(r"(\d+)"))
 
 
@@ -88,9 +92,10 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> tuple[Marku
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Turns, said: Sequence[str]) -> tuple[str, str]:
     """The prompt for the last message, and the whole chat, with these words in the place of what was said."""
     messages = [{"role": role, "content": words} for (role, _), words in zip(turns, said, strict=True)]
+    fixed: dict[str, Any] = {"tokenize": False, "strftime_now": TODAY.strftime}
     try:
-        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        return str(prompt), str(tokenizer.apply_chat_template(messages, tokenize=False))
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **fixed)
+        return str(prompt), str(tokenizer.apply_chat_template(messages, **fixed))
     except Exception as error:  # a template raises what it likes
         roles = ", ".join(role for role, _ in turns)
         raise UserError(

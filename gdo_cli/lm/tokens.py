@@ -132,6 +132,12 @@ class Encoder:
     def eos_id(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
+    @cached_property
+    def ignores_case(self) -> bool:
+        """Whether capitals are put into tokens as small letters."""
+        capital, small = self._words(["A", "a"])
+        return capital == small and self.tokenizer.unk_token_id not in capital
+
     def ends(self, multiline: bool) -> Ends:
         """Return what ends an answer, which may or may not go over several lines."""
         return self.sequence_ends if multiline else self.answer_ends

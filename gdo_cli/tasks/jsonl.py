@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
-from gdo_cli.data.fields import text
+from gdo_cli.data.fields import is_blank, text
 from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import LINE_BREAK
 from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.tasks.base import Example, ScoredTask
 
-# What chat templates write of a message beside its content.
-_NOT_TEXT = ("tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking")
+# What chat templates write, or training weighs, of a message beside its content; of a row beside its chat.
+_OF_MESSAGES = (
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "name",
+    "weight",
+)
+_OF_ROWS = ("tools", "functions", "documents", "chat_template_kwargs", "weight")
 
 
 @dataclass(frozen=True)
@@ -75,24 +86,32 @@ class JSONL(ScoredTask):
 
     def _templates(self, row: Row) -> Example:
         prompt, completion = _fill(self.prompt, row).rstrip(" "), _fill(self.completion, row).strip()
-        if not completion:
+        if is_blank(completion):
             raise RowError("the completion is empty")
         return Example(prompt, completion if prompt.endswith("\n") else " " + completion)
 
     def _chat(self, row: Row) -> Example:
+        if unread := _unread(row, _OF_ROWS):
+            raise RowError(f"{unread!r} stands beside the messages, which alone are read")
         turns = row.get(str(self.messages))
         if not isinstance(turns, list) or len(turns) < 2:
             raise RowError(f"field {self.messages!r} needs a list of at least two messages")
         for turn in turns:
             if not isinstance(turn, dict):
                 raise RowError(f"field {self.messages!r} holds something that is no message")
-            if unread := [key for key in _NOT_TEXT if turn.get(key)]:
-                raise RowError(f"a message has {unread[0]!r}; 'role' and 'content' alone are read")
+            if unread := _unread(turn, _OF_MESSAGES):
+                raise RowError(f"a message has {unread!r}; 'role' and 'content' alone are read")
         if turns[-1].get("role") != "assistant":
             raise RowError("the last message must be the assistant's")
         chat = tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
         lines = [f"{role.capitalize()}: {said}" for role, said in chat[:-1]]
         return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
+
+
+def _unread(content: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The first of the keys that says something: what is empty, and a weight of one, says nothing."""
+    says = (key for key in keys if (content.get(key, 1) != 1 if key == "weight" else content.get(key)))
+    return next(says, None)
 
 
 def _unescaped(found: re.Match[str]) -> str:
