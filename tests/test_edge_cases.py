@@ -16,12 +16,14 @@ from transformers import GPTNeoXJapaneseTokenizer, MyT5Tokenizer, PreTrainedToke
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.data.dataset import RowError
 from gdo_cli.data.overlap import repeated
 from gdo_cli.data.rows import read_jsonl
 from gdo_cli.evaluation.run_data import read_data
 from gdo_cli.lm.tokens import Encoder, Query
 from gdo_cli.stats.metrics import METRICS
 from gdo_cli.support.errors import UserError
+from gdo_cli.tasks.jsonl import JSONL
 
 # ------------------------------------------------------------------------------------------------- chats
 
@@ -219,12 +221,34 @@ def test_prompts_are_equal_however_accents_are_encoded() -> None:
     assert repeated(["cafe\u0301  noir", "the\u0301"], ["caf\u00e9 noir"]) == ["cafe\u0301  noir"]
 
 
-@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "thinking"])
-def test_what_is_not_read_of_a_message_is_told(tmp_path: Path, key: str) -> None:
-    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a", key: [{"name": "f"}]}]
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("tool_calls", [{"name": "f"}]), ("reasoning_content", "so"), ("name", "Bo"), ("weight", 0)],
+)
+def test_what_is_not_read_of_a_message_is_told(tmp_path: Path, key: str, value: object) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a", key: value}]
     run = configured(tmp_path, [{"m": chat}] * 30, "task.messages=m")
     with pytest.raises(UserError, match=f"a message has '{key}'; 'role' and 'content' alone are read"):
         read(run)
+
+
+@pytest.mark.parametrize(("key", "value"), [("tools", [{"name": "f"}]), ("weight", 0.5)])
+def test_what_is_not_read_beside_the_messages_is_told(tmp_path: Path, key: str, value: object) -> None:
+    chat = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "a", "name": None, "weight": 1},
+    ]
+    rows = [{"m": chat, "tools": [], key: value}] * 30
+    with pytest.raises(UserError, match=f"'{key}' stands beside the messages, which alone are read"):
+        read(configured(tmp_path, rows, "task.messages=m"))
+
+
+@pytest.mark.parametrize("answer", ["\u200b", "\ufeff \u2060", "\u00ad"])
+def test_an_answer_that_cannot_be_seen_is_none(answer: str) -> None:
+    task = JSONL(path="x")
+    with pytest.raises(RowError, match="empty"):
+        task.example({"prompt": "a", "completion": answer})
+    assert task.example({"prompt": "a", "completion": f"b{answer}"}).answer.strip().startswith("b")
 
 
 # ------------------------------------------------------------------------------------- overrides, machine
@@ -251,12 +275,13 @@ def test_a_terminal_of_no_width_hides_nothing(columns: str) -> None:
     assert found.stdout == "word\n"
 
 
-def test_a_deleted_working_directory_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["config", "model=tiny"], ["ls"]])
+def test_a_deleted_working_directory_is_one_line(tmp_path: Path, command: list[str]) -> None:
     folder, env = tmp_path / "gone", os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     folder.mkdir()
     code = (
         f"import os, sys; os.chdir({str(folder)!r}); os.rmdir({str(folder)!r});"
-        "os.execv(sys.executable, [sys.executable, '-m', 'gdo_cli', 'config', 'model=tiny'])"
+        f"os.execv(sys.executable, [sys.executable, '-m', 'gdo_cli', *{command!r}])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)

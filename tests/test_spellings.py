@@ -94,7 +94,7 @@ def test_an_answer_with_a_line_break_is_one_line_too_many_or_several() -> None:
         own(*words)
 
 
-text = st.text(st.sampled_from("nt\\\n\t\"'aé: "), max_size=8)
+text = st.text(st.sampled_from("nt\\\n\t\"'aé: $"), max_size=8)
 
 
 @given(before=text, after=text)
@@ -238,6 +238,37 @@ def test_a_number_is_the_same_value_in_every_notation(lr: float, spell: str) -> 
     (_, found), *others = load_grid(other, composer())
     assert not more + others
     assert wanted.id == found.id
+
+
+@pytest.mark.parametrize("word", ["true", "1.50", "1e5"])
+def test_text_that_yaml_takes_for_something_else_is_refused_with_the_quotes_it_needs(word: str) -> None:
+    given = ["model=tiny", "task=jsonl", "task.path=x"]
+    with pytest.raises(UserError, match=r"task\.prompt=.*: this is text; write 'task\.prompt=\"…\"'"):
+        load_run([*given, f"task.prompt={word}"], composer())
+    task = load_run([*given, f'task.prompt="{word}"'], composer()).task
+    assert isinstance(task, JSONL)
+    assert task.prompt == word
+
+
+def test_what_refers_to_a_setting_that_is_none_says_how_to_write_the_signs_themselves() -> None:
+    with pytest.raises(UserError, match=r"write \\\$\{…\} for these signs"):
+        load_run(["model=tiny", "task=jsonl", "task.path=x", "task.prompt='${question}'"], composer())
+
+
+def test_spellings_of_one_run_are_one_point_of_a_grid() -> None:
+    words = ["model=tiny", "method=g_freeze"]
+    ((_, run),) = load_grid([*words, "layers=[0,2],[2,0]"], composer())
+    assert run.id == load_run([*words, "layers=[0,2]"], composer()).id
+
+
+def test_a_setting_of_a_part_that_is_left_out_says_what_leaves_it_out() -> None:
+    with pytest.raises(UserError, match=r"probe\.winogrande\.items: no such key; probe=\[\] leaves it out"):
+        load_run(["model=tiny", "probe=[]", "probe.winogrande.items=4"], composer())
+
+
+def test_a_list_of_layers_in_quotes_is_told_to_lose_them() -> None:
+    with pytest.raises(UserError, match="without quotes"):
+        load_run(["model=tiny", "method=g_freeze", "layers='[0,2]'"], composer())
 
 
 def test_a_list_of_layers_is_the_same_run_in_any_order() -> None:

@@ -430,6 +430,18 @@ def test_a_chat_is_what_the_tokenizer_s_own_template_makes_of_it(layout: str) ->
     assert tokenizer.decode(encoded.continuation).strip() == "Forty."
 
 
+def test_a_template_that_asks_for_the_date_says_the_same_tomorrow() -> None:
+    encoder = with_template("llama3")
+    template = encoder.tokenizer.chat_template
+    encoder.tokenizer.chat_template = "Today: {{ strftime_now('%d %B %Y') }}\n" + template
+    assert "Today: 26 July 2024\n" in encoder.tokenizer.decode(encoder(chat(TURNS[:1])).context)
+
+
+@pytest.mark.parametrize(("layout", "ignores"), [("bert", True), ("llama3", False), ("gpt2", False)])
+def test_a_tokenizer_without_capitals_is_known(layout: str, ignores: bool) -> None:
+    assert Encoder.of(LAYOUTS[layout](), []).ignores_case is ignores
+
+
 @pytest.mark.parametrize("layout", TEMPLATES)
 def test_what_is_said_in_a_chat_names_no_control_token(layout: str) -> None:
     encoder = with_template(layout)

@@ -47,6 +47,8 @@ def messages() -> Iterator[None]:
     """A user's mistake is one message and exit code 2, and so is a file that the system refuses; a failed
     run, one message and 1; a signal, its own."""
     try:
+        if not _here():
+            raise UserError("the working directory has been deleted: cd to another one")
         with rank_zero_first():
             yield
     except UserError as error:
@@ -65,6 +67,13 @@ def messages() -> Iterator[None]:
         raise typer.Exit(stopped.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _here() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _say(word: str, *lines: object) -> None:

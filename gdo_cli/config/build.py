@@ -9,13 +9,13 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from gdo_cli.config.compose import Composer, Conf, key_of
-from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, options, quoted
+from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, literal, options, quoted
 from gdo_cli.config.run_config import RunConfig, Settings, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
@@ -157,10 +157,15 @@ def build_part(node: Any, where: str, base: type) -> Any:
     prefix = f"{where}." if where else ""
     if not isinstance(node, dict | DictConfig):
         raise UserError(f"{where}={node}: this holds keys, write {prefix}KEY=…; {suggest('', allowed)}")
-    content = _without_classes(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(node))))
+    content = _literal(OmegaConf.to_container(OmegaConf.create(node)))
     for key, value in content.items():
         if value == "???":
             raise UserError(f"{prefix}{key}: needs a value; give it as {prefix}{key}=…")
+    for name, hint in get_type_hints(kind).items():  # it would become "True", or 1.50 "1.5"
+        if hint in (str, str | None) and isinstance(value := content.get(name), (bool, float)):
+            raise UserError(
+                f"{prefix}{name}={value}: this is text; write '{prefix}{name}=\"…\"', with both quotes"
+            )
     known = (kind, where, repr(content))
     try:
         if known not in _BUILT:
@@ -175,13 +180,13 @@ def build_part(node: Any, where: str, base: type) -> Any:
         raise UserError(f"{where}: {first_line(error)}") from error
 
 
-def _without_classes(content: dict[str, Any]) -> dict[str, Any]:
-    """Plain data without the names of classes, which the fields' types tell."""
-    return {
-        key: _without_classes(value) if isinstance(value, dict) else value
-        for key, value in content.items()
-        if key != "_target_"
-    }
+def _literal(content: Any) -> Any:
+    """Plain data that is read as it stands, without the names of classes, which the fields' types tell."""
+    if isinstance(content, dict):
+        return {key: _literal(value) for key, value in content.items() if key != "_target_"}
+    if isinstance(content, list):
+        return [_literal(value) for value in content]
+    return literal(content) if isinstance(content, str) else content
 
 
 def _wrong_type(error: ValidationError, content: dict[str, Any]) -> str:

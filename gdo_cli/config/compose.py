@@ -239,6 +239,10 @@ class Composer:
             parent, _, last = key.rpartition(".")
             known = self._keys(parent, words)
             first, there = key.partition(".")[0], self._keys("", words)
+            if not known and first not in there and first in GROUPS:
+                left_out = next((word for word in words if re.match(rf"{first}\W", word)), f"{first}=null")
+                known = options(first, self.config_dir)
+                return f"{key}: no such key; {left_out} leaves it out; {suggest('', known)}"
             if not known and first not in there:
                 return f"{key}: no such key; {suggest(first, there)}"
             if not known:
@@ -249,6 +253,8 @@ class Composer:
             )
             elsewhere = f" with this {parent}; {', '.join(others)} would take it" if others else ""
             return f"{key}: no such key{elsewhere}; {suggest(last, known)}"
+        if "nterpolation" in line:
+            return f"{line}; ${{…}} stands for another setting: write \\${{…}} for these signs themselves"
         if match := re.match(r"Error merging override ([+~])([^=\s]+)", line):
             return f"{match[1]}{match[2]}: settings are neither added nor left out; write {match[2]}=…"
         culprit = next((word for word in words if word.split("=", 1)[0].lstrip("+~") in text), None)

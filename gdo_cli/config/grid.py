@@ -101,15 +101,18 @@ def load_sweep(overrides: list[str], conf: Conf = None) -> Sweep:
     search = sweeper != "basic"
     every = {tuple(point): None for grid in grids for point in _points(grid, composer, search)}
     require(bool(every), f"{' '.join(overrides)}: no point; what is swept over matches nothing")
-    points: list[Point] = []
+    points: dict[Path, Point] = {}
     impossible: list[tuple[list[str], str]] = []
     for point in map(list, every):
         try:
-            points.append((point, load_run(point, composer)))
+            run = load_run(point, composer)
         except UserError as error:
             impossible.append((point, str(error)))
+        else:  # two spellings of one run, such as layers=[0,1],[1,0], are one point
+            points.setdefault(run.path, (point, run))
+    found = [*points.values()]
     searches = grids if search else []
-    return Sweep(settings[0], launcher, sweeper, composer.config_dir, points, impossible, searches)
+    return Sweep(settings[0], launcher, sweeper, composer.config_dir, found, impossible, searches)
 
 
 def _each_experiment(given: list[Override], composer: Composer) -> list[list[Override]]:

@@ -49,7 +49,13 @@ def _files(group: str, config_dir: Path | None) -> dict[str, Path]:
     return {file.stem: file for root in roots for file in (root / group).glob("*.yaml") if file.is_file()}
 
 
+def literal(text: str) -> str:
+    """Return text in which ``${`` stands for these signs, and for no other setting."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
 def quoted(text: str) -> str:
     """Return text as Hydra's overrides quote it: backslashes count double before a quote and at the end
     alone."""
+    text = literal(text)
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text) + "'"

@@ -11,7 +11,7 @@ from gdo_cli.support.errors import UserError
 from gdo_cli.support.identity import NOT_IDENTITY
 
 Row = Mapping[str, Any]
-_PART = re.compile(r"^(?P<split>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
+_PART = re.compile(r"^(?P<split>\w[\w.-]*)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?$")
 
 
 class RowError(ValueError):

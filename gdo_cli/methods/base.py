@@ -101,4 +101,5 @@ def layer_indices(choice: Any, n_layers: int | None) -> list[int] | None:
         if len(set(choice)) != len(choice):
             raise UserError(f"layers={choice}: a layer is named twice")
         return sorted(choice)
-    raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]")
+    quoted = " (without quotes)" if isinstance(choice, str) and choice.strip()[:1] in ("[", "'", '"') else ""
+    raise UserError(f"layers={choice}: give all, a number of layers, or a list such as [0,5,11]{quoted}")

@@ -259,7 +259,8 @@ class SacreMetric(Metric):
         """Return sacrebleu's paired bootstrap of two systems on the same answers.
 
         It gives the smallest p-value there is where nothing varies between resamples: to a system against
-        itself, to scores that are equal on every item, to a single item. Here that is p = 1.
+        itself, to scores that are equal on every item, to a single item. Here that is p = 1. Nor can n
+        items, each of which may speak for either, say more than p = 2 / 2ⁿ (the sign test's least).
         """
         score, other = (self._on_items(texts, answers) for texts in (first, second))
         items = range(len(answers))
@@ -273,7 +274,8 @@ class SacreMetric(Metric):
         _, scores = test()
         # Named by the score, with its settings (chrF2), beside the names of the systems.
         before, after = next(found for name, found in scores.items() if name != "System")
-        return Paired(float(after.score - before.score), float(after.p_value), BOOTSTRAP)
+        p = max(float(after.p_value), 2.0 ** (1 - len(items)))
+        return Paired(float(after.score - before.score), p, BOOTSTRAP)
 
 
 def _undocumented(owner: Any, *names: str) -> list[Any]:
