@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_all_probes_compose_together() -> None:
 def grid_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
     """The points of a grid, not yet composed."""
     with monkeypatch.context() as patched:
-        patched.setattr(grid_module, "load_run", lambda words, *_: words)
+        patched.setattr(grid_module, "load_run", lambda words, *_: SimpleNamespace(path=tuple(words)))
         return [point for point, _ in load_grid(list(words))]
 
 

@@ -367,3 +367,10 @@ def test_a_run_says_how_it_was_scored_and_is_compared_with_its_like_alone(
     assert "case:lc" in gdo("show", lowered.title, results=tmp_path)
     assert items_of(plain, "task/bleu").identity != items_of(lowered, "task/bleu").identity
     assert "other settings" in gdo("compare", plain.title, lowered.title, results=tmp_path)
+
+
+@pytest.mark.parametrize(("n", "least"), [(2, 0.5), (3, 0.25), (4, 0.125)])
+def test_a_few_items_cannot_say_more_than_the_sign_test(n: int, least: float) -> None:
+    right = [f"the cat of house {i} sat on the mat by the door" for i in range(n)]
+    wrong = ["a b c d e f g h i"] * n
+    assert BLEU.paired(wrong, right, [1.0] * n, right).p == pytest.approx(least)

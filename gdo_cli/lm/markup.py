@@ -19,6 +19,7 @@ _SAID = "\ue000{}\ue001"
 # What a template that asks for today's date is told, so that a run is the same tomorrow: the date that
 # Llama's templates name where they are not told one.
 TODAY = datetime(2024, 7, 26)
+_TODAYS = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _PLACE = re.compile(_SAID.format(r"(\d+)"))
 
 
@@ -92,8 +93,9 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> tuple[Marku
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Turns, said: Sequence[str]) -> tuple[str, str]:
     """The prompt for the last message, and the whole chat, with these words in the place of what was said."""
     messages = [{"role": role, "content": words} for (role, _), words in zip(turns, said, strict=True)]
-    fixed: dict[str, Any] = {"tokenize": False, "strftime_now": TODAY.strftime}
     try:
+        template = _TODAYS.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+        fixed: dict[str, Any] = {"tokenize": False, "chat_template": template}
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **fixed)
         return str(prompt), str(tokenizer.apply_chat_template(messages, **fixed))
     except Exception as error:  # a template raises what it likes

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, overload
 
 from gdo_cli.lm.markup import Turns, is_markup, places_of, render_chat
@@ -135,8 +136,8 @@ class Encoder:
     @cached_property
     def ignores_case(self) -> bool:
         """Whether capitals are put into tokens as small letters."""
-        capital, small = self._words(["A", "a"])
-        return capital == small and self.tokenizer.unk_token_id not in capital
+        capitals, small = self._words([*ascii_uppercase]), self._words([*ascii_lowercase])
+        return capitals == small and len({*map(tuple, small)}) > 1  # one: it knows none
 
     def ends(self, multiline: bool) -> Ends:
         """Return what ends an answer, which may or may not go over several lines."""
