@@ -61,6 +61,22 @@ def pytest_configure(config: pytest.Config) -> None:
     vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked ``few(n)``, mark all members but n, from first to last, as slow."""
+    members: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            name = item.nodeid.partition("[")[0]
+            members.setdefault((item.path, name), []).append(item)
+    for those in members.values():
+        (n,) = next(those[0].iter_markers("few")).args
+        kept = {len(those) * i // n for i in range(n)}
+        for place, item in enumerate(those):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()  # a million objects of imported modules stay: every run looks for garbage, but not there
 

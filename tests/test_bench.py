@@ -41,6 +41,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     return take
 
 
+@pytest.mark.slow
 def test_a_process_takes_as_many_steps_as_it_is_asked_for(tmp_path: Path) -> None:
     words = ["train.batch_size=2", "method=g_freeze", "train.compile=never"]
     done = subprocess.run(

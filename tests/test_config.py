@@ -89,6 +89,7 @@ DECIDES = {"method": {"method"}, "task": {"task"}, "model": {"model", "train"}}
 CHOICES = [(group, option) for group in DECIDES for option in bundled(group)]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids="=".join)
 def test_an_option_decides_its_own_part_alone_so_that_any_two_compose(group: str, option: str) -> None:
     """What changes no other part leads to the union of both; every three are composed by `make test-slow`."""
@@ -158,6 +159,7 @@ def test_every_figure_of_the_paper_has_its_experiment() -> None:
     assert set(PAPER) <= set(bundled("experiment"))
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("option", "model"), ON_MODELS)
 def test_every_experiment_composes_for_every_model(
     monkeypatch: pytest.MonkeyPatch, option: str, model: str
@@ -200,6 +202,7 @@ def names_options(words: set[str], content: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("option", bundled("experiment"))
 def test_every_value_that_an_experiment_sweeps_over_composes(
     monkeypatch: pytest.MonkeyPatch, option: str

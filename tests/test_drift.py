@@ -298,6 +298,7 @@ figure: {kind: drift}
 """
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_from_the_analyses(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(FIGURE, "utf-8")

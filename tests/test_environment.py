@@ -117,6 +117,7 @@ FULL = b"error: standard output: No space left on device\n"
 COMMANDS = {"ls": ("ls",), "show": ("show", "seed0"), "help": ("--help",), "version": ("--version",)}
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("shell", "code", "said"),
@@ -156,6 +157,7 @@ def test_a_run_that_nobody_can_hear_is_made_all_the_same(tmp_path: Path) -> None
     assert not (result.parent / "failed.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_ends_well_on_a_terminal_of_ascii(tmp_path: Path) -> None:
     done = gdo("train", *TINY_RUN, cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

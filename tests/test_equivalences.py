@@ -104,6 +104,7 @@ def test_the_usual_epsilon_of_adam_breaks_the_equality_only_slightly(family: str
     assert 0 < difference(base, grown) < 1e-3 * difference(base, twin(tiny_model(family)))
 
 
+@pytest.mark.few(2)
 @factors
 @every_family
 def test_with_sgd_g_train_needs_k_times_the_rate(family: str, k: int) -> None:

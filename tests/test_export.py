@@ -88,6 +88,7 @@ CASES = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("form", "chosen", "overrides", "width", "heads"), CASES)
 def test_an_exported_model_computes_what_the_run_computes(
     form: str | None, chosen: str, overrides: list[str], width: int, heads: int, results: Path, tmp_path: Path

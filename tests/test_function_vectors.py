@@ -493,6 +493,7 @@ def test_a_run_that_trained_nothing_is_its_base(results: Path) -> None:
     assert found["models"]["base"] == found["models"]["run"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("grow", ["heads", "head_dim"])
 def test_runs_with_grown_attention_are_analysed(results: Path, grow: str) -> None:
     grown = trained(results, "method=attention_grow", f"method.grow={grow}", "train.lr=1e-6")
@@ -501,6 +502,7 @@ def test_runs_with_grown_attention_are_analysed(results: Path, grow: str) -> Non
     assert found["run"]["cosine_base_heads"]["value"] > 0.99  # at such a rate nothing moves
 
 
+@pytest.mark.slow
 def test_the_base_is_measured_once_for_all_runs_on_a_task(
     tuned: RunResult, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,6 +619,7 @@ figure:
 """
 
 
+@pytest.mark.slow
 def test_the_table_is_drawn_from_the_analyses_and_says_which_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -265,6 +265,7 @@ def steps_of_training(model: PreTrainedModel, steps: int = 3) -> None:
     assert len(list(train(AnswerLM(model, torch.float32), random_queries(8), config, 0, 1))) == steps
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("layers", [None, [0, 2]], ids=["all", "two"])
 @pytest.mark.parametrize("method", [GFreeze(), GTrain(), GFreeze(k=3)], ids=lambda m: f"{m.label}-{m.k}")
 def test_training_a_grown_model_moves_its_new_weights_and_nothing_else(

@@ -306,6 +306,7 @@ def exported(method: Method, model: PreTrainedModel, layers: list[int] | None, f
     return float((logits(found.eval(), ids) - before).abs().max())
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("method", GROWING)
 @by_family(FAMILIES)
 def test_what_can_be_grown_can_be_exported_or_is_refused_first(

@@ -100,6 +100,7 @@ def between(run: RunResult, place: Place, alpha: float) -> dict[str, Tensor]:
 # -------------------------------------------------------------------------------------- the weights
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_halfway_is_the_mean_of_where_training_began_and_where_it_ended(place: Place, method: str) -> None:
     """Where it began is read off a run of the same seed whose rate moves nothing."""
@@ -117,6 +118,7 @@ def test_halfway_is_the_mean_of_where_training_began_and_where_it_ended(place: P
             assert tensor.float().equal(untouched[plain].float())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_its_ends_measure_what_the_base_and_the_run_measure(place: Place, method: str) -> None:
     run, untouched = place.source(method), place.run("method=frozen")
@@ -130,6 +132,7 @@ def test_its_beginning_is_the_base_bit_for_bit(place: Place) -> None:
     assert all(found[name].float().equal(tensor.float()) for name, tensor in untouched.items())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", ["sft", "g_freeze"])
 def test_trained_weights_are_not_rounded_to_what_the_base_is_held_in(place: Place, method: str) -> None:
     """Updates below bf16's 2⁻⁹ of a weight, put onto a base loaded in bf16."""

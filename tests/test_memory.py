@@ -33,6 +33,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(weight, twin, rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_token_budget_changes_no_step(budget: int, accumulation: int) -> None:

@@ -125,6 +125,7 @@ def kept(model: PreTrainedModel, method: Method, folder: Path) -> RunResult:
     return RunResult(folder, recorded({"seed": 0, "precision": "float32", "layers": layers}))
 
 
+@pytest.mark.few(10)
 @every_method
 @families
 def test_kept_weights_give_the_same_logits_on_a_fresh_base(name: str, family: str, tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ def test_kept_weights_give_the_same_logits_on_a_fresh_base(name: str, family: st
     assert torch.equal(logits(model, ids), logits(tiny_model(family), ids)) != method.trains
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", [name for name in METHODS if method_of(name).trains])
 @families
 def test_training_goes_on_from_kept_weights_as_if_never_interrupted(
@@ -163,6 +165,7 @@ def adapter(peft_type: str, **options: Any) -> PEFTAdapter:
     return PEFTAdapter(name="Mine", peft_type=peft_type, options=options)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["dora", "oft", "ia3", "ln_tuning"])
 def test_a_tuner_runs_in_bf16_and_leaves_as_a_plain_model(
     name: str, tiny_run: RunFactory, tmp_path: Path

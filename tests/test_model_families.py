@@ -216,6 +216,7 @@ def test_plain_fine_tuning_trains_all_that_speaks(name: str) -> None:
     assert frozen == []
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", ["gpt2", "bloom", "mpt", "rwkv", "llama4_text", "mixtral", "deepseek_v3", "granite"]
 )

@@ -110,6 +110,7 @@ CASES: dict[str, tuple[L2SP | KLToBase | Replay, int, Formula]] = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("method", "parts", "formula"), CASES.values(), ids=CASES)
 def test_training_equals_the_textbook_loss_and_penalty_written_out(
     method: L2SP | KLToBase | Replay, parts: int, formula: Formula

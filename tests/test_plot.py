@@ -227,6 +227,7 @@ def test_a_frontier_of_one_seed_lies_beside_none_of_several(name: str) -> None:
     assert {config.seed for of in words for _, config in load_grid(of)} == {0}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["mine", "byrate", "methods"])
 def test_the_same_runs_give_the_same_bytes(own: Path, results: Path, name: str) -> None:
     for config in grid(name, own, results):
@@ -283,6 +284,7 @@ def test_an_unknown_figure_is_refused_with_those_there_are(own: Path, results: P
     assert "fig2" in result.stderr
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("figure", "told"),
     [
@@ -325,6 +327,7 @@ def test_a_wrong_figure_is_refused_in_one_line(
     assert not (results / "figures").exists()
 
 
+@pytest.mark.slow
 def test_several_figures_are_drawn_side_by_side_as_one_by_one(
     own: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

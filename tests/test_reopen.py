@@ -73,6 +73,7 @@ def test_an_override_that_names_no_other_data_excuses_no_other_rows(
     assert (code, "test rows" in said) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_runs_own_rows_are_taken_from_wherever_they_lie(
     finished: RunResult, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -432,6 +432,7 @@ def test_every_claim_asks_for_points_that_its_experiment_has() -> None:
         ), of
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("experiment", ["interpolation", "controls"])
 def test_a_run_that_an_experiment_starts_from_is_one_of_those_committed(experiment: str) -> None:
     points = [
@@ -480,6 +481,7 @@ def test_the_page_says_what_is_not_measured_and_how_to_measure_it(tmp_path: Path
     assert not OTHER_FILE.search(html)
 
 
+@pytest.mark.slow
 def test_the_page_says_which_analysis_is_missing(tmp_path: Path) -> None:
     title = "multi30k/g_train-d9d6a927/seed0"
     name = f"runs/gemma3_270m/{title}"

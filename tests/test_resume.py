@@ -99,6 +99,7 @@ def one_by_one(cases: dict[str, Any], short: tuple[str, ...]) -> list[Any]:
     return [pytest.param(case, id=name, marks=marks[name]) for name, case in cases.items()]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("words", one_by_one(METHODS, SHORT))
 def test_a_run_that_was_cut_off_ends_in_the_same_bits(
     tiny_run: RunFactory, tmp_path: Path, words: list[str]

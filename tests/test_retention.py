@@ -240,6 +240,7 @@ def by_hand(run: RunResult, after: list[dict[str, Any]]) -> float:
     return float(sum(shares) / 3)
 
 
+@pytest.mark.few(1)
 @pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("method", ["sft", "lora"])  # the latter's step 0 is the base up to rounding alone
 def test_a_run_tells_at_each_evaluation_how_much_is_kept(tiny_run: RunFactory, method: str) -> None:

@@ -255,6 +255,7 @@ def test_the_base_s_perplexity_is_that_of_the_trained_model_without_its_adapter(
     assert abs(trained - without) > 1e-3
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("every", "steps"), [(2, 5), (3, 4), (100, 3), (1, 2), (4, 4)])
 def test_the_last_step_is_evaluated_whatever_lies_between(
     every: int, steps: int, tiny_run: RunFactory
@@ -303,6 +304,7 @@ def test_trained_weights_with_a_bit_flipped_are_refused(
         load_trained(lm.model, config.method, copy)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["sft", "mlp_only", "zero_block", "attention_grow", "output_mix"])
 def test_the_kept_weights_of_a_method_measure_what_its_run_recorded(
     tiny_run: RunFactory, method: str

@@ -111,6 +111,7 @@ def by_hand(model: PreTrainedModel, query: Encoded) -> tuple[list[float], list[i
     return logprobs, table[first:].argmax(-1).tolist()
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("token_budget", [1, 60, 100_000])
 def test_scores_equal_a_loop_over_single_sequences(any_model: PreTrainedModel, token_budget: int) -> None:
     queries = random_queries(40)
@@ -128,6 +129,7 @@ def after(prefix: list[int], queries: list[Encoded]) -> list[Encoded]:
     return [Encoded(prefix + q.context[1:], q.continuation) for q in queries if len(q.context) > 1]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("token_budget", [1, 400, 100_000])
 def test_queries_behind_a_shared_prefix_score_as_if_each_came_alone(
@@ -259,6 +261,7 @@ def candidate(own: list[int], index: int) -> list[int]:
     return [own, own[:-1], own, own + wrong, own, wrong + own[1:], own, wrong * 3][index % 8]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", ["gemma3", "llama", "phi", "opt"])
 def test_exact_match_in_one_pass_equals_greedy_generation(family: str, word_encoder: Encoder) -> None:
     model, lm = decisive(family), answering(decisive(family))
@@ -330,6 +333,7 @@ def greedy_text(model: PreTrainedModel, encoder: Encoder, context: list[int], n:
     return str(encoder.tokenizer.decode(ids, skip_special_tokens=True))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("token_budget", [1, 150])
 @pytest.mark.parametrize("family", ["gemma3", "llama", "opt", "gemma3_multimodal"])
 def test_generation_equals_greedy_decoding_one_by_one(

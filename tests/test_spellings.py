@@ -204,6 +204,7 @@ def override_words(line: str) -> list[str]:
     return [word[1:-1] if re.match(r"'[a-z_.]+=", word) else word for word in found]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(
     ("first", "other"),
     [(spellings[0], other) for spellings in SAME.values() for other in spellings[1:]],

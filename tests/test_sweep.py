@@ -101,6 +101,7 @@ IMPOSSIBLE = [
 ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize(("grid", "culprits", "reason"), IMPOSSIBLE)
 def test_impossible_points_are_listed_and_nothing_starts_unless_they_are_skipped(
@@ -193,6 +194,7 @@ def test_finished_points_are_not_run_again(
     assert "2 points, 2 of them done already" in capsys.readouterr().out
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("error", [RunFailed("the loss is nan"), UserError("no rows"), KeyError("a bug")])
 def test_a_point_that_fails_is_reported_and_the_others_still_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
@@ -348,6 +350,7 @@ def test_a_sweep_leaves_nothing_of_hydras_behind(tmp_path: Path, monkeypatch: py
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs"]
 
 
+@pytest.mark.slow
 def test_parameters_of_hydras_sweeper_are_swept_too(tmp_path: Path) -> None:
     own = tmp_path / "own" / "experiment"
     own.mkdir(parents=True)

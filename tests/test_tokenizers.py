@@ -259,6 +259,7 @@ def test_wherever_the_seam_is_the_text_comes_back(layout: str, pieces: list[str]
         assert encoder.tokenizer.decode(encoded.context[1:] + encoded.continuation) == text
 
 
+@pytest.mark.few(3)
 @by_layout
 def test_training_and_likelihood_are_of_the_joined_text(layout: str) -> None:
     """The loss of transformers' own forward, labels on the answer and the end alone."""
@@ -299,6 +300,7 @@ def by_transformers(made: Learnt, prompt: str) -> str:
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip().splitlines()[0]
 
 
+@pytest.mark.few(3)
 @by_layout
 def test_what_a_model_knows_by_heart_is_exact_and_generated(layout: str) -> None:
     made = learnt(layout)
@@ -355,6 +357,7 @@ def test_a_letter_that_byte_level_vocabularies_write_a_line_break_with_is_a_lett
 # ------------------------------------------------------------------------------------ the product, whole
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("score", ["exact_match", "bleu"])
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "byt5"])  # it has no file to load
 def test_a_task_is_scored_as_transformers_answers(layout: str, score: str, tmp_path: Path) -> None:

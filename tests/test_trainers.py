@@ -111,6 +111,7 @@ def trained(
     return Trained(trained_family, request.param, model.eval(), before, losses)
 
 
+@pytest.mark.few(3)
 def test_the_loss_goes_down(trained: Trained) -> None:
     assert len(trained.losses) == STEPS
     assert trained.losses == sorted(trained.losses, reverse=True)

@@ -46,6 +46,7 @@ def full(family: str, dtype: torch.dtype) -> AnswerLM:
     return AnswerLM(model, dtype)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("rows", [1000, 5], ids=["whole", "in pieces"])
 @pytest.mark.parametrize("passes", [1, 2])
