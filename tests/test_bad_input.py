@@ -221,6 +221,7 @@ def test_there_are_enough_of_them() -> None:
 
 
 # A quarter of them in `make test`, the rest in `make test-faults`.
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     "case",
     [

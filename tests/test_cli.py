@@ -243,6 +243,7 @@ MISTAKES: list[tuple[str, ...]] = [
 ]
 
 
+@pytest.mark.few(50)
 @pytest.mark.parametrize(("words", "fragments"), [pytest.param(m[0], m[1:], id=m[0]) for m in MISTAKES])
 def test_a_mistake_is_one_line_with_the_culprit_and_the_mend(
     gdo: Invoke, trained: list[Any], words: str, fragments: tuple[str, ...]
@@ -266,6 +267,7 @@ def test_a_key_is_never_suggested_for_itself(gdo: Invoke, words: str) -> None:
     assert "did you mean" not in gdo("train", *words.split()).stderr
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("command", ["train", "sweep", "config"])
 @pytest.mark.usefixtures("trained")
 def test_every_command_that_composes_refuses_alike(gdo: Invoke, command: str) -> None:

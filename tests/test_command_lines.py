@@ -36,7 +36,16 @@ KEYS = (
 WORD = re.compile(r"'?([a-z]\w*)[\w./]*=\S")
 COMMANDS = typer.main.get_command(app)
 # What a reader puts something in the place of.
-PLACEHOLDERS = {"=…": "=0.5", "=N": "=2", "=DIR_OR_HUB_ID": "=x", "=DIR": "=x", "=FOLDER": "=.", "=RUN": "=x"}
+PLACEHOLDERS = {
+    "run=…": "run=x",
+    "path=…": "path=x",
+    "=…": "=0.5",
+    "=N": "=2",
+    "=DIR_OR_HUB_ID": "=x",
+    "=DIR": "=x",
+    "=FOLDER": "=.",
+    "=RUN": "=x",
+}
 
 
 def is_override(word: str) -> bool:
@@ -152,6 +161,7 @@ def test_there_are_as_many_as_one_sees() -> None:
     )
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize("line", SHOWN)
 def test_a_command_that_is_shown_is_one_that_gdo_takes(line: str) -> None:
     words = words_of(line)
@@ -172,6 +182,7 @@ def test_a_command_that_is_shown_is_one_that_gdo_takes(line: str) -> None:
         listed(ROOT / "results", called.params["filters"] or [])
 
 
+@pytest.mark.few(17)
 @pytest.mark.parametrize("line", OVERRIDES)
 def test_overrides_that_are_shown_compose(line: str) -> None:
     assert composed(*words_of(line)) >= 1

@@ -29,6 +29,7 @@ def losses(lm: AnswerLM) -> list[float]:
     return [step.loss for step in train(lm, QUERIES, CONFIG, 0, 1)]
 
 
+@pytest.mark.few(2)
 @needs_compiler
 @quiet
 @pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)

@@ -126,6 +126,7 @@ def test_every_train_option_composes(option: str) -> None:
     assert (run.name["train"], type(run.train)) == (option, TrainConfig)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("option", bundled("probe"))
 def test_every_probe_composes_under_its_own_name(option: str) -> None:
     assert list(load_run([*SMALL, f"probe=[{option}]"]).probe) == [option]
@@ -433,6 +434,7 @@ sweep:
 """
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -275,6 +275,7 @@ def sample(dataset: Dataset, role: str) -> Split:
     return load_split(dataset, role, DataConfig(source="sample"))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("option", [task for task in options("task") if task != "jsonl"])
 def test_every_task_can_be_learnt_from_the_sample(option: str) -> None:
     task = load_run(["model=tiny", f"task={option}"]).task

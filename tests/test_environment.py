@@ -139,6 +139,7 @@ def test_a_stream_that_takes_nothing_ends_in_one_line_at_most(
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", said)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437", "koi8-r", "shift_jis", "utf-8"])
 def test_letters_that_a_stream_lacks_are_replaced(sealed: Path, encoding: str) -> None:
     done = gdo("show", "seed0", cwd=sealed, PYTHONIOENCODING=encoding)
@@ -206,6 +207,7 @@ def on_terminal(*words: str, cwd: Path, **variables: str) -> tuple[int, str]:
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])(?![0-9])[0-9;]*m")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("variables", "coloured"),
     [

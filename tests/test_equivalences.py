@@ -77,6 +77,7 @@ def trained_g_train(family: str, k: int) -> PreTrainedModel:
     return grown
 
 
+@pytest.mark.few(3)
 @factors
 @every_family
 def test_g_train_equals_training_the_ungrown_up_projections(family: str, k: int) -> None:
@@ -86,6 +87,7 @@ def test_g_train_equals_training_the_ungrown_up_projections(family: str, k: int)
     assert difference(base, trained_g_train(family, k)) < 1e-9 * moved
 
 
+@pytest.mark.few(3)
 @factors
 @every_family
 def test_the_copies_of_g_train_stay_equal_so_it_folds_back(family: str, k: int) -> None:
@@ -147,6 +149,7 @@ def clipped_difference(family: str, k: int, threshold: float, grown_threshold: f
     return difference(base, grown) / difference(base, twin(tiny_model(family)))
 
 
+@pytest.mark.few(2)
 @factors
 @gated_families
 def test_clipping_keeps_the_equality_if_its_threshold_is_scaled(family: str, k: int) -> None:
@@ -203,6 +206,7 @@ def g_freeze(family: str, k: int) -> PreTrainedModel:
     return GFreeze(k=k).prepare(twin(tiny_model(family)), None).to(torch.float64)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("optimizer", [adam, lambda p: torch.optim.SGD(p, lr=0.1)], ids=["adam", "sgd"])
 @pytest.mark.parametrize("family", [*GATED, "phi"])
 def test_g_freeze_is_half_the_frozen_mlp_and_half_a_trained_one(family: str, optimizer: Any) -> None:

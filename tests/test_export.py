@@ -201,6 +201,7 @@ def test_averaging_is_first_order_close_and_said_to_be_no_equality(results: Path
     assert 0 < done.difference < 0.2  # three steps from the base: near, not equal
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("form", "method", "reason"),
     [

@@ -90,6 +90,7 @@ def test_every_norm_is_told_by_the_type_of_its_module(family: str) -> None:
     assert {name for name, p in names.items() if id(p) in found} == norms(set(names), family)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", INHERIT)
 @pytest.mark.parametrize("part", ["norms", "embeddings"])
 def test_all_that_train_the_whole_model_take_both_options(name: str, part: str) -> None:

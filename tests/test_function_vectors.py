@@ -139,6 +139,7 @@ def assert_effects_are_those_of_brute_force(lm: AnswerLM, heads: Heads, method: 
     assert effects == pytest.approx(expected, rel=1e-3, abs=2e-8)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_effects_are_those_of_patching_head_by_head_with_full_forwards(method: str) -> None:
     lm, heads = changed_by(METHODS[method])
@@ -185,6 +186,7 @@ def test_measuring_leaves_no_hook_behind_even_after_an_error() -> None:
 # --------------------------------------------------------------------------------------- contributions
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_contributions_of_all_heads_add_up_to_what_the_projection_gives(method: str) -> None:
     lm, heads = changed_by(METHODS[method])
@@ -223,6 +225,7 @@ def test_a_contribution_is_the_heads_output_times_its_slice_of_the_weight() -> N
             np.testing.assert_allclose(found[layer * N_HEADS + head], expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("family", ["gemma3", "llama", "gemma3_multimodal"])
 @pytest.mark.parametrize("method", ["g_freeze", "heads", "head_dim", "blocks"])
 def test_a_model_that_has_just_been_grown_has_exactly_the_heads_of_its_base(family: str, method: str) -> None:
@@ -332,6 +335,7 @@ def test_overlap_and_cosines_are_those_of_the_definitions() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_intervals_are_those_of_a_bootstrap_over_prompts(paired: bool) -> None:
     """Against another bootstrap, with its own draws and by copying prompts instead of weighting them."""
@@ -463,6 +467,7 @@ def tuned(results: Path) -> RunResult:
     return trained(results, "method=sft", "train.lr=1e-2")
 
 
+@pytest.mark.slow
 def test_an_analysis_is_kept_beside_its_run_and_not_made_twice(
     tuned: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,6 +571,7 @@ def test_the_command_prints_what_it_found(tuned: RunResult, results: Path) -> No
     assert max(map(len, shown.stdout.splitlines())) <= 130
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_before_anything_is_measured(
     tuned: RunResult, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_step_of_training_moves_all_that_is_new(name: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("layers", [None, 1])
 @by_family(GROWN)
 def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(

@@ -68,6 +68,7 @@ def grown_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 # -------------------------------------------------------------------------- preserving the function
 
 
+@pytest.mark.few(14)
 @both_methods
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("layers", [None, [1]], ids=["all", "one"])
@@ -92,6 +93,7 @@ def test_preparing_a_method_under_autocast_leaves_the_logits_bitwise_unchanged(
         assert torch.equal(AnswerLM(model, torch.bfloat16)(ids, places), before)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
@@ -205,6 +207,7 @@ def concatenated(base: PreTrainedModel, grown: PreTrainedModel, k: int) -> PreTr
     return wide
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("noise", [0.0, 0.05], ids=["at_first", "after_training"])
 def test_a_grown_model_equals_one_with_concatenated_weights(family: str, k: int, noise: float) -> None:
@@ -346,6 +349,7 @@ def test_unloading_gives_the_base_bit_for_bit(any_model: PreTrainedModel, trains
     assert not changed(before, plain)
 
 
+@pytest.mark.few(7)
 @both_methods
 @pytest.mark.parametrize("layers", [None, [1]], ids=["all", "one"])
 def test_a_saved_adapter_gives_the_same_logits_when_loaded(
@@ -409,6 +413,7 @@ def test_a_second_adapter_is_what_it_would_be_alone(gemma3: PreTrainedModel, tmp
 # -------------------------------------------------------------------------------------- merging
 
 
+@pytest.mark.few(7)
 @both_methods
 @pytest.mark.parametrize("k", [2, 3])
 def test_merging_and_unloading_gives_a_plain_wide_model(
@@ -571,6 +576,7 @@ def real_gemma3(name: str) -> PreTrainedModel:
         return Gemma3ForCausalLM(config).requires_grad_(False)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "method", "layers", "percent"),
     [

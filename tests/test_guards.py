@@ -57,6 +57,7 @@ def own_logprob(model: PreTrainedModel, query: Encoded) -> float:
 # ------------------------------------------------------------------------------------------- D1: heads
 
 
+@pytest.mark.few(5)
 @by_family(FAMILIES)
 def test_every_family_scores_as_its_own_forward_does(name: str) -> None:
     model = of_family(name)
@@ -73,6 +74,7 @@ def test_every_family_scores_a_common_beginning_as_if_it_were_alone(name: str) -
     assert found == pytest.approx([own_logprob(model, q) for q in queries], abs=2e-4)
 
 
+@pytest.mark.few(5)
 @by_family(FAMILIES)
 def test_every_family_trains_on_the_loss_of_its_own_forward(name: str) -> None:
     model = of_family(name).requires_grad_(True)
@@ -117,6 +119,7 @@ def test_a_copied_head_scales_too(name: str) -> None:
         assert torch.equal(lm.copied_head()(hidden_ND), lm.logits(hidden_ND))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", UNLIKE)
 def test_what_gdo_cannot_reproduce_is_refused(name: str) -> None:
     with pytest.raises(RunFailed, match=rf"{type(of_family(name)).__name__}: (logits|gdo cannot|a prompt)"):
@@ -153,6 +156,7 @@ def run_words(words: list[str]) -> tuple[int, list[str]]:
     return answer.exit_code, answer.stderr.strip().splitlines()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -247,6 +251,7 @@ def test_a_family_without_an_end_has_none(name: str) -> None:
     assert max_positions(of_family(name)) == sys.maxsize
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -328,6 +333,7 @@ def test_what_can_be_grown_can_be_exported_or_is_refused_first(
     assert exported(GROWING[method], of_family(name), [0], tmp_path) < 1e-4
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "method", "reason"),
     [

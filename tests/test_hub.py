@@ -95,6 +95,7 @@ def test_a_model_of_the_hub_is_loaded_and_recorded_with_its_commit(
     assert saved["base_model_name_or_path"] == REPOSITORY  # and no place in a cache
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["down", "silent", "page"])
 def test_a_model_that_was_had_once_is_had_without_the_hub(
     stand: Callable[[str], None], at: Callable[[str], None], kind: str, capsys: pytest.CaptureFixture[str]

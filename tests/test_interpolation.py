@@ -234,6 +234,7 @@ def test_it_answers_and_is_exported_from_any_folder(
     torch.testing.assert_close(found[f"{name}.weight"].double(), merged, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

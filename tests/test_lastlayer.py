@@ -36,6 +36,7 @@ def passes(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     return found[0], found[1]
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize(
     "method", [SFT(), GFreeze(), Partial("mlp"), ZeroBlock()], ids=lambda method: type(method).__name__
 )

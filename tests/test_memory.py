@@ -55,6 +55,7 @@ def test_parts_are_of_similar_length_and_within_the_budget() -> None:
     assert all(max(b.lengths) <= min(a.lengths) for a, b in pairwise(parts))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_layers_computed_again_train_the_same(

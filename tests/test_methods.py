@@ -77,6 +77,7 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+@pytest.mark.few(27)
 @every_method
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -96,6 +97,7 @@ def test_the_prepared_model_computes_what_the_base_computes(
     assert worst <= rounding * before.abs().max()
 
 
+@pytest.mark.few(14)
 @every_method
 @families
 def test_training_moves_each_trainable_parameter_and_nothing_else(name: str, family: str) -> None:
@@ -107,6 +109,7 @@ def test_training_moves_each_trainable_parameter_and_nothing_else(name: str, fam
     assert bool(expected) == method_of(name).trains
 
 
+@pytest.mark.few(14)
 @every_method
 @families
 def test_a_choice_of_layers_is_all_that_trains_or_is_refused(name: str, family: str) -> None:

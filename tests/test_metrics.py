@@ -248,6 +248,7 @@ THAI = ["วันนี้อากาศดีมากและฉันอ�
 ENGLISH = ["The weather is very good today.", "He did not go to school yesterday."]
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("tokenize", ["13a", "intl", "zh", "char", "none"])
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("smooth_method", ["exp", "floor", "add-k", "none"])
@@ -346,6 +347,7 @@ def test_no_text_of_latin_letters_is_doubted(references: list[str]) -> None:
     assert "clauses" not in (BLEU.doubt(references) or "")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("key", ["tokenize", "lowercase", "smooth_method"])
 @pytest.mark.parametrize("task", ["multi30k", "mtnt", "mtnt_reverse", "jsonl"])
 def test_a_setting_makes_another_run_and_its_default_the_same(task: str, key: str) -> None:

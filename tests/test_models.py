@@ -255,6 +255,7 @@ def test_the_parts_are_put_together_and_converted_once(
     assert [path.name for path in cache.iterdir()] == [f"{package}-{GOOD[:12]}-bf16"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_a_converted_tokenizer_is_what_auto_tokenizer_gives_and_is_exported_as_that(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,7 @@ def planned(*overrides: str) -> Plan:
     return plan(load_run([*overrides, "train.batch_size=2"]), length=8)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("model", "layers", "percent"),
     [
@@ -123,6 +124,7 @@ def test_frozen_weights_below_cost_no_backward_pass(tmp_path: Path) -> None:
     assert few.activations < 0.6 * every.activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_methods_that_do_not_fit_are_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: bool

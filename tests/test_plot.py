@@ -219,6 +219,7 @@ def test_runs_at_two_rates_are_not_taken_for_seeds(own: Path, results: Path) -> 
     assert gdo("mine", "train.lr=1e-5", *words).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["frontier", "few_layers"])
 def test_a_frontier_of_one_seed_lies_beside_none_of_several(name: str) -> None:
     """The best of means over seeds is lower than the best of single runs: noise lifts the latter."""

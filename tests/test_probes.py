@@ -264,6 +264,7 @@ def test_runs_recorded_before_measure_no_divergence_on_texts(tiny_run: RunFactor
 SIZES = [(1267, 300), (1267, 200), (2376, 300), (2376, 100), (5153, 300), (2891, 60), (4359, 60), (1838, 300)]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("rows", "items"), SIZES)
 def test_no_row_that_committed_runs_were_asked_is_held_out(rows: int, items: int) -> None:
     assert items in DRAWN

@@ -110,6 +110,7 @@ def test_errors_of_independent_probes_add_up_in_squares() -> None:
     assert retention_index(probes).se == pytest.approx(np.sqrt(np.square(errors).sum()) / 3)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_is_that_of_a_bootstrap_of_the_index_itself(seed: int) -> None:
     probes = three(seed)
@@ -263,6 +264,7 @@ def test_a_run_tells_at_each_evaluation_how_much_is_kept(tiny_run: RunFactory, m
 
 
 # With k = 3 the base is measured before the run begins, which then knows the signature of its BLEU.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [("method=sft",), pytest.param(("method=g_freeze", "method.k=3", "task=mtnt"), marks=pytest.mark.slow)],

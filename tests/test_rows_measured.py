@@ -83,6 +83,7 @@ OVERLAPPING = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("splits", "expected"), OVERLAPPING.items())
 def test_rows_in_two_splits_are_refused_with_the_numbers(
     tmp_path: Path, splits: str, expected: tuple[str, int, int]
@@ -250,6 +251,7 @@ def test_repeated_prompts_are_those_that_are_equal_in_their_words_but_for_case(
     assert repeated(second, first) == expected
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "task", ["scitail", "qasc", "mathqa", "mathqa_gain", "mtnt", "mtnt_reverse", "multi30k"]
 )
@@ -314,6 +316,7 @@ def test_a_length_that_cuts_everything_is_refused(tmp_path: Path, length: int) -
 # ---------------------------------------------------------------------------------- what is not usable
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     "line", [b"\xff\n", b"\xef\xbb\xbf{}\n", b"[]\n", b'{"q": "x"}\n', b'{"q": "x", "a": " "}\n', b"{\n"]
 )

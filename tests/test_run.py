@@ -265,6 +265,7 @@ def test_the_last_step_is_evaluated_whatever_lies_between(
     assert found == sorted({*range(0, steps, every), steps})
 
 
+@pytest.mark.slow
 def test_a_probe_may_be_asked_before_and_after_training_alone(tiny_run: RunFactory) -> None:
     words = ["train.steps=3", "evaluation.every=1", "probe=[winogrande,arc_easy]", "probe.winogrande.items=4"]
     words += ["probe.arc_easy.items=4", "save_weights=false"]

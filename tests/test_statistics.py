@@ -193,6 +193,7 @@ def test_items_never_make_an_interval_over_seeds_narrower() -> None:
         assert found.p >= stats.ttest_1samp(alone, 0).pvalue - 1e-12
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("over_seeds", "over_items", "rest"), [(0.05, 0.0, 0.4), (0.0, 0.4, 0.2), (0.05, 0.4, 0.2)]
 )

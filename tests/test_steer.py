@@ -184,6 +184,7 @@ def test_without_function_vectors_it_says_how_to_get_them(tuned: RunResult, resu
     assert f"measure them: gdo analyze fv {tuned.title}" in refused.stderr
 
 
+@pytest.mark.slow
 def test_every_vector_is_tried_behind_every_layer_and_kept(
     tuned: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +235,7 @@ def test_what_would_measure_nothing_is_refused(
         analyse(tuned, Steering((1,), **options), None, force=True)
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_row(tuned: RunResult, results: Path) -> None:
     analyse(tuned, FEW, None)
     words = ["--layer", "1", "--scale", "2", "--prompts", "3", "--force", "--results", str(results)]

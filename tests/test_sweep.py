@@ -129,6 +129,7 @@ def test_a_method_that_cannot_change_the_model_is_found_before_anything_is_loade
         raise ValueError("no MLP in it")
 
     monkeypatch.setattr(GFreeze, "prepare", prepare)
+    monkeypatch.setattr(plan, "_ANSWERS", {})
     result = gdo(*words(tmp_path))
     assert (result.exit_code, ran) == (2, [])
     assert "method=g_freeze: no MLP in it" in result.stderr

@@ -244,6 +244,7 @@ def test_a_dummy_prefix_stands_before_the_text_and_not_before_its_continuation()
 PIECES = ["The sky", " is", "\n", " ", "yes", ".", "!", "n't", "è", "Q:"]
 
 
+@pytest.mark.few(3)
 @by_layout
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=7), cut=st.integers(0, 30))
 def test_wherever_the_seam_is_the_text_comes_back(layout: str, pieces: list[str], cut: int) -> None:
@@ -328,6 +329,7 @@ def test_line_breaks_are_inside_of_tokens_in_some_layouts() -> None:
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("layout", ["gemma", "mistral", "metaspace", "llama3", "qwen", "gpt2", "byt5"])
 @given(lines=st.lists(st.text(alphabet="ab .!?è", max_size=6), min_size=1, max_size=4),
        breaks=st.sampled_from(["\n", "\n\n", "\r\n", "\r"]))  # fmt: skip

@@ -32,6 +32,7 @@ def test_queries_encoded_one_by_one_are_those_encoded_together(tiny_loaded: Load
     assert [lazy[i] for i in range(3)] == lazy[:] == encoder.many(queries)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("max_length", [60, 80, 84, 400])
 def test_the_too_long_are_those_of_a_full_count(
     max_length: int, tiny_run: RunFactory, tiny_loaded: Loaded

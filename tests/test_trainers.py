@@ -117,6 +117,7 @@ def test_the_loss_goes_down(trained: Trained) -> None:
     assert trained.losses == sorted(trained.losses, reverse=True)
 
 
+@pytest.mark.few(3)
 def test_the_new_weights_have_moved_and_nothing_else(trained: Trained) -> None:
     new = {name for name in trained.before if ".grow." in name}
     assert changed(trained.before, trained.model) == new == set(trainable(trained.model))

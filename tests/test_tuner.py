@@ -535,7 +535,7 @@ load(sys.argv[2])
 """
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["PEFT", "AutoPeft"])
 def test_without_the_import_loading_says_what_to_import(loader: str, tmp_path: Path) -> None:
     grown(tiny_model("llama")).save_pretrained(tmp_path)
