@@ -22,6 +22,7 @@ from gdo_cli.commands.sweep.run import run_sweep
 from gdo_cli.config.grid import Point, load_grid, load_sweep
 from gdo_cli.config.options import PLUGGED
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.experiment import plan
 from gdo_cli.methods.grow import GFreeze
 from gdo_cli.runs.find import find_runs
 from gdo_cli.runs.folder import RunFolder
