@@ -36,7 +36,7 @@ demo: $(VENV)/.weights  ## Set up, fine-tune the real Gemma 3 270M on bundled da
 	$(BIN)/gdo ls --results $(DEMO)
 
 test: $(VENV)/.dev  ## Set up and run the tests (no network, no weights)
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.dev  ## The tests that take longer: every combination of options
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow
@@ -62,7 +62,7 @@ test-next:  ## The suite on the newest releases of NEXT, in an environment of it
 	$(VENV)-next/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
 	$(VENV)-next/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(PIP_ARGS) $(NEXT)
 	$(VENV)-next/bin/python -m pip list --disable-pip-version-check | grep -iE "^(torch|transformers|peft|hydra-core|sacrebleu) "
-	$(VENV)-next/bin/python -m pytest -q -n $(JOBS)
+	$(VENV)-next/bin/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-gpu: $(VENV)/.dev  ## Tests that need CUDA
 	$(BIN)/python -m pytest -q -m gpu

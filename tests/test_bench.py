@@ -59,6 +59,7 @@ def test_a_process_takes_as_many_steps_as_it_is_asked_for(tmp_path: Path) -> Non
     assert end["peak"] > 1e7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trl_lora", "naive_growth"])
 def test_a_peer_takes_a_step_when_it_is_asked_for_one_and_ends_when_it_is_let_go(
     taken: Callable[..., list[dict[str, Any]]], name: str
@@ -75,6 +76,7 @@ def test_operations_are_counted_of_examples_of_any_length(
     assert 1.8 * short < long < 2.6 * short
 
 
+@pytest.mark.slow
 def test_the_one_pass_answers_are_those_of_generation(taken: Callable[..., list[dict[str, Any]]]) -> None:
     words = ["probe.winogrande.items=20", "probe.winogrande.shots=2"]
     fast, slow = (taken(name, words, 10) for name in ("gdo_exact", "generate"))

@@ -214,6 +214,7 @@ def tuned(results: Path) -> RunResult:
     return trained(results, "method=sft", "train.lr=1e-2")
 
 
+@pytest.mark.slow
 def test_drift_is_kept_beside_its_run_and_not_measured_twice(
     tuned: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_drift_is_kept_beside_its_run_and_not_measured_twice(
         analyse(tuned, FEW, None, force=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_trained_nothing_has_not_moved(results: Path) -> None:
     found = analyse(trained(results, "method=frozen"), FEW, None)
     for part in found["hidden"].values():

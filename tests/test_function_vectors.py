@@ -491,6 +491,7 @@ def test_an_analysis_is_kept_beside_its_run_and_not_made_twice(
         analyse(tuned, FunctionVectors(shots=2, prompts=6, effect_prompts=4, heads=2), None, force=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_trained_nothing_is_its_base(results: Path) -> None:
     found = analyse(trained(results, "method=frozen"), FEW, None)
     assert found["run"]["overlap"] == {"value": 3, "low": 3, "high": 3}
@@ -498,7 +499,7 @@ def test_a_run_that_trained_nothing_is_its_base(results: Path) -> None:
     assert found["models"]["base"] == found["models"]["run"]
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("grow", ["heads", "head_dim"])
 def test_runs_with_grown_attention_are_analysed(results: Path, grow: str) -> None:
     grown = trained(results, "method=attention_grow", f"method.grow={grow}", "train.lr=1e-6")

@@ -100,7 +100,7 @@ def between(run: RunResult, place: Place, alpha: float) -> dict[str, Tensor]:
 # -------------------------------------------------------------------------------------- the weights
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_halfway_is_the_mean_of_where_training_began_and_where_it_ended(place: Place, method: str) -> None:
     """Where it began is read off a run of the same seed whose rate moves nothing."""
@@ -118,7 +118,7 @@ def test_halfway_is_the_mean_of_where_training_began_and_where_it_ended(place: P
             assert tensor.float().equal(untouched[plain].float())
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_its_ends_measure_what_the_base_and_the_run_measure(place: Place, method: str) -> None:
     run, untouched = place.source(method), place.run("method=frozen")

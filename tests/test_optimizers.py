@@ -328,7 +328,7 @@ def test_the_plan_counts_what_the_optimizer_keeps(optimizer_name: str) -> None:
     assert sum(state_bytes(p, optimizer_name) for p in parameters) == counted
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_a_plan_has_gradients_and_what_the_optimizer_keeps_of_all_that_trains(optimizer_name: str) -> None:
     rate = ["train.lr=1e-3"] if optimizer_name == "adafactor" else []
     config = load_run(["model=gemma3_270m", "method=sft", f"train.optimizer={optimizer_name}", *rate])
@@ -339,7 +339,7 @@ def test_a_plan_has_gradients_and_what_the_optimizer_keeps_of_all_that_trains(op
     assert plan(config, 8).training == sum(needed)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_an_optimizer_learns(optimizer_name: str, tiny_run: RunFactory) -> None:
     rates = {"adam": 1e-2, "adam8bit": 1e-2, "adafactor": 5e-2, "sgd": 1e-1}
     words = (f"train.optimizer={optimizer_name}", f"train.lr={rates[optimizer_name]}", "train.steps=12")

@@ -86,7 +86,7 @@ def test_operations_are_those_of_a_real_step(tmp_path: Path) -> None:
     assert item.flops == counter.get_total_flops() > 0
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -176,6 +176,7 @@ def test_any_number_may_stand_across(own: Path, results: Path) -> None:
     assert [p["share"] for p in rows(table) if p["metric"] == METRICS[0]] == ["0.25", "0.75"]
 
 
+@pytest.mark.slow
 def test_a_figure_takes_in_the_runs_of_other_experiments_each_once(own: Path, results: Path) -> None:
     for config in (*grid("mine", own, results), *grid("byrate", own, results), *grid("both", own, results)):
         if RunFolder(config.path).load() is None:
@@ -191,6 +192,7 @@ def test_a_figure_takes_in_the_runs_of_other_experiments_each_once(own: Path, re
     ]
 
 
+@pytest.mark.slow
 def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, results: Path) -> None:
     for config in grid("methods", own, results):
         finish(config)
@@ -206,6 +208,7 @@ def test_methods_stand_below_each_other_with_a_table_the_best_first(own: Path, r
     assert first == "| SFT | 1e-3 | 0.0 M | 1.5 M (25.0 %) | 0.531 ± 0.044 | 0.531 ± 0.044 | 2 |"
 
 
+@pytest.mark.slow
 def test_runs_at_two_rates_are_not_taken_for_seeds(own: Path, results: Path) -> None:
     for lr in ("1e-3", "1e-5"):
         for _, config in load_grid(["experiment=mine", f"train.lr={lr}", f"results_dir={results}"], own):
@@ -237,6 +240,7 @@ def test_the_same_runs_give_the_same_bytes(own: Path, results: Path, name: str) 
     assert [file.read_bytes() for file in plot_all([name], results, own)] == first
 
 
+@pytest.mark.slow
 def test_runs_whose_data_source_was_found_out_are_found_again(
     changeable: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_the_new_weights_have_moved_and_nothing_else(trained: Trained) -> None:
     assert changed(trained.before, trained.model) == new == set(trainable(trained.model))
 
 
+@pytest.mark.slow
 def test_without_its_growth_the_model_is_the_base_bit_for_bit(trained: Trained) -> None:
     base = logits(trained.base(), random_ids(3, 11))
     with trained.model.disable_adapter():
