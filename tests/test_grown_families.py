@@ -26,7 +26,7 @@ GROWN = (
     *("cohere", "cohere2", "doge", "gemma2", "granite", "hyperclovax", "nemotron", "olmo2"),  # gate, up, down
     *("glm", "moshi", "phi3"),  # gate and up in one
     *("bloom", "falcon", "gpt_neox"),  # to four times the width and back
-    *("codegen", "gptj", "gpt_bigcode", "starcoder2", "mpt", "xglm"),
+    *("codegen", "gpt2", "gptj", "gpt_bigcode", "starcoder2", "mpt", "xglm"),
 )
 # Whose configuration has no word for it, or one that does not decide it.
 NO_WIDTH = ("bloom", "mpt")

@@ -342,7 +342,6 @@ def test_what_can_be_grown_can_be_exported_or_is_refused_first(
         ("llama4_text", "g_freeze", "has experts"),
         ("mixtral", "g_freeze", "no MLP that can be grown"),
         ("gpt_oss", "g_freeze", "no MLP that can be grown"),
-        ("gpt2", "g_freeze", "no MLP that can be grown"),
         ("bitnet", "g_freeze", "cannot run so changed"),
         ("olmo2", "attention_grow", "cannot run so changed"),
         ("mpt", "g_freeze", "does not say how wide"),

@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from test_guards import RATES, folder_of, run_words, with_text
 from transformers import PreTrainedModel
 
+from gdo_cli.commands.export import export
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.growth import GrowConfig
@@ -230,7 +231,20 @@ def test_a_run_of_plain_fine_tuning_ends_with_a_score(
     assert run.record.updates or name in ("gpt2",)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bloom", "mixtral", "mamba", "rwkv", "gpt_oss", "bitnet"])
+@pytest.mark.parametrize("method", ["g_freeze", "g_train", "mlp_only"])
+def test_weights_held_the_other_way_round_are_trained_and_exported(
+    method: str, tiny_loaded: Loaded, tmp_path: Path, tiny_run: RunFactory
+) -> None:
+    path = with_text("gpt2", tiny_loaded, tmp_path / "model")
+    short = ["train.max_length=128", "train.steps=2", "train.batch_size=2", "probe.winogrande.shots=0"]
+    run = experiment.run(
+        tiny_run("model=custom", f"model.path={path}", f"method={method}", "save_weights=true", *short)
+    )
+    export(run, tmp_path / "out", None, "fp32", None)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["bloom", "mixtral", "mamba", "rwkv", "gpt_oss", "bitnet"])
 def test_growth_of_what_cannot_grow_is_one_line(
     name: str, tiny_loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

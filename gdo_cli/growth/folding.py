@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_linear
+from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_like, weight_of
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
@@ -154,11 +155,12 @@ class Widening:
         """Return the merged model, every other layer like the grown ones padded to their width."""
         for name, layer in list(plain.named_modules()):
             one = self.like.get(_without_numbers(name))
-            if isinstance(one, GrownRows) and layer.in_features == one.in_features:
-                padded = plain_linear(_zeros_after(layer.weight, 1, self.k), layer.bias)
-            elif isinstance(one, GrownColumns) and layer.out_features == one.out_features:
-                padded = plain_linear(
-                    _zeros_after(layer.weight, 0, self.k, one.projections),
+            if isinstance(one, GrownRows) and weight_of(layer).shape[1] == one.in_features:
+                padded = plain_like(layer, _zeros_after(weight_of(layer), 1, self.k), layer.bias)
+            elif isinstance(one, GrownColumns) and weight_of(layer).shape[0] == one.out_features:
+                padded = plain_like(
+                    layer,
+                    _zeros_after(weight_of(layer), 0, self.k, one.projections),
                     None if layer.bias is None else _zeros_after(layer.bias, 0, self.k, one.projections),
                 )
             else:
@@ -195,8 +197,8 @@ def fold(model: Any) -> nn.Module:
         if layer.growth[adapter].trainable != "columns":
             raise ValueError(f"{name}: only G-Train folds; new down-projections would be lost")
         if isinstance(layer, GrownColumns):
-            for old, new in _old_and_new(layer, adapter):
-                old.data = _one_of_equal(new, layer.out_features, name)
+            for which, _, new in _old_and_new(layer, adapter):
+                _set(layer, which, _one_of_equal(new, layer.out_features, name))
     return model.unload()
 
 
@@ -215,13 +217,13 @@ def average(model: Any) -> nn.Module:
         if growth.trainable == "columns" or not growth.new_share:
             raise ValueError(f"{name}: there is no average to take; use the form folded or grown")
         share = growth.new_share
-        for old, new in _old_and_new(layer, adapter):
+        for which, old, new in _old_and_new(layer, adapter):
             if isinstance(layer, GrownRows):  # new rows carry s already
                 copies = new.split(layer.in_features, dim=1) if new.ndim == 2 else [new]
-                old.data = (1 - share) * old.float() + sum(copies)
+                _set(layer, which, (1 - share) * old.float() + sum(copies))
             else:
                 copies = new.split(layer.out_features)
-                old.data = (1 - share) * old.float() + share * sum(copies) / len(copies)
+                _set(layer, which, (1 - share) * old.float() + share * sum(copies) / len(copies))
     return model.unload()
 
 
@@ -258,10 +260,18 @@ def _without_numbers(name: str) -> str:
     return re.sub(r"\.\d+\.", ".", f".{name}")
 
 
-def _old_and_new(layer: GrownLinear, adapter: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """The base's weight, and its bias if it has one, each with the adapter's own in fp32."""
-    base, own = layer.get_base_layer(), layer.own_parameters(adapter, torch.float32)
-    return ((old, new) for old, new in zip((base.weight, base.bias), own, strict=True) if new is not None)
+def _old_and_new(layer: GrownLinear, adapter: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The base's weight, (out, in), and its bias if it has one, by name, with the adapter's own in fp32."""
+    weight, bias = layer.own_parameters(adapter, torch.float32)
+    yield "weight", layer.base_weight, weight
+    if bias is not None:
+        yield "bias", layer.get_base_layer().bias, bias
+
+
+def _set(layer: GrownLinear, which: str, value: Tensor) -> None:
+    base = layer.get_base_layer()
+    flipped = isinstance(base, Conv1D) and which == "weight"
+    getattr(base, which).data = value.T.contiguous() if flipped else value
 
 
 def _one_of_equal(tensor: Tensor, size: int, name: str) -> Tensor:

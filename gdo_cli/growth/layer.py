@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
 
@@ -35,22 +36,22 @@ class GrownLinear(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("grow",)
     other_param_names = ("growth",)
     repeats_bias: ClassVar[bool]  # of the wide layer: one for each copy's outputs, or one for all
-    base_layer: nn.Linear
+    base_layer: nn.Linear | Conv1D
     active_adapters: list[str]
-    get_base_layer: Callable[[], nn.Linear]
+    get_base_layer: Callable[[], Any]
     set_adapter: Callable[..., None]
 
-    def __init__(self, base_layer: nn.Linear, adapter_name: str, config: GrowConfig) -> None:
+    def __init__(self, base_layer: nn.Linear | Conv1D, adapter_name: str, config: GrowConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.out_features, self.in_features = self.base_weight.shape
         self.growth: dict[str, GrowConfig] = {}
         self.grow = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         # The base while a wide layer stands in for it. In a tuple it is no part of the module, whose
         # children PEFT takes for the adapter's.
-        self._narrow: tuple[nn.Linear, ...] = ()
+        self._narrow: tuple[nn.Linear | Conv1D, ...] = ()
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: GrowConfig) -> None:
@@ -64,6 +65,19 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         self.growth[adapter_name] = config
         self.grow[adapter_name] = Growth(*self.initial(config))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def base_weight(self) -> Tensor:
+        """The weight that it stands beside, (out, in); Conv1D (GPT-2) holds it the other way round."""
+        return weight_of(self.get_base_layer())
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return what the base would compute with another weight, (out, in), in the same kernel."""
+        if isinstance(self.get_base_layer(), Conv1D):
+            assert bias is not None  # every Conv1D has one
+            out = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight.T)
+            return out.view(*x.shape[:-1], -1)
+        return F.linear(x, weight, bias)
 
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         """Return the new weight and bias at the start, as copies of their own."""
@@ -103,7 +117,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
     def n_added(self) -> int:
         """Parameters by which the wide layer is larger than the base."""
         base = self._narrow[0] if self._narrow else self.get_base_layer()
-        bias = base.out_features if self.repeats_bias and base.bias is not None else 0
+        bias = self.out_features if self.repeats_bias and base.bias is not None else 0
         return (self.factor() - 1) * (base.weight.numel() + bias)
 
     def active_here(self) -> list[str]:
@@ -148,7 +162,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         names = [*self.merged_adapters, *names]
         self.unmerge()
         weight, bias = self.checked_wide(names, safe_merge)
-        self._narrow, self.base_layer = (self.base_layer,), plain_linear(weight, bias)
+        self._narrow, self.base_layer = (self.base_layer,), plain_like(self.base_layer, weight, bias)
         self.merged_adapters += names
 
     def unmerge(self) -> None:
@@ -180,7 +194,7 @@ class GrownColumns(GrownLinear):
     repeats_bias = True
 
     def __init__(
-        self, base_layer: nn.Linear, adapter_name: str, config: GrowConfig, projections: int = 1
+        self, base_layer: nn.Linear | Conv1D, adapter_name: str, config: GrowConfig, projections: int = 1
     ) -> None:
         self.projections = projections
         super().__init__(base_layer, adapter_name, config)
@@ -188,7 +202,7 @@ class GrownColumns(GrownLinear):
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         copies = config.k if config.trainable == "columns" else config.k - 1
         base = self.get_base_layer()
-        weight = base.weight.detach().repeat(copies, 1)
+        weight = self.base_weight.detach().repeat(copies, 1)
         bias = None if base.bias is None else base.bias.detach().repeat(copies)
         if config.init_columns == "zero":
             weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
@@ -199,7 +213,7 @@ class GrownColumns(GrownLinear):
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         base = self.get_base_layer()
-        parts: list[tuple[Tensor, Tensor | None]] = [(base.weight, base.bias)] * self.keeps_old(names)
+        parts: list[tuple[Tensor, Tensor | None]] = [(self.base_weight, base.bias)] * self.keeps_old(names)
         parts += [self.own_parameters(name, base.weight.dtype) for name in names]
         weights = [copy for weight, _ in parts for copy in weight.split(self.out_features)]
         biases = [copy for _, bias in parts if bias is not None for copy in bias.split(self.out_features)]
@@ -217,7 +231,7 @@ class GrownColumns(GrownLinear):
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         old = [self.base_layer(x, *args, **kwargs)] if self.keeps_old(names) else []
         own = (self.own_parameters(name, x.dtype) for name in names)
-        new = [part for w, b in own for part in copies_of_output(x, w, b, self.out_features)]
+        new = [part for w, b in own for part in copies_of_output(x, w, b, self.out_features, self.product)]
         return self._side_by_side([*old, *new], -1)
 
 
@@ -239,14 +253,14 @@ class GrownRows(GrownLinear):
             return None, None
         base, copies = self.get_base_layer(), config.k - 1
         bias = None if base.bias is None else base.bias.detach() * config.new_share
-        weight = (base.weight.detach() * (config.new_share / copies)).repeat(1, copies)
+        weight = (self.base_weight.detach() * (config.new_share / copies)).repeat(1, copies)
         return weight if config.init_weights else _random(weight, base), bias
 
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         base, share = self.get_base_layer(), self.old_share(names)
         own = [self._own_rows(name, base.weight.dtype) for name in names]
-        old = [base.weight * share] if self.keeps_old(names) else []
+        old = [self.base_weight * share] if self.keeps_old(names) else []
         weight = torch.cat([*old, *(weight for weight, _ in own)], dim=1)
         biases = [bias for _, bias in own if bias is not None]
         return weight, sum(biases, start=base.bias * share) if biases else None
@@ -265,7 +279,7 @@ class GrownRows(GrownLinear):
     def _own_rows(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         base, copies = self.get_base_layer(), self.growth[name].k
         if self.growth[name].trainable == "columns":
-            return (base.weight / copies).repeat(1, copies), base.bias
+            return (self.base_weight / copies).repeat(1, copies), base.bias
         return self.own_parameters(name, dtype)
 
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -284,7 +298,7 @@ class GrownRows(GrownLinear):
         """The adapter's part of the output, from the copies of the input that are its own."""
         if self.growth[name].trainable == "columns":
             return self.base_layer(x.unflatten(-1, (self.growth[name].k, self.in_features)).mean(-2))
-        return F.linear(x, *self.own_parameters(name, x.dtype))
+        return self.product(x, *self.own_parameters(name, x.dtype))
 
 
 def _cat(tensors: list[Tensor | None]) -> Tensor | None:
@@ -298,14 +312,35 @@ def _random(weight: Tensor, base: nn.Linear) -> Tensor:
     return torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
 
 
-def copies_of_output(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:
+def copies_of_output(
+    x: Tensor, weight: Tensor, bias: Tensor | None, size: int, product: Callable[..., Tensor] = F.linear
+) -> list[Tensor]:
     """Return a product for each copy, (..., size), of weight and bias that lie one behind the other.
 
     Each has the base product's shape, so it runs the same kernel and rounds the same way.
     """
     weights = weight.split(size)
     biases = [None] * len(weights) if bias is None else bias.split(size)
-    return [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+    return [product(x, w, b) for w, b in zip(weights, biases, strict=True)]
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return the weight of a linear layer, (out, in), as a view."""
+    weight: Any = layer.weight
+    found: Tensor = weight.T if isinstance(layer, Conv1D) else weight
+    return found
+
+
+def plain_like(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linear | Conv1D:
+    """Return a frozen layer of the same kind around a weight, (out, in), without allocating others."""
+    if not isinstance(layer, Conv1D):
+        return plain_linear(weight, bias)
+    assert bias is not None
+    with torch.device("meta"):
+        plain = Conv1D(*weight.shape)
+    plain.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+    plain.bias = nn.Parameter(bias, requires_grad=False)
+    return plain
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.layer import GrownLinear, GrownRows
 from gdo_cli.lm.pairs import Pair, find_pairs
@@ -54,8 +55,8 @@ def _require_stock_forward(pair: Pair, layers: list[Any]) -> None:
     """Where a module cannot be asked, its layers have to be what they are taken for."""
     for name, layer in zip((*pair.columns, pair.row), layers, strict=True):
         kind = type(layer.get_base_layer())
-        if kind.forward is not nn.Linear.forward:
-            raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear can grow")
+        if kind.forward not in (nn.Linear.forward, Conv1D.forward):
+            raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear and Conv1D can grow")
         if getattr(layer, "projections", 1) > 1:
             raise ValueError(f"{name} holds several projections as one; how they are told apart is unknown")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.lm.pairs import nearest_rows
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, COLUMN_NAMES, ROW_NAMES
@@ -95,7 +96,7 @@ def _projections(
         if not 0 <= index < len(decoder):
             raise ValueError(f"layer {index} does not exist: the model has 0 to {len(decoder) - 1}")
         prefix = f"{decoder.name}.{index}."
-        linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear))
+        linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear | Conv1D))
         found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
         ups, downs = (
             [name for name in found if f".{name}".endswith(tuple(f".{n}" for n in names))]
