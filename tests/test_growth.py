@@ -533,7 +533,7 @@ def test_only_linear_layers_grow(gemma3: PreTrainedModel) -> None:
     config = GrowConfig(target_modules=["embed_tokens"], row_modules=[])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's advice on tied embeddings comes before the refusal
-        with pytest.raises(ValueError, match=r"only nn\.Linear can grow"):
+        with pytest.raises(ValueError, match=r"only nn\.Linear and Conv1D can grow"):
             add_adapter(gemma3, config)
 
 

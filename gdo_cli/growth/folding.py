@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, plain_like, weight_of
+from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.growth.linear import plain_like, shape_of, weight_of
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
@@ -108,6 +109,7 @@ class Widening:
             ValueError: no configuration of the base architecture says what has grown.
         """
         grown = {name: layer for name, layer in _grown(model) if layer.factor(names) > 1}
+        _require_floats(grown.items())
         factors = {layer.factor(names) for layer in grown.values()}
         if len(factors) != 1:
             raise ValueError(f"layers have grown by different factors: {sorted(factors)}")
@@ -155,9 +157,9 @@ class Widening:
         """Return the merged model, every other layer like the grown ones padded to their width."""
         for name, layer in list(plain.named_modules()):
             one = self.like.get(_without_numbers(name))
-            if isinstance(one, GrownRows) and weight_of(layer).shape[1] == one.in_features:
+            if isinstance(one, GrownRows) and shape_of(layer)[1] == one.in_features:
                 padded = plain_like(layer, _zeros_after(weight_of(layer), 1, self.k), layer.bias)
-            elif isinstance(one, GrownColumns) and weight_of(layer).shape[0] == one.out_features:
+            elif isinstance(one, GrownColumns) and shape_of(layer)[0] == one.out_features:
                 padded = plain_like(
                     layer,
                     _zeros_after(weight_of(layer), 0, self.k, one.projections),
@@ -234,6 +236,7 @@ def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
             "its heads are wider, and old and new parts of a head meet in one softmax, so they neither "
             "fold nor average; use the form grown"
         )
+    _require_floats(_grown(model))
     for name, layer in _grown(model):
         layer.unmerge()
         if len(names := layer.active_here()) > 1:
@@ -246,6 +249,14 @@ def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
 def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return ((name, m) for name, m in inner.named_modules() if isinstance(m, GrownLinear))
+
+
+def _require_floats(layers: Iterable[tuple[str, GrownLinear]]) -> None:
+    if name := next((name for name, layer in layers if layer.quantization_backend), None):
+        raise ValueError(
+            f"{name}: its base is quantised, and no quantised checkpoint holds what has grown in floats; "
+            "put the adapter on the model as it was before it was quantised"
+        )
 
 
 def _has_all(config: Any, names: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdo_cli.growth.layer import copies_of_output, plain_linear
+from gdo_cli.growth.linear import copies_of_output, plain_linear
 
 
 class HeadColumns(nn.Module):

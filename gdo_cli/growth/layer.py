@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import QuantizationBackend, resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
+from gdo_cli.growth.linear import copies_of_output, plain_like, shape_of, weight_of
 
 
 class Growth(nn.Module):
@@ -30,6 +32,7 @@ class Growth(nn.Module):
 class GrownLinear(nn.Module, BaseTunerLayer):
     """What grown columns and rows share: adapters by name, and merging into one wide layer.
 
+    Beside a base of 4 or 8 bits stand floats: copies of the numbers that it computes with.
     Several active adapters stand side by side: y = base + Σ_i (y_i − base), each with copies of its own.
     """
 
@@ -39,12 +42,15 @@ class GrownLinear(nn.Module, BaseTunerLayer):
     base_layer: nn.Linear | Conv1D
     active_adapters: list[str]
     get_base_layer: Callable[[], Any]
+    get_base_weight: Callable[[], Tensor]
+    quantization_backend: QuantizationBackend | None
     set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Linear | Conv1D, adapter_name: str, config: GrowConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.out_features, self.in_features = self.base_weight.shape
+        self.out_features, self.in_features = shape_of(base_layer)
+        self.quantization_backend = resolve_quantization_backend(base_layer)
         self.growth: dict[str, GrowConfig] = {}
         self.grow = nn.ModuleDict()
         self._disable_adapters = False
@@ -68,8 +74,8 @@ class GrownLinear(nn.Module, BaseTunerLayer):
 
     @property
     def base_weight(self) -> Tensor:
-        """The weight that it stands beside, (out, in); Conv1D (GPT-2) holds it the other way round."""
-        return weight_of(self.get_base_layer())
+        """The weight that it stands beside, (out, in), as floats."""
+        return self.get_base_weight() if self.quantization_backend else weight_of(self.get_base_layer())
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return what the base would compute with another weight, (out, in), in the same kernel."""
@@ -118,7 +124,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         """Parameters by which the wide layer is larger than the base."""
         base = self._narrow[0] if self._narrow else self.get_base_layer()
         bias = self.out_features if self.repeats_bias and base.bias is not None else 0
-        return (self.factor() - 1) * (base.weight.numel() + bias)
+        return (self.factor() - 1) * (self.in_features * self.out_features + bias)
 
     def active_here(self) -> list[str]:
         """Return the active adapters that this layer has."""
@@ -133,8 +139,12 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         names = [] if self.disable_adapters or self.merged else self.active_here()
-        grown = self.grown(names, x, *args, **kwargs) if names else self.base_layer(x, *args, **kwargs)
-        out: Tensor = grown
+        if names:
+            return self.grown(names, x, *args, **kwargs)
+        if self.merged and self.quantization_backend:  # 8 bits become fp32, whatever the model is held in
+            weight: Any = self.base_layer.weight
+            return F.linear(x.to(weight.dtype), weight, self.base_layer.bias).to(x.dtype)
+        out: Tensor = self.base_layer(x, *args, **kwargs)
         return out
 
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -162,13 +172,15 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         names = [*self.merged_adapters, *names]
         self.unmerge()
         weight, bias = self.checked_wide(names, safe_merge)
+        bias = None if bias is None else bias.to(weight.dtype)
         self._narrow, self.base_layer = (self.base_layer,), plain_like(self.base_layer, weight, bias)
         self.merged_adapters += names
 
     def unmerge(self) -> None:
         if self._narrow:
             (narrow,) = self._narrow
-            self._narrow, self.base_layer = (), narrow.to(self.base_layer.weight)
+            like: Any = self.base_layer.weight
+            self._narrow, self.base_layer = (), narrow.to(like.device if self.quantization_backend else like)
             self.merged_adapters.clear()
 
     def __repr__(self) -> str:
@@ -207,14 +219,15 @@ class GrownColumns(GrownLinear):
         if config.init_columns == "zero":
             weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
         elif config.init_columns == "random" or not config.init_weights:
-            weight = _random(weight, base)
+            weight = _random(weight, self.base_weight)
         return weight, bias
 
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         base = self.get_base_layer()
-        parts: list[tuple[Tensor, Tensor | None]] = [(self.base_weight, base.bias)] * self.keeps_old(names)
-        parts += [self.own_parameters(name, base.weight.dtype) for name in names]
+        weight = self.base_weight
+        parts: list[tuple[Tensor, Tensor | None]] = [(weight, base.bias)] * self.keeps_old(names)
+        parts += [self.own_parameters(name, weight.dtype) for name in names]
         weights = [copy for weight, _ in parts for copy in weight.split(self.out_features)]
         biases = [copy for _, bias in parts if bias is not None for copy in bias.split(self.out_features)]
         return self._side_by_side(weights, 0), self._side_by_side(biases, 0) if biases else None
@@ -225,7 +238,7 @@ class GrownColumns(GrownLinear):
 
     @torch.no_grad()
     def join(self, names: list[str], weights: list[float], into: str) -> None:
-        own = [self.own_parameters(name, self.base_layer.weight.dtype) for name in names]
+        own = [self.own_parameters(name, self.base_weight.dtype) for name in names]
         self.grow[into] = Growth(torch.cat([w for w, _ in own]), _cat([bias for _, bias in own]))
 
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -254,20 +267,21 @@ class GrownRows(GrownLinear):
         base, copies = self.get_base_layer(), config.k - 1
         bias = None if base.bias is None else base.bias.detach() * config.new_share
         weight = (self.base_weight.detach() * (config.new_share / copies)).repeat(1, copies)
-        return weight if config.init_weights else _random(weight, base), bias
+        return weight if config.init_weights else _random(weight, self.base_weight), bias
 
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         base, share = self.get_base_layer(), self.old_share(names)
-        own = [self._own_rows(name, base.weight.dtype) for name in names]
-        old = [self.base_weight * share] if self.keeps_old(names) else []
+        kept = self.base_weight
+        own = [self._own_rows(name, kept.dtype) for name in names]
+        old = [kept * share] if self.keeps_old(names) else []
         weight = torch.cat([*old, *(weight for weight, _ in own)], dim=1)
         biases = [bias for _, bias in own if bias is not None]
         return weight, sum(biases, start=base.bias * share) if biases else None
 
     @torch.no_grad()
     def join(self, names: list[str], weights: list[float], into: str) -> None:
-        own = [self._own_rows(name, self.base_layer.weight.dtype) for name in names]
+        own = [self._own_rows(name, self.base_weight.dtype) for name in names]
         scaled = [
             (factor * w, None if b is None else factor * b)
             for factor, (w, b) in zip(weights, own, strict=True)
@@ -307,47 +321,6 @@ def _cat(tensors: list[Tensor | None]) -> Tensor | None:
     return torch.cat(found) if found else None
 
 
-def _random(weight: Tensor, base: nn.Linear) -> Tensor:
+def _random(weight: Tensor, base: Tensor) -> Tensor:
     """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's."""
-    return torch.randn_like(weight) * base.weight.detach().float().std().to(weight.dtype)
-
-
-def copies_of_output(
-    x: Tensor, weight: Tensor, bias: Tensor | None, size: int, product: Callable[..., Tensor] = F.linear
-) -> list[Tensor]:
-    """Return a product for each copy, (..., size), of weight and bias that lie one behind the other.
-
-    Each has the base product's shape, so it runs the same kernel and rounds the same way.
-    """
-    weights = weight.split(size)
-    biases = [None] * len(weights) if bias is None else bias.split(size)
-    return [product(x, w, b) for w, b in zip(weights, biases, strict=True)]
-
-
-def weight_of(layer: nn.Module) -> Tensor:
-    """Return the weight of a linear layer, (out, in), as a view."""
-    weight: Any = layer.weight
-    found: Tensor = weight.T if isinstance(layer, Conv1D) else weight
-    return found
-
-
-def plain_like(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linear | Conv1D:
-    """Return a frozen layer of the same kind around a weight, (out, in), without allocating others."""
-    if not isinstance(layer, Conv1D):
-        return plain_linear(weight, bias)
-    assert bias is not None
-    with torch.device("meta"):
-        plain = Conv1D(*weight.shape)
-    plain.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
-    plain.bias = nn.Parameter(bias, requires_grad=False)
-    return plain
-
-
-def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return a frozen nn.Linear around the given tensors, without allocating others."""
-    out_features, in_features = weight.shape
-    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
+    return torch.randn_like(weight) * base.detach().float().std().to(weight.dtype)

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
+from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.folding import Widening
-from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows, weight_of
+from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
+from gdo_cli.growth.linear import shape_of
 from gdo_cli.growth.probe import require_same_function
 from gdo_cli.lm.decoder import attention_projections, mlp_projections
 from gdo_cli.lm.pairs import find_pairs
@@ -193,9 +195,9 @@ def _count_projections(model: nn.Module, columns: list[str], rows: list[str]) ->
         _require_plain(name, model.get_submodule(name), name in rows)
     found = {}
     for pair in find_pairs(columns, rows):
-        width = weight_of(_linear(model.get_submodule(pair.row))).shape[1]
+        width = shape_of(_linear(model.get_submodule(pair.row)))[1]
         for name in pair.columns:
-            out = weight_of(_linear(model.get_submodule(name))).shape[0]
+            out = shape_of(_linear(model.get_submodule(name)))[0]
             if out % width and width % out:
                 raise ValueError(f"{name} gives {out} numbers, of which {pair.row} reads {width}")
             found[name] = max(1, out // width)
@@ -212,9 +214,12 @@ def _require_plain(name: str, layer: nn.Module, is_row: bool) -> None:
     if is_float and isinstance(layer, nn.Linear | Conv1D) and not _is_torchao(weight):
         return  # whether its forward is its own, the probe finds out
     if hasattr(layer, "in_features") and (not is_float or _is_torchao(weight)):
+        backend = None if _is_torchao(weight) else resolve_quantization_backend(layer)
+        if backend is not None and backend.supports_merge:
+            return  # its numbers can be had as floats, which the copies are
         raise ValueError(
-            f"{name} is a quantised {kind.__name__}: grow needs float weights; load the MLPs unquantised "
-            "(llm_int8_skip_modules=[…] of bitsandbytes, modules_to_not_convert=[…] of others)"
+            f"{name} is a quantised {kind.__name__}: beside bitsandbytes and HQQ alone float "
+            "weights can grow; load the MLPs unquantised (modules_to_not_convert=[…])"
         )
     raise ValueError(f"{name} is a {kind.__name__}: only nn.Linear and Conv1D can grow")
 

@@ -1,0 +1,57 @@
+"""Linear layers of either kind: torch's, and GPT-2's Conv1D, which holds its weight the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def copies_of_output(
+    x: Tensor, weight: Tensor, bias: Tensor | None, size: int, product: Callable[..., Tensor] = F.linear
+) -> list[Tensor]:
+    """Return a product for each copy, (..., size), of weight and bias that lie one behind the other.
+
+    Each has the base product's shape, so it runs the same kernel and rounds the same way.
+    """
+    weights = weight.split(size)
+    biases = [None] * len(weights) if bias is None else bias.split(size)
+    return [product(x, w, b) for w, b in zip(weights, biases, strict=True)]
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """Return how many numbers a linear layer gives and how many it takes."""
+    return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return the weight of a linear layer, (out, in), as a view; Conv1D holds it the other way round."""
+    weight: Any = layer.weight
+    found: Tensor = weight.T if isinstance(layer, Conv1D) else weight
+    return found
+
+
+def plain_like(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linear | Conv1D:
+    """Return a frozen layer of the same kind around a weight, (out, in), without allocating others."""
+    if not isinstance(layer, Conv1D):
+        return plain_linear(weight, bias)
+    assert bias is not None
+    with torch.device("meta"):
+        plain = Conv1D(*weight.shape)
+    plain.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+    plain.bias = nn.Parameter(bias, requires_grad=False)
+    return plain
+
+
+def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a frozen nn.Linear around the given tensors, without allocating others."""
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear

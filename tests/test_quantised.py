@@ -1,0 +1,90 @@
+"""Growth beside a base of 4 or 8 bits: floats that begin as copies of the numbers the base computes with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import logits, perturb, random_ids, tiny_model
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from gdo_cli.growth import GrowConfig
+from gdo_cli.growth.folding import average, fold, widen
+
+pytest.importorskip("bitsandbytes", reason="pip install 'gdo-cli[adam8bit]'")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:MatMul8bitLt"),
+    pytest.mark.filterwarnings("ignore:.*inputs will be cast"),
+]
+
+IDS = random_ids(2, 7)
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+# Largest difference of logits of about 1. Eight bits round what goes into the base's products, too, but not
+# what goes into the copies'; bf16 itself is apart by 0.004.
+EIGHT = {"load_in_8bit": True}
+BITS = pytest.mark.parametrize(("bits", "apart"), [(NF4, 0.0), (EIGHT, 0.03)])
+MODE = pytest.mark.parametrize("mode", ["new", "columns"])
+MERGED = 0.03
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base")
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+def quantised(folder: Path, bits: dict[str, Any]) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(**bits), dtype=torch.bfloat16
+    )
+
+
+def apart_from(model: Any, expected: torch.Tensor) -> float:
+    return float((logits(model, IDS) - expected).abs().max())
+
+
+@MODE
+@BITS
+def test_a_quantised_model_grows_as_exactly_as_it_computes(
+    folder: Path, bits: dict[str, Any], apart: float, mode: str
+) -> None:
+    base = quantised(folder, bits)
+    before = logits(base, IDS)
+    model = get_peft_model(base, GrowConfig(task_type="CAUSAL_LM", trainable=mode))
+    assert apart_from(model, before) <= apart
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.is_floating_point() for p in trained)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+
+
+@MODE
+@pytest.mark.parametrize("bits", [NF4, EIGHT])
+def test_it_is_saved_loaded_merged_and_left_out(
+    folder: Path, bits: dict[str, Any], mode: str, tmp_path: Path
+) -> None:
+    base = quantised(folder, bits)
+    before = logits(base, IDS)
+    model = get_peft_model(base, GrowConfig(task_type="CAUSAL_LM", trainable=mode))
+    perturb(model, 0.1, only=".grow.")
+    expected = logits(model, IDS)
+    assert (expected - before).abs().max() > 2 * MERGED
+    model.save_pretrained(tmp_path)
+    assert apart_from(PeftModel.from_pretrained(quantised(folder, bits), tmp_path), expected) == 0
+    model.merge_adapter()
+    assert apart_from(model, expected) <= MERGED
+    model.unmerge_adapter()
+    assert apart_from(model, expected) == 0
+    with model.disable_adapter():
+        assert apart_from(model, before) == 0
+
+
+@pytest.mark.parametrize(("change", "mode"), [(widen, "new"), (average, "new"), (fold, "columns")])
+def test_no_quantised_checkpoint_is_made_of_it(folder: Path, change: Any, mode: str) -> None:
+    model = get_peft_model(quantised(folder, NF4), GrowConfig(trainable=mode))
+    with pytest.raises(ValueError, match=r"mlp\.\w+_proj: its base is quantised"):
+        change(model)
