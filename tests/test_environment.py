@@ -37,7 +37,7 @@ from gdo_cli.runs.folder import RunFolder
 from gdo_cli.runs.record import RunRecord, RunResult, read_run
 from gdo_cli.support.console import note, styled, visible, warn
 from gdo_cli.support.errors import RunFailed, UserError
-from gdo_cli.support.files import cache_dir, json_text, number
+from gdo_cli.support.files import cache_dir, json_text, number, write_for_user
 from gdo_cli.support.markdown import csv_text
 from gdo_cli.support.signals import Stop
 
@@ -438,3 +438,30 @@ def test_a_run_on_one_item_writes_strict_json_and_is_shown(tmp_path: Path) -> No
     for command in (["show", "seed0"], ["ls"], ["ls", "--mean"]):
         shown = CliRunner().invoke(app, [*command, "--results", str(tmp_path)])
         assert (shown.exit_code, "nan" in shown.output) == (0, False)
+
+
+def test_a_file_for_the_user_goes_through_a_link_and_into_a_pipe_and_replaces_neither(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for text in ("first", "second"):
+        write_for_user(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_text() == text
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_for_user(tmp_path / "pipe", "words")
+    assert os.read(reader, 99) == b"words"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+def test_a_device_that_is_full_is_told_and_stays_a_device() -> None:
+    with pytest.raises(UserError, match="/dev/full: cannot be written"):
+        write_for_user(Path("/dev/full"), "words")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_that_leads_to_itself_becomes_the_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    write_for_user(tmp_path / "loop", "words")
+    assert (tmp_path / "loop").read_text() == "words"

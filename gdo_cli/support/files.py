@@ -62,6 +62,8 @@ def number(value: Any) -> Any:
 def write_for_user(path: Path | None, text: str) -> None:
     """Write a file that was asked for, and its folder; nothing for None.
 
+    A link, a pipe, or a device such as /dev/stdout is written to and stays what it is.
+
     Raises:
         UserError: it cannot be written.
     """
@@ -69,7 +71,10 @@ def write_for_user(path: Path | None, text: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        if path.exists() and (not path.is_file() or path.parts[1:2] in (("dev",), ("proc",))):
+            path.write_bytes(text.encode())
+        else:
+            write_atomically(Path(os.path.realpath(path)), text.encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
