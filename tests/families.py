@@ -54,6 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": _LLAMA | {"logits_scaling": 6.0},
     "granitemoe": _LLAMA | {"logits_scaling": 0.25, "num_local_experts": 4},
     "hyperclovax": _LLAMA | {"logits_scaling": 3.0},
+    "lfm2": _LLAMA | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "llama4_text": _LLAMA | {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 4},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
     "mixtral": _LLAMA | {"num_local_experts": 4},

@@ -24,6 +24,7 @@ IDS = random_ids(2, 7)
 # Some of each way in which MLPs are named, held and told apart; conftest's own four are in test_growth.py.
 GROWN = (
     *("cohere", "cohere2", "doge", "gemma2", "granite", "hyperclovax", "nemotron", "olmo2"),  # gate, up, down
+    *("lfm2",),  # w1 and w3, w2; a convolution in the place of some attention
     *("glm", "moshi", "phi3"),  # gate and up in one
     *("bloom", "falcon", "gpt_neox"),  # to four times the width and back
     *("codegen", "gpt2", "gptj", "gpt_bigcode", "starcoder2", "mpt", "xglm"),

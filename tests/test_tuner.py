@@ -38,6 +38,8 @@ from transformers import (
     GlmForCausalLM,
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
+    ModernBertConfig,
+    ModernBertModel,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -586,6 +588,23 @@ def test_a_merged_encoder_is_one_too(layer: str, tmp_path: Path) -> None:
     plain = model.merge_and_unload()
     plain.save_pretrained(tmp_path)
     loaded = BertModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trainable", ["new", "columns"])
+def test_an_encoder_with_gate_and_up_in_one_grows_half_by_half(trainable: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ids = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "cls", "sep")}
+    base = ModernBertModel(ModernBertConfig(**(SHAPE | ids | {"num_attention_heads": 4}))).eval()
+    before = base(IDS).last_hidden_state
+    config = GrowConfig(target_modules=r".*\.mlp\.W[io]", row_modules=["Wo"], trainable=trainable)
+    model = get_peft_model(base, config)
+    assert torch.equal(model(IDS).last_hidden_state, before)
+    moved(model)
+    expected = model(IDS).last_hidden_state
+    assert not torch.allclose(expected, before, atol=1e-3)
+    model.merge_and_unload().save_pretrained(tmp_path)
+    loaded = ModernBertModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(IDS).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 
 
