@@ -78,6 +78,25 @@ def test_an_adapter_and_a_wider_model_compute_what_they_did_when_loaded(
     torch.testing.assert_close(logits(again, IDS), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("every", "layers"), [(3, None), (2, [0])])  # each so-many-th has experts
+def test_dense_layers_beside_experts_grow_and_are_loaded(every: int, layers: Any, tmp_path: Path) -> None:
+    base = of_family("llama4_text", interleave_moe_layer_step=every)
+    before = logits(base, IDS)
+    model = get_peft_model(base, GrowConfig(task_type="CAUSAL_LM", layers_to_transform=layers))
+    assert torch.equal(logits(model, IDS), before)
+    perturb(model, 0.1, only=".grow.")
+    expected = logits(model, IDS)
+    wide: Any = widen(model)
+    wide.save_pretrained(tmp_path)
+    again = type(wide).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(again, IDS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_with_experts_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="layer 1 of Llama4ForCausalLM has experts"):
+        get_peft_model(of_family("llama4_text", interleave_moe_layer_step=2), GrowConfig())
+
+
 ENCODER_DECODERS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "bart": (BartForConditionalGeneration, {"encoder_ffn_dim": 64, "decoder_ffn_dim": 96}, ["fc1", "fc2"]),
     "mbart": (MBartForConditionalGeneration, {"encoder_ffn_dim": 64, "decoder_ffn_dim": 96}, ["fc1", "fc2"]),

@@ -25,7 +25,7 @@ from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
 # What a configuration calls the width of its MLPs; BART has one for the encoder and one for the decoder.
-WIDTHS = ("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size")
+WIDTHS = ("intermediate_size_mlp", "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size")
 SAME = 1e-6  # of the largest weight: copies that lie no farther apart were parted by rounding
 
 
