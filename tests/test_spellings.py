@@ -232,7 +232,7 @@ def test_what_the_grids_of_an_experiment_set_is_kept_with_the_points(several: Co
     lr=st.sampled_from([1e-5, 2e-4, 0.25, 0.5]),
     spell=st.sampled_from(["{!r}", "{:e}", "{:.20f}", "'{!r}'", "choice({!r})", " {!r}", "{!r},{:e}"]),
 )
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=8)
 def test_a_number_is_the_same_value_in_every_notation(lr: float, spell: str) -> None:
     plain, other = (["model=tiny", f"train.lr={value}"] for value in (repr(lr), spell.format(lr, lr)))
     (_, wanted), *more = load_grid(plain, composer())

@@ -440,6 +440,9 @@ def test_a_template_that_asks_for_the_date_says_the_same_tomorrow() -> None:
     template = encoder.tokenizer.chat_template
     encoder.tokenizer.chat_template = 'Today: {{ strftime_now( "%d %B %Y" ) }}\n' + template
     assert "Today: 26 July 2024\n" in encoder.tokenizer.decode(encoder(chat(TURNS[:1])).context)
+    encoder.tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + template
+    with pytest.raises(UserError, match="asks for today's date in a form that gdo cannot hold still"):
+        encoder(chat(TURNS[:1]))
 
 
 @by_layout

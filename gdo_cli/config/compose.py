@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Union
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, PLUGGED, conf_dir, options, options_with
 from gdo_cli.support.errors import UserError, first_line, suggest
@@ -253,7 +253,7 @@ class Composer:
             )
             elsewhere = f" with this {parent}; {', '.join(others)} would take it" if others else ""
             return f"{key}: no such key{elsewhere}; {suggest(last, known)}"
-        if "nterpolation" in line:
+        if isinstance(error, InterpolationResolutionError | GrammarParseError):
             return f"{line}; ${{…}} stands for another setting: write \\${{…}} for these signs themselves"
         if match := re.match(r"Error merging override ([+~])([^=\s]+)", line):
             return f"{match[1]}{match[2]}: settings are neither added nor left out; write {match[2]}=…"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.utils.quantization_utils import Bnb8bitBackend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -17,6 +18,8 @@ from gdo_cli.lm.pairs import Pair, find_pairs
 # Of the largest output, for copies other than two, whose halves add up to the very number. What mixes
 # projections up, or norms over all copies, is off by a tenth and more.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+# A base of 8 bits also rounds what goes into it, by up to 1/254 of the largest input; its copies do not.
+EIGHT_BITS = 0.05
 ROWS = 4  # of the probe input
 
 
@@ -49,9 +52,8 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
             continue
         with _evaluated(module), _only(together, adapter_name):
             found = _output(module, x)
-        # A base of 8 bits rounds what goes into it, too, which its copies do not.
-        rough = any(layer.quantization_backend for layer in together)
-        tolerance = 0.05 if rough else TOLERANCE.get(expected.dtype, 1e-4)
+        eight = any(isinstance(layer.quantization_backend, Bnb8bitBackend) for layer in together)
+        tolerance = EIGHT_BITS if eight else TOLERANCE.get(expected.dtype, 1e-4)
         _compare(pair.place, type(module).__name__, found, expected, tolerance)
 
 

@@ -93,8 +93,13 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Turns) -> tuple[Marku
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Turns, said: Sequence[str]) -> tuple[str, str]:
     """The prompt for the last message, and the whole chat, with these words in the place of what was said."""
     messages = [{"role": role, "content": words} for (role, _), words in zip(turns, said, strict=True)]
+    template = _TODAYS.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+    if "strftime_now(" in template:
+        raise UserError(
+            "task.messages: the tokenizer's chat template asks for today's date in a form that gdo cannot "
+            "hold still; write the form into the call, strftime_now('%d %B %Y'), or leave the date out"
+        )
     try:
-        template = _TODAYS.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
         fixed: dict[str, Any] = {"tokenize": False, "chat_template": template}
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **fixed)
         return str(prompt), str(tokenizer.apply_chat_template(messages, **fixed))
