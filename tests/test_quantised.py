@@ -27,6 +27,7 @@ EIGHT = {"load_in_8bit": True}
 # what goes into the copies'; 0.012 was measured.
 BITS = pytest.mark.parametrize(("bits", "apart"), [(NF4, 0.0), (EIGHT, 0.03)])
 MODE = pytest.mark.parametrize("mode", ["new", "columns"])
+PACKS = "support_avx512bf16_for_cpu"  # whether bitsandbytes repacks 4 bits at the first evaluation
 MERGED = 0.03  # one wide product in fp32 in the place of several in bf16; 0.018 was measured
 
 
@@ -38,9 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quantised(folder: Path, bits: dict[str, Any]) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=BitsAndBytesConfig(**bits), dtype=torch.bfloat16
     )
+    for layer in model.modules():
+        if hasattr(layer, PACKS):  # the evaluations before growth, too, read what is grown
+            setattr(layer, PACKS, False)
+    return model
 
 
 def grown(folder: Path, bits: dict[str, Any], mode: str) -> tuple[torch.Tensor, Any]:
@@ -91,3 +96,18 @@ def test_no_quantised_checkpoint_is_made_of_it(folder: Path, change: Any, mode: 
     _, model = grown(folder, NF4, mode)
     with pytest.raises(ValueError, match=r"mlp\.\w+_proj: its base is quantised"):
         change(model)
+
+
+def test_a_base_whose_bits_were_repacked_is_refused(folder: Path) -> None:
+    base = quantised(folder, NF4)
+    base.model.layers[0].mlp.gate_proj.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ValueError, match="grow it before it is evaluated"):
+        get_peft_model(base, GrowConfig())
+
+
+def test_grown_layers_are_never_repacked(folder: Path) -> None:
+    base = quantised(folder, NF4)
+    for layer in base.model.layers:
+        setattr(layer.mlp.gate_proj, PACKS, True)
+    model = get_peft_model(base, GrowConfig())
+    assert not any(getattr(layer, PACKS, False) for layer in model.modules())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
-from gdo_cli.growth.linear import copies_of_output, plain_like, shape_of, weight_of
+from gdo_cli.growth.linear import copies_of_output, keep_readable, plain_like, shape_of, weight_of
 
 
 class Growth(nn.Module):
@@ -51,6 +51,7 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.out_features, self.in_features = shape_of(base_layer)
         self.quantization_backend = resolve_quantization_backend(base_layer)
+        keep_readable(base_layer)
         self.growth: dict[str, GrowConfig] = {}
         self.grow = nn.ModuleDict()
         self._disable_adapters = False

@@ -35,6 +35,24 @@ def weight_of(layer: nn.Module) -> Tensor:
     return found
 
 
+def keep_readable(layer: nn.Module) -> None:
+    """Keep bitsandbytes from repacking a 4-bit layer, which it does at its first evaluation on some CPUs.
+
+    On those with AVX512-BF16, in place: PEFT then reads other numbers, and the way back is not exact.
+
+    Raises:
+        ValueError: it has happened.
+    """
+    state = getattr(getattr(layer, "weight", None), "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
+        raise ValueError(
+            "bitsandbytes repacked this 4-bit base for the CPU when it was first evaluated, and its weights can "
+            "no longer be read; load the base again and grow it before it is evaluated"
+        )
+    if hasattr(layer, "support_avx512bf16_for_cpu"):
+        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def plain_like(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Linear | Conv1D:
     """Return a frozen layer of the same kind around a weight, (out, in), without allocating others."""
     if not isinstance(layer, Conv1D):
