@@ -46,8 +46,8 @@ def keep_readable(layer: nn.Module) -> None:
     state = getattr(getattr(layer, "weight", None), "quant_state", None)
     if getattr(state, "packing_format_for_cpu", False):
         raise ValueError(
-            "bitsandbytes repacked this 4-bit base for the CPU when it was first evaluated, and its weights can "
-            "no longer be read; load the base again and grow it before it is evaluated"
+            "bitsandbytes repacked this 4-bit base for the CPU when it was first evaluated, so its weights "
+            "can no longer be read; load the base again and grow it before it is evaluated"
         )
     if hasattr(layer, "support_avx512bf16_for_cpu"):
         layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
