@@ -19,6 +19,7 @@ from gdo_cli.cli.arguments import (
     RunName,
     finished,
 )
+from gdo_cli.cli.keeping import check
 
 app = typer.Typer(
     name="gdo",
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(analyze)
+app.command()(check)
 
 
 def print_version(asked: bool) -> None:

@@ -33,6 +33,7 @@ Results = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Path of a run, or a part of its name.")]
 Markdown = Annotated[Path | None, typer.Option("--md", help="Write the table to this file too.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write the numbers to this file too.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
 def finished(name: str, results: Path) -> RunResult:

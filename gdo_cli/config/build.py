@@ -19,6 +19,7 @@ from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, literal, options, quote
 from gdo_cli.config.run_config import RunConfig, Settings, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.keep.contract import Contract
 from gdo_cli.methods.base import Method, layer_indices
 from gdo_cli.models.loading import ModelSource
 from gdo_cli.probes.base import Probe
@@ -29,7 +30,7 @@ from gdo_cli.tasks.base import Task
 from gdo_cli.training.config import TrainConfig
 
 PARTS: dict[str, type] = {"model": ModelSource, "task": Task, "method": Method, "data": DataConfig}
-PARTS |= {"train": TrainConfig, "evaluation": EvaluationConfig, "wandb": WandbConfig}
+PARTS |= {"train": TrainConfig, "evaluation": EvaluationConfig, "keep": Contract, "wandb": WandbConfig}
 NAMED = (ModelSource, Task, Method, Probe)  # bases of the classes that YAML names
 
 
@@ -83,6 +84,8 @@ def _rebuilt(run: RunResult, extra: Sequence[str], composer: Composer) -> RunCon
     except UserError:  # the files have changed; numbers hang on the record alone
         config = composer(words)
     recorded = identity(run.record.config)  # OmegaConf takes plain dictionaries alone
+    if run.record.keep:
+        recorded["keep"] = run.record.keep
     chosen = {o.key_or_group for o in parsed if o.key_or_group in GROUPS}
     for key, base in PARTS.items():
         if key in recorded and key not in chosen:
@@ -130,6 +133,7 @@ def _build_run(config: DictConfig, overrides: list[str], config_dir: Path | None
     names = cast(dict[str, str], OmegaConf.to_container(config.name))
     run = RunConfig(name=names, overrides=overrides, probe=probes, **parts, **vars(settings))
     _check_layers(run)
+    run.keep.promises(probes)  # refuses what is not asked
     return run
 
 

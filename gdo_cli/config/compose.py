@@ -235,7 +235,8 @@ class Composer:
                 known = options(group, self.config_dir) or self.loader.get_group_options(group)
                 return f"{group}={option}: no such option; {suggest(option, {*plugged, *known})}"
         if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
-            key = match[1] or match[2]
+            inner = re.search(r"full_key: (\S+)", text)  # of a value that holds keys itself
+            key = inner[1] if inner and inner[1].startswith(f"{match[1]}.") else match[1] or match[2]
             parent, _, last = key.rpartition(".")
             known = self._keys(parent, words)
             first, there = key.partition(".")[0], self._keys("", words)

@@ -9,7 +9,7 @@ import yaml
 
 from gdo_cli.support.files import PACKAGE
 
-GROUPS = ("model", "task", "method", "data", "train", "probe", "experiment")
+GROUPS = ("model", "task", "method", "data", "train", "probe", "keep", "experiment")
 # Hydra's own groups that plugins add to, and the extra of this package that brings each of them.
 PLUGGED = {
     "hydra/launcher": {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
+from gdo_cli.keep.contract import Contract
 from gdo_cli.support.errors import require_one_of
 from gdo_cli.support.identity import NOT_IDENTITY, identity
 from gdo_cli.training.config import TrainConfig
@@ -74,6 +75,7 @@ class RunConfig(Settings):
     train: TrainConfig
     evaluation: EvaluationConfig
     probe: dict[str, Probe]
+    keep: Contract = field(default_factory=Contract, metadata=NOT_IDENTITY)
     wandb: WandbConfig = field(default_factory=WandbConfig, metadata=NOT_IDENTITY)
     name: dict[str, str] = field(metadata=NOT_IDENTITY)
     overrides: list[str] = field(metadata=NOT_IDENTITY)

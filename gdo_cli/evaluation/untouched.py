@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from gdo_cli.probes.base import Probe
-from gdo_cli.stats.metrics import INDEX
+from gdo_cli.stats.metrics import INDEX, LEAST
 from gdo_cli.stats.retention import (
-    LEAST,
     describe_index,
     has_head_room,
     items_of_measure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gdo_cli.config.run_config import RunConfig
@@ -20,7 +21,7 @@ from gdo_cli.methods.regularized import Replay
 from gdo_cli.models.loading import Loaded
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import Reporter, warn
-from gdo_cli.support.errors import UserError, require
+from gdo_cli.support.errors import UserError, first_line, require
 from gdo_cli.support.provenance import code_state, versions
 
 _SENTENCES = (Query("The capital of France is", " Paris"), Query("Water boils at", " 100 degrees."))
@@ -128,6 +129,27 @@ class Opened:
         """Return the same as a model of transformers' own, weights as they were kept."""
         assert self.run is not None
         return load_trained(self.loaded.model, self.config.method, self.run)
+
+    def adapted(self, adapter: Path) -> AnswerLM:
+        """Return the base with somebody's PEFT adapter.
+
+        Raises:
+            UserError: it is not in safetensors, or does not fit the base.
+        """
+        from peft import PeftModel
+
+        import gdo_cli.growth  # noqa: F401 - PEFT then knows grown adapters
+
+        require(
+            (adapter / "adapter_model.safetensors").is_file(),
+            f"{adapter}: no adapter_model.safetensors; other formats are not read, because loading them "
+            "can run code",
+        )
+        try:
+            model = PeftModel.from_pretrained(self.loaded.model, adapter)
+        except Exception as error:  # what is wrong with files breaks anywhere
+            raise UserError(f"{adapter}: does not fit the base model: {first_line(error)}") from error
+        return self._ready(model)
 
     def _ready(self, model: Any) -> AnswerLM:
         hold_weights(model, self.dtype)  # before freezing: what was trained stays in fp32, as it was measured

@@ -297,6 +297,7 @@ class _Run:
             train_seconds=round(spent["train_seconds"], 1),
             tokens_per_second=round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
             peak_memory_bytes=spent["peak"],
+            keep=vars(config.keep),
             trained_sha256=checksum,
             **self.record,
         )

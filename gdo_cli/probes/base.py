@@ -24,6 +24,7 @@ class Probe:
         shots: solved examples in front of each question, always the same ones.
         throughout: asked at every evaluation; if not, before and after training alone.
         headline: the outcome that figures show.
+        measures: the outcomes that every item has, so that two models can be compared item by item.
         chance: what guessing gets of it, where the retention index is to count it; None where it is not.
     """
 
@@ -32,6 +33,7 @@ class Probe:
     shots: int = 0
     throughout: bool = field(default=True, metadata=IF_SET)
     headline: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]]
     chance: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:

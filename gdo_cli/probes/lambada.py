@@ -22,6 +22,7 @@ class Lambada(Probe):
 
     identity_name: ClassVar[str] = "gdo_cli.probes.lambada.Lambada"
     headline: ClassVar[str] = "last_word"
+    measures: ClassVar[tuple[str, ...]] = ("last_word", "loss")
     chance: ClassVar[float | None] = 0.0
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:

@@ -29,6 +29,7 @@ class MultipleChoice(Probe):
     """
 
     headline: ClassVar[str] = "likelihood"
+    measures: ClassVar[tuple[str, ...]] = ("likelihood", "likelihood_norm")
 
     def question(self, row: Row) -> Question:
         """Return what a row asks.

@@ -34,6 +34,7 @@ class Perplexity(Probe):
     control_tokens: bool = field(default=True, metadata=IF_SET)
     kl: bool = field(default=False, metadata=IF_SET)
     headline: ClassVar[str] = "loss"
+    measures: ClassVar[tuple[str, ...]] = ("loss", "kl")
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
         content = row.get("text")

@@ -30,6 +30,7 @@ class WinoGrande(Probe):
 
     identity_name: ClassVar[str] = "gdo_cli.probes.winogrande.WinoGrande"
     headline: ClassVar[str] = "exact_match"
+    measures: ClassVar[tuple[str, ...]] = ("exact_match", "named", "likelihood")
     words: int = field(default=0, metadata=IF_SET)
 
     def __post_init__(self) -> None:

@@ -82,6 +82,7 @@ class RunRecord:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)
+    keep: dict[str, Any] = field(default_factory=dict)  # what was promised: tolerances and level
     trained_sha256: str | None = None  # of the trained weights' file, if they were kept
 
     @classmethod
@@ -92,7 +93,7 @@ class RunRecord:
             ValueError: a field is missing or of another kind.
         """
         known = _known(cls, content)
-        missing = {f.name for f in dataclasses.fields(cls)} - {"trained_sha256"} - known.keys()
+        missing = {f.name for f in dataclasses.fields(cls)} - {"keep", "trained_sha256"} - known.keys()
         if "id" in missing:
             raise ValueError("not the record of a run")
         if missing:

@@ -27,6 +27,7 @@ Weights = Sequence[float]
 Texts = Sequence[str]
 BOOTSTRAP = "bootstrap, paired"
 INDEX = "retention/index"  # see gdo_cli.stats.retention
+LEAST = 2  # probes that it is a mean over
 DISTANCE = "update/distance"  # how far the trained matrices have moved, by their own norm
 SCORING: dict[str, Any] = {"tokenize": "13a", "lowercase": False, "smooth_method": "exp"}  # sacrebleu's own
 RESAMPLES = 1000  # sacrebleu's own number

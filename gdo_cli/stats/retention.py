@@ -20,7 +20,6 @@ Values = Sequence[float]
 # By how many of its standard errors the untouched model has to lie above chance. The interval of a ratio is
 # bounded, and near the delta method's, where its denominator is several of them from zero (Fieller, 1954).
 HEAD_ROOM = 4.0
-LEAST = 2  # probes that an index is a mean over
 
 
 @dataclass(frozen=True)
