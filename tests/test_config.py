@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from gdo_cli.config import grid as grid_module
 from gdo_cli.config.build import as_yaml, load_experiment, load_run
 from gdo_cli.config.grid import load_grid
-from gdo_cli.config.options import GROUPS, conf_dir, options
+from gdo_cli.config.options import GROUPS, conf_dir, options, options_with
 from gdo_cli.config.run_config import RunConfig, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
@@ -126,14 +126,18 @@ def test_every_train_option_composes(option: str) -> None:
     assert (run.name["train"], type(run.train)) == (option, TrainConfig)
 
 
+OWN_FILES = {option: [f"probe.{option}.path=x"] for option in options_with("probe", "path")}
+
+
 @pytest.mark.few(2)
 @pytest.mark.parametrize("option", bundled("probe"))
 def test_every_probe_composes_under_its_own_name(option: str) -> None:
-    assert list(load_run([*SMALL, f"probe=[{option}]"]).probe) == [option]
+    assert list(load_run([*SMALL, f"probe=[{option}]", *OWN_FILES.get(option, ())]).probe) == [option]
 
 
 def test_all_probes_compose_together() -> None:
-    assert sorted(load_run([*SMALL, f"probe=[{','.join(bundled('probe'))}]"]).probe) == bundled("probe")
+    words = [f"probe=[{','.join(bundled('probe'))}]", *chain(*OWN_FILES.values())]
+    assert sorted(load_run([*SMALL, *words]).probe) == bundled("probe")
 
 
 def grid_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:

@@ -265,8 +265,8 @@ def remark(found: Checked) -> str:
     percent = f"{100 * (1 - found.level):g} %"
     items = ", ".join(f"{v.promise.measure} {v.lost.items}" for v in found.verdicts)
     return (
-        f"Losses with one-sided {percent} bounds over the same items ({items}). A promise is kept if the upper "
-        "bound is within what is tolerated, and lost if the lower bound is beyond it."
+        f"Losses with one-sided {percent} bounds over the same items ({items}). A promise is kept if the "
+        "upper bound is within what is tolerated, and lost if the lower bound is beyond it."
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows from a folder of JSON Lines, the hub, or the bundled sample; and what was wrong with them."""
+"""Rows from a folder of files, the hub, or the bundled sample; and what was wrong with them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gdo_cli.data.config import DataConfig
 from gdo_cli.data.dataset import Dataset, Row, RowError, Split, parse_spec
 from gdo_cli.data.hub import load_from_hub
 from gdo_cli.data.overlap import three_splits
+from gdo_cli.data.tabular import SUFFIXES, Rows, read_tabular
 from gdo_cli.support.console import warn
 from gdo_cli.support.errors import UserError, suggest
 from gdo_cli.support.files import PACKAGE
@@ -36,7 +37,8 @@ def load_split(dataset: Dataset, role: str, config: DataConfig) -> Split:
     if dataset.path:
         path = Path(dataset.path).expanduser()
         if not path.exists():
-            raise UserError(f"task.path={path}: no such file or folder")
+            key = "task.path" if role in ("train", "validation", "test") else f"probe.{dataset.name}.path"
+            raise UserError(f"{key}={path}: no such file or folder")
         if path.is_dir():
             return _from_folder(path, spec, "file")
         return _from_folder(path.parent, spec, "file", path)
@@ -83,13 +85,13 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
         if only and name not in ("all", only.stem):
             raise UserError(
                 f"{only}: split {spec!r}: one file has no {name!r}; its rows are 'all', e.g. "
-                + three_splits("all", len(read_jsonl(only)[0]))
+                + three_splits("all", len(read_rows(only)[0]))
             )
-        file = only or folder / f"{name}.jsonl"
+        file = only or _file(folder, name)
         if not file.is_file():
-            there = [path.stem for path in folder.glob("*.jsonl")]
+            there = [path.stem for path in folder.iterdir() if path.suffix in (".jsonl", *SUFFIXES)]
             raise UserError(f"{file}: no such file; {suggest(name, there)}")
-        part_rows, part_where, part_rejected = read_jsonl(file, digest)
+        part_rows, part_where, part_rejected = read_rows(file, digest)
         rows += part_rows[take]
         where += part_where[take]
         files += [str(file.resolve())] * len(part_rows[take])
@@ -106,13 +108,24 @@ def _from_folder(folder: Path, spec: str, source: str, only: Path | None = None)
     return Split(rows, where, provenance, rejected, files)
 
 
+def _file(folder: Path, name: str) -> Path:
+    """The file of a split, in whichever form it is there."""
+    files = [folder / f"{name}{suffix}" for suffix in (".jsonl", *SUFFIXES)]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def read_rows(file: Path, digest: Any = None) -> Rows:
+    """Return a file's rows: CSV, TSV or Parquet by its name, JSON Lines by any other."""
+    return (read_tabular if file.suffix.lower() in SUFFIXES else read_jsonl)(file, digest)
+
+
 def _within(take: slice, rejected: list[tuple[int, str]], rows: int) -> list[str]:
     """What is wrong with the lines between the rows of a slice, the file's last ones included."""
     start, stop, _ = take.indices(rows)
     return [told for before, told in rejected if start <= before < stop or before == stop == rows]
 
 
-def read_jsonl(file: Path, digest: Any = None) -> tuple[list[Row], list[str], list[tuple[int, str]]]:
+def read_jsonl(file: Path, digest: Any = None) -> Rows:
     """Return a file's rows, ``file:line`` of each, and for every other line the rows before it and its fault.
 
     Args:

@@ -215,6 +215,8 @@ class Evaluator:
         predictions = []
         for index, item in enumerate(items):
             found = probe.outcomes(item.row, given[index])
+            if index in words:
+                found |= probe.judge_words(item.row, words[index])
             if divergences is not None:
                 found["kl"] = divergences[index]
             for key, outcome in found.items():

@@ -17,7 +17,7 @@ class ARCEasy(MultipleChoice):
     identity_name: ClassVar[str] = "gdo_cli.probes.arc_easy.ARCEasy"
     chance: ClassVar[float | None] = 0.25
 
-    def question(self, row: Row) -> Question:
+    def asked(self, row: Row) -> Question:
         choices = options(row)
         if text(row, "answerKey") not in choices:
             raise RowError("answerKey is none of the options")

@@ -55,3 +55,7 @@ class Probe:
     def wants_words(self, answers: list[Answer]) -> bool:
         """Return whether the model's own answer to the row's first query is to be generated and kept."""
         return False
+
+    def judge_words(self, row: Row, words: str) -> dict[str, Outcome]:
+        """Return what the model's own answer amounts to, beside the outcomes."""
+        return {}

@@ -31,7 +31,7 @@ class MultipleChoice(Probe):
     headline: ClassVar[str] = "likelihood"
     measures: ClassVar[tuple[str, ...]] = ("likelihood", "likelihood_norm")
 
-    def question(self, row: Row) -> Question:
+    def asked(self, row: Row) -> Question:
         """Return what a row asks.
 
         Raises:
@@ -40,14 +40,14 @@ class MultipleChoice(Probe):
         raise NotImplementedError
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
-        asked = self.question(row)
-        solved = [self.question(shot) for shot in shots]
+        asked = self.asked(row)
+        solved = [self.asked(shot) for shot in shots]
         prompt = "".join(f"Question: {s.text}\nAnswer: {s.options[s.right]}\n\n" for s in solved)
         prompt += f"Question: {asked.text}\nAnswer:"
         return [Query(prompt, f" {option}", ends=False) for option in asked.options]
 
     def outcomes(self, row: Row, answers: list[Answer]) -> dict[str, Outcome]:
-        asked = self.question(row)
+        asked = self.asked(row)
         sums = [a.logprob for a in answers]
         rates = [a.logprob / len(o.encode()) for a, o in zip(answers, asked.options, strict=True)]
         return {

@@ -17,7 +17,7 @@ class PIQA(MultipleChoice):
     identity_name: ClassVar[str] = "gdo_cli.probes.piqa.PIQA"
     chance: ClassVar[float | None] = 0.5
 
-    def question(self, row: Row) -> Question:
+    def asked(self, row: Row) -> Question:
         right = row.get("label")
         if right not in (0, 1) or isinstance(right, bool):
             raise RowError(f"field 'label' is {right!r}, not 0 or 1")
