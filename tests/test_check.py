@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,9 @@ KEEP = (
 )
 
 
-def rows(
-    part: str, key: str, values: list[float], weights: list[float] | None = None
-) -> list[dict[str, Any]]:
+def rows(part: str, key: str, values: Sequence[float], weights: Sequence[float] = ()) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"part": part, "item": i, key: v} for i, v in enumerate(values)]
-    for row, weight in zip(found, weights or [], strict=False):
+    for row, weight in zip(found, weights, strict=False):
         row[f"{key}_weight"] = weight
     return found
 

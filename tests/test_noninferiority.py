@@ -65,7 +65,7 @@ def test_numbers_are_judged_as_by_the_t_test_of_scipy(margin: float) -> None:
     draw = np.random.default_rng(1)
     before = draw.normal(-3, 1, 60)
     after = before - draw.normal(0.05, 0.2, 60)
-    found = measure_lost(before, after, [1.0] * 60, margin, LEVEL)
+    found = measure_lost(list(before), list(after), [1.0] * 60, margin, LEVEL)
     less = stats.ttest_1samp(before - after, margin, alternative="less").pvalue
     more = stats.ttest_1samp(before - after, margin, alternative="greater").pvalue
     assert (found.high <= margin) == (less <= LEVEL)
@@ -76,7 +76,7 @@ def test_a_share_of_the_base_is_judged_with_the_error_of_the_base() -> None:
     draw = np.random.default_rng(2)
     before = draw.normal(3, 1, 50)  # a loss, of which less is better
     after = before * 1.01 + draw.normal(0, 0.1, 50)
-    found = measure_lost(-before, -after, [1.0] * 50, 0.0, LEVEL, share=0.02)
+    found = measure_lost(list(-before), list(-after), [1.0] * 50, 0.0, LEVEL, share=0.02)
     p = stats.ttest_1samp(after - 1.02 * before, 0, alternative="less").pvalue
     assert (found.verdict == "kept") == (p <= LEVEL)
     assert found.tolerated == pytest.approx(0.02 * before.mean())
@@ -87,7 +87,7 @@ def test_tokens_weigh_as_in_a_ratio_of_sums() -> None:
     draw = np.random.default_rng(3)
     old, tokens = draw.normal(-3, 1, 400), draw.integers(5, 300, 400).astype(float)
     new = old - draw.normal(0.05, 0.2, 400)
-    found = measure_lost(old, new, tokens, 0.05, LEVEL)
+    found = measure_lost(list(old), list(new), list(tokens), 0.05, LEVEL)
     assert found.value == pytest.approx(np.average(old - new, weights=tokens))
     resampled = [np.average((old - new)[i], weights=tokens[i]) for i in draw.integers(400, size=(4000, 400))]
     assert (found.high - found.low) / 2 == pytest.approx(1.645 * np.std(resampled), rel=0.05)

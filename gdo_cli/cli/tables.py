@@ -152,6 +152,10 @@ def print_run(run: RunResult) -> None:
         "versions": _pairs(record.versions),
         "weights": str(run.weights or "not kept"),
     }
+    if record.selected:
+        facts["ended with"] = _pairs(record.selected)
+    if promised := (record.keep.get("tolerances") or {}):
+        facts["promised"] = _pairs(promised)
     if signature := data.get(f"{run.task_score.partition('/')[2]}_signature"):
         facts["scored by"] = signature
     if retention := data.get("retention"):

@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from gdo_cli.config.compose import Composer, Conf, key_of
 from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, literal, options, quoted
-from gdo_cli.config.run_config import RunConfig, Settings, WandbConfig
+from gdo_cli.config.run_config import RunConfig, Settings, StopConfig, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.keep.contract import Contract
@@ -30,7 +30,13 @@ from gdo_cli.tasks.base import Task
 from gdo_cli.training.config import TrainConfig
 
 PARTS: dict[str, type] = {"model": ModelSource, "task": Task, "method": Method, "data": DataConfig}
-PARTS |= {"train": TrainConfig, "evaluation": EvaluationConfig, "keep": Contract, "wandb": WandbConfig}
+PARTS |= {
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+    "keep": Contract,
+    "stop": StopConfig,
+    "wandb": WandbConfig,
+}
 NAMED = (ModelSource, Task, Method, Probe)  # bases of the classes that YAML names
 
 

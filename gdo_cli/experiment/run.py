@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gdo_cli.config.run_config import RunConfig
+from gdo_cli.config.run_config import RunConfig, StopConfig
 from gdo_cli.evaluation.base_cache import base_evaluation
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.run_data import changed_splits
@@ -22,6 +22,7 @@ from gdo_cli.experiment.layers import choose_layers
 from gdo_cli.experiment.plan import why_not
 from gdo_cli.experiment.preparation import prepare_model
 from gdo_cli.experiment.reopen import Opened, require_same_rows
+from gdo_cli.experiment.selection import Selection
 from gdo_cli.experiment.tracking import Mirror
 from gdo_cli.experiment.weights import check_method, save_trained
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -98,6 +99,7 @@ class _Run:
         self.rows = dict(self.evaluator.provenance)  # as read: what evaluations add hangs on what is cached
         steps = self.config.train.total_steps(len(self.evaluator.train))
         self.total_steps = steps if self.config.method.trains else 0
+        self.selection = Selection(self.config, folder)
         self.so_far: Any = {"step": 0, "tokens": 0, "train_seconds": 0.0, "seconds": 0.0, "peak": 0}
         reset_peak_memory(opened.device)
 
@@ -122,6 +124,8 @@ class _Run:
                     self.checkpoints.after(step.step, self.stop.asked is not None)
                     self.stop.check()
                     self.evaluate_if_due(lm)
+                    if self.ends_early():
+                        break
                 with unsharded(lm):
                     return on_rank_zero(lambda: self.finish(lm))
 
@@ -137,6 +141,7 @@ class _Run:
         if found := self.checkpoints.find():
             on_rank_zero(self.folder.prepare_resume)
             self.so_far = found["so_far"]
+            self.selection.resume(found["selection"])
             self.evaluator.remember_items(self.folder.untouched())
             note(f"going on from step {self.so_far['step']} of {self.total_steps}")
             if found["machine"] != self.record["machine"]:
@@ -162,7 +167,8 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside tensors, to be found by :meth:`begin`."""
-        return {"so_far": self.spent(), "machine": self.record["machine"]}
+        selection = self.selection.state()
+        return {"so_far": self.spent(), "machine": self.record["machine"], "selection": selection}
 
     def spent(self) -> dict[str, Any]:
         """Steps, tokens, time and memory of the run, all of its parts together."""
@@ -180,7 +186,7 @@ class _Run:
         return f"step {self.so_far['step'] + 1} of {self.total_steps} ({batch})"
 
     def steps(self, lm: AnswerLM, penalty: Penalty | None) -> Iterator[Step]:
-        if not self.config.method.trains:
+        if not self.config.method.trains or self.selection.stopped:
             return
         self.stage = "training"
         config, seed, eos_id = self.config.train, self.config.seed, self.opened.encoder.eos_id
@@ -251,6 +257,14 @@ class _Run:
             self.folder.log({"kind": "rank", "step": step} | row)
         self.folder.save_predictions(evaluation.predictions)
         self.mirror.log(step, evaluation.metrics)
+        if step:
+            self.selection.see(step, evaluation, self.evaluator.untouched, lm.model)
+
+    def ends_early(self) -> bool:
+        """Return whether training ends before its last step, on every process at once."""
+        if self.config.stop == StopConfig():
+            return False
+        return bool(max_over_ranks(int(self.selection.stopped is not None)))
 
     def advance(self, part: str, n: int, total: int) -> None:
         """Progress of an evaluation, which may be stopped here."""
@@ -275,7 +289,15 @@ class _Run:
 
     def finish(self, lm: AnswerLM) -> RunResult:
         """Measure for the last time, and write the run's predictions, weights and, last, its record."""
-        config, final = self.config, self.final(lm)
+        config = self.config
+        if self.selection.stopped:
+            note(f"training ends after step {self.so_far['step']}: {self.selection.stopped}")
+        if self.selection.restore(self.so_far["step"], lm.model) or self.selection.stopped:
+            lm.weights_changed()
+            # Everything, of these weights: in between, not every probe is asked.
+            self.last = self.evaluator.evaluate(lm, "validation", self.advance)
+            self.last.metrics |= self.evaluator.untouched.retention(self.last.predictions)
+        final = self.final(lm)
         self.stage = "writing results"
         self.folder.save_predictions(final.predictions)
         checksum = save_trained(lm.model, self.folder.path) if config.save_weights else None
@@ -288,7 +310,7 @@ class _Run:
             overrides=[o for o in config.overrides if not o.startswith(LOCAL)],
             config=identity(config),
             final=final.metrics,
-            steps=self.total_steps,
+            steps=self.so_far["step"],
             layers=self.layers,
             parameters=self.parameters,
             updates=self.updates.norms(),
@@ -298,6 +320,7 @@ class _Run:
             tokens_per_second=round(spent["tokens"] / max(spent["train_seconds"], 1e-9)),
             peak_memory_bytes=spent["peak"],
             keep=vars(config.keep),
+            selected=self.selection.record(),
             trained_sha256=checksum,
             **self.record,
         )

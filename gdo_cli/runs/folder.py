@@ -8,6 +8,7 @@ results/runs/MODEL/TASK/METHOD-ID/seedN/
     result.json         written last, by rename: where it stands, the run is complete
     failed.json         why the last attempt failed, until the next one
     checkpoint.pt       what an unfinished run goes on from
+    selected-N.safetensors  the best weights so far, of an unfinished run with select=best or kept
     adapter/ or trained/  the trained weights (never in git)
     analysis/           what ``gdo analyze`` has found later, a JSON file for each kind
 """
@@ -34,6 +35,7 @@ from gdo_cli.support.files import json_text, write_atomically
 
 FAILURE = "failed.json"
 CHECKPOINT = "checkpoint.pt"
+SELECTED = "selected-{}.safetensors"
 
 
 class Busy(UserError):
@@ -146,6 +148,8 @@ class RunFolder:
     def tidy(self) -> None:
         """Drop what only an unfinished run needs."""
         self._drop(CHECKPOINT)
+        for file in self.path.glob(SELECTED.format("*")):
+            file.unlink(missing_ok=True)
 
     def _drop(self, name: str) -> None:
         """A file, and halves: ours end in .tmp; safetensors writes into .tmpXXXXXX and renames it."""

@@ -25,6 +25,7 @@ PREDICTIONS, UNTOUCHED = "predictions.jsonl.gz", "untouched.jsonl.gz"
 RETENTION = "winogrande/exact_match"  # what is kept, where nothing else is named
 DECAYING = ("linear", "cosine")  # schedules that end at zero
 LATE = 3  # evaluations by whose mean settings are chosen (results/PROTOCOL.md)
+LATER = {"keep", "selected", "trained_sha256"}  # fields that older records lack
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     code: dict[str, Any] = field(default_factory=dict)
     keep: dict[str, Any] = field(default_factory=dict)  # what was promised: tolerances and level
+    selected: dict[str, Any] = field(default_factory=dict)  # the evaluation it ended with, if not the last
     trained_sha256: str | None = None  # of the trained weights' file, if they were kept
 
     @classmethod
@@ -93,7 +95,7 @@ class RunRecord:
             ValueError: a field is missing or of another kind.
         """
         known = _known(cls, content)
-        missing = {f.name for f in dataclasses.fields(cls)} - {"keep", "trained_sha256"} - known.keys()
+        missing = {f.name for f in dataclasses.fields(cls)} - LATER - known.keys()
         if "id" in missing:
             raise ValueError("not the record of a run")
         if missing:
@@ -194,7 +196,8 @@ class RunResult:
     @property
     def validation_score(self) -> float:
         """What settings are chosen by, the higher the better: the task's score on validation items (minus it,
-        where less is better), mean of the last three evaluations; where the rate decays to zero, the last.
+        where less is better), mean of the last three evaluations; where the rate decays to zero, the last;
+        of a run that ends with another evaluation, that one.
 
         At a constant rate a single one goes up and down by more than rates differ. The untrained model's
         counts only where nothing was trained.
@@ -206,6 +209,8 @@ class RunResult:
         file = self.path / "metrics.jsonl"
         require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
         sign = 1 if measure_named(self.task_score).higher_is_better else -1
+        if (chosen := self.record.selected.get("step")) is not None:
+            trained = [line for line in trained if line["step"] == chosen][:1]
         decays = self.record.config.get("train", {}).get("lr_scheduler") in DECAYING
         return sign * mean(float(line[self.task_score]) for line in trained[-(1 if decays else LATE) :])
 

@@ -35,4 +35,8 @@ def identity_name(kind: type) -> str:
 
 def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
     counts = field.metadata.get("identity", True)
-    return bool(counts) if counts != "if set" else value != field.default
+    if counts != "if set":
+        return bool(counts)
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value != field.default_factory())
+    return bool(value != field.default)
