@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import recorded
 
-from gdo_cli.commands.plot import save
 from gdo_cli.figures import cost, curves, drift, frontier, layers, methods, ranks, rates
+from gdo_cli.figures.files import save
 from gdo_cli.figures.groups import line_of, sources, standard_error
 from gdo_cli.figures.style import BLUE, GREEN, ORANGE, Drawing, line_style, line_styles
 from gdo_cli.runs.items import guessing

@@ -19,7 +19,7 @@ from gdo_cli.cli.arguments import (
     RunName,
     finished,
 )
-from gdo_cli.cli.keeping import check
+from gdo_cli.cli.keeping import check, tune
 
 app = typer.Typer(
     name="gdo",
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(analyze)
 app.command()(check)
+app.command()(tune)
 
 
 def print_version(asked: bool) -> None:

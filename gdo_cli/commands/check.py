@@ -210,10 +210,10 @@ def _broken_texts(config: RunConfig, verdicts: Sequence[Verdict], items: int) ->
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def promise_rows(found: Checked) -> list[list[str]]:
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
     """Return a line for each promise: what it was, what it is, what was lost, what may be, the verdict."""
     rows = []
-    for v in found.verdicts:
+    for v in verdicts:
         measure = measure_named(v.promise.measure)
         form = f".{measure.digits}f"
         arrow = "" if measure.higher_is_better else " ↓"
@@ -275,7 +275,7 @@ def as_markdown(found: Checked) -> str:
     parts = [f"### {found.title}", "", sentence(found), ""]
     if found.learnt:
         parts += [table(TASK_HEADING, [task_row(found.learnt, found.level)], words=1), ""]
-    parts += [table(PROMISE_HEADING, promise_rows(found), words=1), "", remark(found), ""]
+    parts += [table(PROMISE_HEADING, verdict_rows(found.verdicts), words=1), "", remark(found), ""]
     for measure, texts in found.texts.items():
         parts += [f"<details><summary>{measure}: right before, wrong now</summary>", ""]
         parts += [f"- `{visible(text)}`" for text in texts]

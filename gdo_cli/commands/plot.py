@@ -17,11 +17,10 @@ from gdo_cli.config.build import load_experiment
 from gdo_cli.config.options import options, options_with
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.figures.experiments import FinishedRuns, read_spec
-from gdo_cli.figures.style import Drawing
+from gdo_cli.figures.files import save
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.console import console, styled, visible
 from gdo_cli.support.errors import UserError, require_one_of
-from gdo_cli.support.markdown import csv_text, table
 
 
 @dataclass
@@ -167,17 +166,3 @@ def _file_name(name: str, overrides: list[str]) -> str:
 
 def _counted(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
-
-
-def save(drawing: Drawing, stem: Path) -> list[Path]:
-    """Write PNG, PDF, CSV and a table if there is one; the same runs always give the same bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, pdf, points = (stem.with_suffix(suffix) for suffix in (".png", ".pdf", ".csv"))
-    drawing.figure.savefig(png, metadata={"Software": None})
-    drawing.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
-    drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    points.write_text(csv_text(drawing.points), "utf-8")
-    if drawing.table:
-        heading, *rows = drawing.table
-        stem.with_suffix(".md").write_text(table(heading, rows, words=1) + "\n", "utf-8")
-    return [png, pdf, points]

@@ -149,7 +149,9 @@ class Composer:
             config = self.loader.load_configuration("config", overrides=words, run_mode=mode)
         choices = config.hydra.runtime.choices
         with open_dict(config):
-            config["name"] = {g: str(choices[g]) for g in GROUPS if choices.get(g) and g != "probe"}
+            config["name"] = {
+                g: str(choices[g]) for g in GROUPS if choices.get(g) and g not in ("probe", "tune")
+            }
             if mode is RunMode.RUN:
                 config.pop("hydra")
         return config

@@ -9,7 +9,7 @@ import yaml
 
 from gdo_cli.support.files import PACKAGE
 
-GROUPS = ("model", "task", "method", "data", "train", "probe", "keep", "experiment")
+GROUPS = ("model", "task", "method", "data", "train", "probe", "keep", "experiment", "tune")
 # Hydra's own groups that plugins add to, and the extra of this package that brings each of them.
 PLUGGED = {
     "hydra/launcher": {
@@ -21,7 +21,7 @@ PLUGGED = {
     "hydra/sweeper": {"optuna": "optuna"},
 }
 # Keys of the composition that are no part of a run.
-NOT_OF_A_RUN = ("probe", "sweep", "suite", "suites", "length", "figure", "name")
+NOT_OF_A_RUN = ("probe", "tune", "sweep", "suite", "suites", "length", "figure", "name")
 
 
 def conf_dir() -> Path:

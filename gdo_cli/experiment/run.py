@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -45,12 +45,16 @@ SMALLER_BATCH = (
     "train.max_length"
 )
 SMALLER_EVALUATION = "lower evaluation.token_budget"
+Watch = Callable[[int, float], None]
 LOCAL = ("results_dir", "data.dir", "wandb")  # overrides that say where, not what
 
 
-def run(config: RunConfig, force: bool = False) -> RunResult:
+def run(config: RunConfig, force: bool = False, watch: Watch | None = None) -> RunResult:
     """Do all that happens in a run, in order; return at once if it is done already.
 
+    Args:
+        watch: told after every evaluation the step and the task's score, the higher the better; may raise
+            RunFailed to end the run.
     Raises:
         UserError: data or weights that cannot be had, or an impossible choice of method or layers.
         RunFailed: growth changed the function, or training diverged.
@@ -80,7 +84,7 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
         layers = choose_layers(config, base, run)
         if force:
             on_rank_zero(folder.clear)
-        started = _Run(opened, folder, layers, stop)
+        started = _Run(opened, folder, layers, stop, watch)
         with attempt.marked(folder, started.where):
             return started.complete()
 
@@ -88,9 +92,11 @@ def run(config: RunConfig, force: bool = False) -> RunResult:
 class _Run:
     """The state of a run between its stages."""
 
-    def __init__(self, opened: Opened, folder: RunFolder, layers: ChosenLayers, stop: Stop) -> None:
+    def __init__(
+        self, opened: Opened, folder: RunFolder, layers: ChosenLayers, stop: Stop, watch: Watch | None
+    ) -> None:
         self.config, self.opened, self.folder = opened.config, opened, folder
-        self.layers, self.stop = layers, stop
+        self.layers, self.stop, self.watch = layers, stop, watch
         self.stage = "preparing"
         self.began = time.perf_counter()
         self.record = opened.record()  # now: the checkout may change while the run goes on
@@ -201,7 +207,8 @@ class _Run:
 
     def see_base(self, lm: AnswerLM) -> None:
         """Measure the base where step 0 will not: what is kept of it is told item by item."""
-        if counted(self.config.probe) and not self.config.method.starts_as_base():
+        asked = counted(self.config.probe) or self.config.keep.tolerances
+        if asked and not self.config.method.starts_as_base():
             measure = partial(self.evaluator.evaluate, lm)
             found = on_rank_zero(lambda: base_evaluation(self.evaluator, self.opened.facts, measure))
             self.evaluator.remember_items(found.predictions)
@@ -258,7 +265,9 @@ class _Run:
         self.folder.save_predictions(evaluation.predictions)
         self.mirror.log(step, evaluation.metrics)
         if step:
-            self.selection.see(step, evaluation, self.evaluator.untouched, lm.model)
+            score = self.selection.see(step, evaluation, self.evaluator.untouched, lm.model)
+            if self.watch:
+                self.watch(step, score)
 
     def ends_early(self) -> bool:
         """Return whether training ends before its last step, on every process at once."""

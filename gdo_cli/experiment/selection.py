@@ -11,7 +11,7 @@ from torch import nn
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.untouched import Untouched
-from gdo_cli.keep.verdict import Verdict, hold, judge
+from gdo_cli.keep.verdict import Verdict, hold, judge, share_used
 from gdo_cli.runs.folder import SELECTED, RunFolder
 from gdo_cli.stats.metrics import Metric
 from gdo_cli.support.console import note, warn
@@ -69,13 +69,14 @@ class Selection:
 
     # ------------------------------------------------------------------------------------------ judging
 
-    def see(self, step: int, evaluation: Evaluation, untouched: Untouched, model: nn.Module) -> None:
-        """Judge an evaluation: by the task's score on validation items, and by the contract."""
+    def see(self, step: int, evaluation: Evaluation, untouched: Untouched, model: nn.Module) -> float:
+        """Judge an evaluation by the contract and by the task's score; return that, the higher the better."""
         verdicts = self._judge(evaluation, untouched)
         held = hold(verdicts) if verdicts else None
         if verdicts:
             lost = {v.promise.measure: round(v.lost.value, 6) for v in verdicts}
-            self.folder.log({"kind": "contract", "step": step, "verdict": held, "lost": lost})
+            used = round(share_used(verdicts), 6)
+            self.folder.log({"kind": "contract", "step": step, "verdict": held, "used": used, "lost": lost})
         sign = 1 if self.metric.higher_is_better else -1
         score = sign * float(evaluation.metrics[self.metric.key])
         if self.score is None or self._merit(held, score) > self._merit(self.kept, self.score):
@@ -88,6 +89,7 @@ class Selection:
             self.stopped = f"the contract is broken after step {step}"
         elif self.stop.patience and self.since >= self.stop.patience:
             self.stopped = f"no better evaluation in the last {self.since}"
+        return score
 
     def _merit(self, held: str | None, score: float) -> tuple[bool, float]:
         """What evaluations are compared by: whether the contract is kept, if that counts, then the score."""

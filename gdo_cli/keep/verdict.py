@@ -63,6 +63,20 @@ def hold(verdicts: Sequence[Verdict]) -> str:
     return next((worst for worst in ("lost", "undecided") if worst in found), "kept")
 
 
+def share_used(verdicts: Sequence[Verdict]) -> float:
+    """Return what was lost at its upper bound, as a share of what is tolerated, of the worst promise.
+
+    Up to 1 the contract is kept. Where nothing is tolerated it is 0, or 2 if something was lost.
+    """
+
+    def of(lost: Lost) -> float:
+        if lost.tolerated <= 0:
+            return 0.0 if lost.verdict == "kept" else 2.0
+        return lost.high / lost.tolerated
+
+    return max(of(verdict.lost) for verdict in verdicts)
+
+
 def _judge(
     promise: Promise, chances: Mapping[str, float], before: Predictions, after: Predictions, level: float
 ) -> Verdict:

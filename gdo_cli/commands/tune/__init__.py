@@ -1,0 +1,1 @@
+"""``gdo tune``: the best model that holds a contract."""
