@@ -50,9 +50,11 @@ test-peft: $(VENV)/.dev  ## PEFT's own tests against the growth tuner: results/b
 reliability: $(VENV)/.dev  ## The same faults, written down: results/reliability.md (half an hour)
 	PYTHONPATH=scripts $(BIN)/python -m reliability
 
-test-launchers: $(VENV)/.dev  ## Tests of Hydra's launchers and sweeper (installs their plugins)
-	$(INSTALL) -e ".[dev,joblib,submitit,ray,optuna]"
-	$(BIN)/python -m pytest -q -m "slow or not slow" tests/test_launchers.py
+test-launchers:  ## Tests of Hydra's launchers and sweeper, in an environment of its own: the sweeper has an old Optuna
+	$(PYTHON) -m venv $(VENV)-launchers
+	$(VENV)-launchers/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		-e ".[joblib,submitit,ray,optuna]" pytest hypothesis
+	$(VENV)-launchers/bin/python -m pytest -q -m "slow or not slow" tests/test_launchers.py
 
 test-weights: $(VENV)/.weights  ## Tests on the real Gemma 3 270M
 	$(BIN)/python -m pytest -q -m weights
@@ -113,5 +115,5 @@ figures: $(VENV)/.dev  ## Draw every figure that the committed results allow
 	$(BIN)/gdo plot --results $(RESULTS)
 
 clean:  ## Remove the environment, caches and the demo's output; results stay
-	rm -rf $(VENV) $(VENV)-next build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-next $(VENV)-launchers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

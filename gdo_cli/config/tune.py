@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from gdo_cli.config.build import build_part, load_run
 from gdo_cli.config.compose import Composer, Override, alternatives
 from gdo_cli.config.run_config import RunConfig
+from gdo_cli.keep.contract import Contract
 from gdo_cli.runs.record import DECAYING
 from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.identity import identity
@@ -118,9 +119,11 @@ class Tuning:
         self.space = self._space(composed, fixed, [o for o in given if o.is_sweep_override()])
         if not any(word.partition("=")[0] in ("keep", "keep.tolerances") for word in self.words):
             self.words.insert(0, "keep=default")
-        first = self.point(self.usual()[0])
-        require(bool(first.keep.tolerances), "gdo tune searches under a contract: keep=default, or one's own")
-        self.contract = first.keep
+        self.contract: Contract = build_part(self.composer(self.words)["keep"], "keep", Contract)
+        require(
+            bool(self.contract.tolerances), "gdo tune searches under a contract: keep=default, or one's own"
+        )
+        first = self._first_possible()
         self.name = f"{first.name['model']}-{first.name['task']}-{self._id(first)}"
         self.folder = Path(first.results_dir) / "tune" / self.name
         self.first = first
@@ -159,6 +162,15 @@ class Tuning:
             value = choice if d is first else (d.choices[0] if d.choices is not None else d.usual)
             values[d.key] = names[d.name] = value
         return names
+
+    def _first_possible(self) -> RunConfig:
+        """The first of the usual points that is possible; if none is, the reason is told."""
+        for point in self.usual():
+            try:
+                return self.point(point)
+            except UserError as error:
+                reason = error
+        raise reason
 
     def overrides(self, point: Values) -> list[str]:
         """Return the overrides of a point: values by the names of dimensions."""

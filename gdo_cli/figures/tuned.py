@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.ticker import FixedLocator
+
 from gdo_cli.figures import style
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.metrics import measure_named
@@ -52,6 +54,9 @@ def draw(models: Sequence[Model], chosen: Model | None, measure: str) -> style.D
         ax.plot(chosen.used, sign * chosen.score, "o", color=style.BLACK, label="chosen", **ring)
     ax.axvline(1.0, color=style.GREY, linestyle="--", linewidth=1, label="the contract")
     ax.set_xscale("symlog", linthresh=2.0, linscale=1.5)
+    ax.xaxis.set_major_locator(FixedLocator([-2, -1, 0, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.margins(x=0.06)
     ax.set(xlabel="Lost, as a share of what is tolerated (worst promise, upper bound)")
     ax.set_ylabel(f"New task: {style.name_of(measure)} (validation)")
     style.legend(figure, [ax], "outside right upper", columns=1)

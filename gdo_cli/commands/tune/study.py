@@ -15,7 +15,7 @@ try:
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import Trial, TrialState
 except ImportError as error:
-    raise UserError("gdo tune needs Optuna 5: pip install 'optuna>=5,<6'") from error
+    raise UserError("gdo tune needs Optuna 5: pip install 'gdo-cli[tune]'") from error
 
 RUN, WHY = "run", "why"  # what a trial says of itself
 
