@@ -118,6 +118,7 @@ def composed(*given: str) -> int:
                 f"{group}={min(set.intersection(*(set(options_with(group, key)) for key in wanted)))}"
             )
     needed = {"task=jsonl": "task.path", "model=custom": "model.path"}
+    needed |= {"probe=lm_eval": "probe.lm_eval.tasks"}
     needed |= {f"probe={own}": f"probe.{own}.path" for own in ("choices", "answers", "text")}
     needed |= {"method=wise_ft": "method.run", "method=averaged": "method.run"}
     words += [f"{key}=x" for word, key in needed.items() if word in words and key not in named]

@@ -127,6 +127,7 @@ def test_every_train_option_composes(option: str) -> None:
 
 
 OWN_FILES = {option: [f"probe.{option}.path=x"] for option in options_with("probe", "path")}
+OWN_FILES |= {"lm_eval": ["probe.lm_eval.tasks=[a]"]}
 
 
 @pytest.mark.few(2)

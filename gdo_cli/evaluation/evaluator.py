@@ -11,6 +11,7 @@ from typing import Any
 from gdo_cli.data.dataset import Row
 from gdo_cli.evaluation.config import EvaluationConfig
 from gdo_cli.evaluation.divergence import Reference, TextReference
+from gdo_cli.evaluation.harness import Harness
 from gdo_cli.evaluation.run_data import RunData
 from gdo_cli.evaluation.untouched import Predictions, Untouched
 from gdo_cli.lm.answer_lm import AnswerLM
@@ -18,6 +19,7 @@ from gdo_cli.lm.generation import generate
 from gdo_cli.lm.scoring import Scored, is_exact, score
 from gdo_cli.lm.tokens import Encoded, Encoder, Ends, LazilyEncoded
 from gdo_cli.probes.base import Probe
+from gdo_cli.probes.lm_eval import LMEval
 from gdo_cli.probes.perplexity import Perplexity
 from gdo_cli.stats.metrics import Response
 from gdo_cli.stats.outcomes import Answer, Outcome, mean
@@ -75,6 +77,8 @@ class Evaluator:
             name: self._probe_queries(probes[name], rows, shots)
             for name, (rows, shots) in data.probes.items()
         }
+        self.harnesses = {name: Harness(name, p) for name, p in probes.items() if isinstance(p, LMEval)}
+        self.provenance |= {f"probe/{name}": harness.record() for name, harness in self.harnesses.items()}
         answers = [example.answer for pairs in self.splits.values() for example, _ in pairs]
         if answers and (why := task.metric.doubt(answers)):
             warn(why)
@@ -150,7 +154,7 @@ class Evaluator:
         was_training = lm.training
         lm.eval()
         result = self.evaluate_task(lm, role, advance)
-        for name in self.probes:
+        for name in self.probe_of:
             if between and not self.probe_of[name].throughout:
                 continue
             part = self.evaluate_probe(lm, name, advance)
@@ -205,32 +209,24 @@ class Evaluator:
         )
 
     def evaluate_probe(self, lm: AnswerLM, name: str, advance: Advance | None = None) -> Evaluation:
-        probe, items = self.probe_of[name], self.probes[name]
+        probe = self.probe_of[name]
+        if name in self.harnesses:
+            return _summed_up(name, self.harnesses[name].measure(lm, self.encoder.tokenizer), {})
+        items = self.probes[name]
         queries = [q for item in items for q in item.queries]
         answers = iter(self._answers(lm, queries, self.encoder.answer_ends, name, advance))
         given = [[next(answers) for _ in item.queries] for item in items]
         words = self._own_words(lm, name, given, advance)
         divergences = self._texts[name].divergence(lm) if name in self._texts else None
-        outcomes: dict[str, list[Outcome]] = {}
-        predictions = []
+        all_found = []
         for index, item in enumerate(items):
             found = probe.outcomes(item.row, given[index])
             if index in words:
                 found |= probe.judge_words(item.row, words[index])
             if divergences is not None:
                 found["kl"] = divergences[index]
-            for key, outcome in found.items():
-                outcomes.setdefault(key, []).append(outcome)
-            weights = {f"{key}_weight": o.weight for key, o in found.items() if o.weight != 1}
-            scores: dict[str, Any] = {key: round(o.value, 6) for key, o in found.items()}
-            said = {"answered": words[index]} if index in words else {}
-            predictions.append({"part": name, "item": index} | scores | weights | said)
-        metrics = {}
-        for key, values in outcomes.items():
-            if any(outcome.weight for outcome in values):  # else there is nothing to take the mean of
-                average = mean(values)
-                metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
-        return Evaluation(metrics, predictions)
+            all_found.append(found)
+        return _summed_up(name, all_found, words)
 
     def _own_words(
         self, lm: AnswerLM, name: str, given: list[list[Answer]], advance: Advance | None
@@ -306,11 +302,35 @@ class Evaluator:
             ]
         )
         asked.append(self.config.kl_prompts)
+        asked += [harness.record() for harness in self.harnesses.values()]
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
     def check_prompts(self, n: int = 8) -> list[Encoded]:
         """Return a few real prompts with their answers, for the function-preservation check."""
         return [q for _, q in self.splits["validation"][:n]]
+
+
+def _summed_up(name: str, items: list[dict[str, Outcome]], words: Mapping[int, str]) -> Evaluation:
+    """What came of each item of a probe, and their means.
+
+    Args:
+        words: the model's own, where they are kept.
+    """
+    outcomes: dict[str, list[Outcome]] = {}
+    predictions = []
+    for index, found in enumerate(items):
+        for key, outcome in found.items():
+            outcomes.setdefault(key, []).append(outcome)
+        weights = {f"{key}_weight": o.weight for key, o in found.items() if o.weight != 1}
+        scores: dict[str, Any] = {key: round(o.value, 6) for key, o in found.items()}
+        said = {"answered": words[index]} if index in words else {}
+        predictions.append({"part": name, "item": index} | scores | weights | said)
+    metrics = {}
+    for key, values in outcomes.items():
+        if any(outcome.weight for outcome in values):  # else there is nothing to take the mean of
+            average = mean(values)
+            metrics[f"{name}/{key}"], metrics[f"{name}/{key}_se"] = average.value, average.se
+    return Evaluation(metrics, predictions)
 
 
 @dataclass

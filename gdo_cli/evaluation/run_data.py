@@ -96,6 +96,8 @@ def read_data(
     examples["test"] = subset(examples["test"], evaluation.final_items)
     asked = {}
     for name, probe in probes.items():
+        if not probe.has_rows:
+            continue
         asked[name], record = _probe_rows(name, probe, source, evaluation.half, splits)
         provenance[f"probe/{name}"] = record
     texts, record = _replay_texts(replay, source, splits)
@@ -145,7 +147,7 @@ def sampled_parts(
     task: Task, probes: Mapping[str, Probe], source: DataConfig, replay: Rehearsed | None
 ) -> list[str]:
     """Return the parts of a run that read the bundled sample."""
-    named = {"task": task.dataset, **{name: probe.dataset for name, probe in probes.items()}}
+    named = {"task": task.dataset, **{name: p.dataset for name, p in probes.items() if p.has_rows}}
     named |= {"replay": replay.dataset} if replay else {}
     return [name for name, dataset in named.items() if source_of(dataset, source) == "sample"]
 

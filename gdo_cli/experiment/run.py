@@ -291,7 +291,7 @@ class _Run:
         measured = {
             key.partition("/")[0] for key, value in (test.metrics | probes).items() if math.isfinite(value)
         }
-        asked = [*(["task"] if self.config.evaluation.final_items != 0 else []), *self.evaluator.probes]
+        asked = [*(["task"] if self.config.evaluation.final_items != 0 else []), *self.config.probe]
         if missing := [part for part in asked if part not in measured]:
             raise RunFailed(f"{self.where()}: no score of {', '.join(missing)}")
         return Evaluation(test.metrics | probes, test.predictions + rows)

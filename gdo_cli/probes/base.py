@@ -32,6 +32,7 @@ class Probe:
     items: int | None = 200
     shots: int = 0
     throughout: bool = field(default=True, metadata=IF_SET)
+    has_rows: ClassVar[bool] = True  # if not, something else asks its items (gdo_cli.evaluation.harness)
     headline: ClassVar[str]
     measures: ClassVar[tuple[str, ...]]
     chance: ClassVar[float | None] = None
