@@ -15,9 +15,9 @@ from gdo_cli.cli.app import app
 from gdo_cli.commands.check import check_run
 from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.data.dataset import Dataset
+from gdo_cli.evaluation.contract import Contract, Promise
+from gdo_cli.evaluation.verdict import Learnt, hold, judge
 from gdo_cli.experiment.run import run
-from gdo_cli.keep.contract import Contract, Promise
-from gdo_cli.keep.verdict import Learnt, hold, judge
 from gdo_cli.probes.arc_easy import ARCEasy
 from gdo_cli.probes.base import Probe
 from gdo_cli.probes.perplexity import Perplexity

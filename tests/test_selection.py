@@ -16,11 +16,11 @@ from torch import nn
 
 from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.config.run_config import StopConfig
+from gdo_cli.evaluation.contract import Contract
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.experiment import run as experiment
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.experiment.selection import Selection
-from gdo_cli.keep.contract import Contract
 from gdo_cli.runs.folder import RunFolder
 from gdo_cli.stats.metrics import EXACT_MATCH
 from gdo_cli.support.errors import RunFailed, UserError

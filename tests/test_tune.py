@@ -16,8 +16,8 @@ from gdo_cli.commands.tune import search as searching
 from gdo_cli.commands.tune.search import Candidate, merit, search, way_back
 from gdo_cli.commands.tune.study import Study
 from gdo_cli.config.tune import Tuning
-from gdo_cli.keep.contract import Promise
-from gdo_cli.keep.verdict import Verdict
+from gdo_cli.evaluation.contract import Promise
+from gdo_cli.evaluation.verdict import Verdict
 from gdo_cli.stats.noninferiority import Lost
 from gdo_cli.support.errors import RunFailed, UserError
 

@@ -34,8 +34,8 @@ def check(
     """Did it learn, did it keep what it promised, and is the difference real?
 
     The contract is the run's own, or [b]keep=default[/b]: the retention index and the
-    loss on general text. Exit code 0: learnt and kept; 1: not, or the items cannot
-    tell; 2: a mistake in what was asked.
+    loss on general text. Exit code 0: learnt and kept; 1: not, or the items
+    cannot tell; 2: a mistake in what was asked.
     """
     from gdo_cli.support.errors import require
 
@@ -90,8 +90,8 @@ def tune(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir 
     keep=default trials=12[/b]. Of [b]method[/b], [b]train.lr[/b] or any other setting
     give one value, several (a,b) or an interval (interval(1e-5,1e-3)); what you
     leave out is searched as conf/tune has it. [b]hours=3[/b] stops starting trials;
-    the same command goes on. Exit code 0: a model that holds the contract was found;
-    1: none was.
+    the same command goes on. Exit code 0: a model that holds the contract was
+    found; 1: none was.
     """
     from gdo_cli.config.tune import Tuning
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gdo_cli.config.build import load_run, rebuild
 from gdo_cli.config.options import options, quoted
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.keep.verdict import Learnt, Verdict, hold, judge
+from gdo_cli.evaluation.verdict import Learnt, Verdict, hold, judge
 from gdo_cli.runs.items import TASK, commonest, guessing, items_of
 from gdo_cli.runs.record import UNTOUCHED, RunResult
 from gdo_cli.stats.metrics import METRICS, Metric, measure_named

@@ -19,7 +19,7 @@ from gdo_cli.config.options import GROUPS, NOT_OF_A_RUN, literal, options, quote
 from gdo_cli.config.run_config import RunConfig, Settings, StopConfig, WandbConfig
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
-from gdo_cli.keep.contract import Contract
+from gdo_cli.evaluation.contract import Contract
 from gdo_cli.methods.base import Method, layer_indices
 from gdo_cli.models.loading import ModelSource
 from gdo_cli.probes.base import Probe

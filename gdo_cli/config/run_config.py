@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdo_cli.data.config import DataConfig
 from gdo_cli.evaluation.config import EvaluationConfig
-from gdo_cli.keep.contract import Contract
+from gdo_cli.evaluation.contract import Contract
 from gdo_cli.runs.record import DECAYING
 from gdo_cli.support.errors import UserError, require, require_one_of
 from gdo_cli.support.identity import IF_SET, NOT_IDENTITY, identity

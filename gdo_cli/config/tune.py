@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from gdo_cli.config.build import build_part, load_run
 from gdo_cli.config.compose import Composer, Override, alternatives
 from gdo_cli.config.run_config import RunConfig
-from gdo_cli.keep.contract import Contract
+from gdo_cli.evaluation.contract import Contract
 from gdo_cli.runs.record import DECAYING
 from gdo_cli.support.errors import UserError, require
 from gdo_cli.support.identity import identity
@@ -135,7 +135,9 @@ class Tuning:
         found = [_of_override(o) for o in swept] + found
         for dimension in found:
             dimension.check()
-        return [d for d in found if _may_count(d, {d.key for d in found}, composed)]
+        known = {d.key for d in found}
+        possible = (_given_fixed(d, known, composed) for d in found)
+        return [d for d in possible if d is not None]
 
     def _id(self, first: RunConfig) -> str:
         """What tells a study from others: all that is not searched, and the contract."""
@@ -194,15 +196,13 @@ class Tuning:
         return config if decays else load_run([*words, "stop.lost=true"], self.composer)
 
 
-def _may_count(dimension: Dimension, searched: set[str], composed: DictConfig) -> bool:
-    """Whether a dimension can count, given what is fixed; what it then asks of fixed settings is dropped."""
-    for key in [key for key in dimension.when if key not in searched]:
-        if not dimension.counts(
-            {**dimension.when, key: composed.name.get(key, OmegaConf.select(composed, key))}
-        ):
-            return False
-        del dimension.when[key]
-    return True
+def _given_fixed(dimension: Dimension, searched: set[str], composed: DictConfig) -> Dimension | None:
+    """A dimension without what it asks of settings that are fixed; None where these are others."""
+    fixed = {key: values for key, values in dimension.when.items() if key not in searched}
+    for key, values in fixed.items():
+        if composed.name.get(key, OmegaConf.select(composed, key)) not in values:
+            return None
+    return replace(dimension, when={k: v for k, v in dimension.when.items() if k not in fixed})
 
 
 def _of_override(override: Override) -> Dimension:

@@ -11,7 +11,7 @@ from torch import nn
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.untouched import Untouched
-from gdo_cli.keep.verdict import Verdict, hold, judge, share_used
+from gdo_cli.evaluation.verdict import Verdict, hold, judge, share_used
 from gdo_cli.runs.folder import SELECTED, RunFolder
 from gdo_cli.stats.metrics import Metric
 from gdo_cli.support.console import note, warn

@@ -12,10 +12,10 @@ from gdo_cli.config.build import rebuild
 from gdo_cli.config.tune import Tuning
 from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.untouched import Untouched
+from gdo_cli.evaluation.verdict import Verdict, hold, judge
 from gdo_cli.experiment.reopen import Opened
 from gdo_cli.figures import tuned
 from gdo_cli.figures.files import save
-from gdo_cli.keep.verdict import Verdict, hold, judge
 from gdo_cli.stats.frontier import undominated
 from gdo_cli.stats.metrics import measure_named
 from gdo_cli.support.console import Reporter, note, warn

@@ -12,8 +12,8 @@ from gdo_cli.config.build import load_run
 from gdo_cli.config.options import quoted
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.config.tune import Tuning
+from gdo_cli.evaluation.verdict import Verdict, hold, judge, share_used
 from gdo_cli.experiment.run import run as run
-from gdo_cli.keep.verdict import Verdict, hold, judge, share_used
 from gdo_cli.runs.folder import CHECKPOINT, Busy, RunFolder
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.metrics import Metric

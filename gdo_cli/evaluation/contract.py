@@ -43,7 +43,7 @@ class Contract:
         level: of the one-sided test behind each promise.
     """
 
-    identity_name: ClassVar[str] = "gdo_cli.keep.contract.Contract"
+    identity_name: ClassVar[str] = "gdo_cli.evaluation.contract.Contract"
     tolerances: dict[str, Any] | None = None
     level: float = 0.05
 

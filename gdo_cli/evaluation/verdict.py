@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdo_cli.keep.contract import Promise
+from gdo_cli.evaluation.contract import Promise
 from gdo_cli.stats.metrics import INDEX, Measure, measure_named
 from gdo_cli.stats.noninferiority import Lost, measure_lost
 from gdo_cli.stats.outcomes import Interval

@@ -1,1 +1,0 @@
-"""What must not be lost: the contract, and whether a model holds it."""
