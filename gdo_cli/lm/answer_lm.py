@@ -139,23 +139,29 @@ class AnswerLM(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             return self.logits(hidden_ND)
 
-    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Return the summed cross-entropy, in nats, of the targets given last hidden states.
+
+        Args:
+            weights_N: how much each target counts, without gradient; None where all count alike.
 
         Logits are made in pieces, and made again for their gradient: those of 400 positions, with what
         comes of them on the way, would take 2 GB with Gemma's vocabulary.
         """
         head = self.model.get_output_embeddings()
         if self._cap is None and self._scale == 1 and self._head.sums_in_pieces(head):
-            return self._head.cross_entropy(hidden_ND, targets_N, head)
+            return self._head.cross_entropy(hidden_ND, targets_N, head, weights_N)
 
-        def part(hidden: Tensor, targets: Tensor) -> Tensor:
-            return F.cross_entropy(self.logits(hidden), targets, reduction="sum")
+        def part(hidden: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+            if not weights:
+                return F.cross_entropy(self.logits(hidden), targets, reduction="sum")
+            return (F.cross_entropy(self.logits(hidden), targets, reduction="none") * weights[0]).sum()
 
+        given = [hidden_ND, targets_N, *([] if weights_N is None else [weights_N])]
         if len(targets_N) <= LOSS_ROWS:
-            return part(hidden_ND, targets_N)
-        pieces = zip(hidden_ND.split(LOSS_ROWS), targets_N.split(LOSS_ROWS), strict=True)
-        return torch.stack([checkpoint(part, h, t, use_reentrant=False) for h, t in pieces]).sum()
+            return part(*given)
+        pieces = zip(*(tensor.split(LOSS_ROWS) for tensor in given), strict=True)
+        return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
 
 
 @contextmanager

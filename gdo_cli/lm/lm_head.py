@@ -67,11 +67,17 @@ class Head:
                 part_NP += head.bias[start : start + part_NP.shape[1]].to(self.compute_dtype)
             yield start, part_NP
 
-    def cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor, head: nn.Linear) -> Tensor:
+    def cross_entropy(
+        self, hidden_ND: Tensor, targets_N: Tensor, head: nn.Linear, weights_N: Tensor | None = None
+    ) -> Tensor:
         """Return the summed cross-entropy, in nats, without ever holding all logits; where
-        :meth:`sums_in_pieces`."""
-        hidden_ND = hidden_ND.to(self.compute_dtype)
-        return _CrossEntropy.apply(hidden_ND, head.weight, targets_N, self)  # type: ignore[no-untyped-call]
+        :meth:`sums_in_pieces`.
+
+        Args:
+            weights_N: how much each target counts; no gradient flows through them.
+        """
+        given = (hidden_ND.to(self.compute_dtype), head.weight, targets_N, self, weights_N)
+        return _CrossEntropy.apply(*given)  # type: ignore[no-untyped-call]
 
     def sums_in_pieces(self, head: nn.Linear) -> bool:
         """Return whether :meth:`cross_entropy` serves this head: on a CPU, where pieces stay in the cache."""
@@ -150,15 +156,25 @@ class _CrossEntropy(torch.autograd.Function):
     ∂L/∂x = (softmax − onehot)·W and ∂L/∂W = (softmax − onehot)ᵀ·x, a piece of W at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        head: Head,
+        weights_N: Tensor | None,
+    ) -> Tensor:
         pieces = ((start, part.float()) for start, part in _pieces(hidden_ND, head.weight(weight_VD)))
         at_target_N, log_sum_N, _ = read_pieces(pieces, targets_N)
         ctx.save_for_backward(hidden_ND, head.weight(weight_VD), targets_N, log_sum_N)
-        ctx.weight_VD, ctx.head = weight_VD, head
-        return (log_sum_N - at_target_N).sum()
+        ctx.weight_VD, ctx.head, ctx.weights_N = weight_VD, head, weights_N
+        loss_N = log_sum_N - at_target_N
+        return (loss_N if weights_N is None else loss_N * weights_N).sum()
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if ctx.weights_N is not None:
+            scale = scale * ctx.weights_N[:, None]
         hidden_ND, low_VD, targets_N, log_sum_N = ctx.saved_tensors
         into_VD = ctx.head.gradient(ctx.weight_VD) if ctx.weight_VD.requires_grad else None
         gradient_ND = torch.zeros_like(hidden_ND, dtype=torch.float32)
@@ -171,7 +187,7 @@ class _CrossEntropy(torch.autograd.Function):
             if into_VD is not None:
                 piece_PD = into_VD[start : start + part_NP.shape[1]]
                 piece_PD.addmm_(change_NP.T.float(), hidden_ND.float())
-        return gradient_ND.to(hidden_ND.dtype), None, None, None
+        return gradient_ND.to(hidden_ND.dtype), None, None, None, None
 
 
 def _pieces(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[int, Tensor]]:

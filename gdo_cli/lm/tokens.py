@@ -29,12 +29,14 @@ class Query:
 
     ``ends``: whether it is asked, too, what the model would say after the continuation.
     ``turns``: both as a chat, for tokenizers with a chat template; without one the texts are asked.
+    ``weight``: how much it counts in the loss.
     """
 
     context: str
     continuation: str
     ends: bool = True
     turns: Turns = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Encoded:
     """A query in tokens; the context holds at least one token, BOS where the model has one.
 
     ``end``: the token that ends the continuation in training; None for the model's end of sequence.
+    ``weight``: how much it counts in the loss.
     """
 
     context: list[int]
     continuation: list[int]
     ends: bool = True
     end: int | None = None
+    weight: float = 1.0
 
     @property
     def asked(self) -> range:
@@ -280,7 +284,7 @@ class Encoder:
             n = len(context)
             rest = both[n:] if both[:n] == context else self._behind(query.continuation)
             start = [] if context[:1] == self._bos else self._bos  # a chat template may write one
-            found.append(Encoded(start + context, rest, query.ends, end))
+            found.append(Encoded(start + context, rest, query.ends, end, query.weight))
         return found
 
     def _rendered(self, query: Query) -> tuple[Query, int | None]:

@@ -24,17 +24,20 @@ class Example:
     """A prompt and the answer that should follow it. The answer brings its leading space along.
 
     ``turns``: the chat that the prompt is, for tokenizers with a chat template.
+    ``weight``: how much it counts in the loss.
     """
 
     prompt: str
     answer: str
     turns: Turns = ()
+    weight: float = 1.0
 
     def query(self, shown: Sequence[Example] = ()) -> Query:
         """Return what a model is asked, with solved examples in front of it."""
         before = join([part for e in shown for part in (e.prompt, e.answer, "\n\n")])
         chats = [(*e.turns, ("assistant", e.answer.strip())) for e in (*shown, self) if e.turns]
-        return Query(before + self.prompt, self.answer, turns=tuple(turn for chat in chats for turn in chat))
+        turns = tuple(turn for chat in chats for turn in chat)
+        return Query(before + self.prompt, self.answer, turns=turns, weight=self.weight)
 
 
 @dataclass(frozen=True)

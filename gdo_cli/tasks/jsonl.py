@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
@@ -14,6 +15,7 @@ from gdo_cli.lm.markup import Markup
 from gdo_cli.lm.tokens import LINE_BREAK
 from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
+from gdo_cli.support.identity import IF_SET
 from gdo_cli.tasks.base import Example, ScoredTask
 
 # What chat templates write, or training weighs, of a message beside its content; of a row beside its chat.
@@ -44,6 +46,7 @@ class JSONL(ScoredTask):
         completion: template of the answer, e.g. ``"{answer}"``; its leading space is added.
         messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
             used instead of the templates when set.
+        weight: field with a number above 0, how much the row counts in the loss; none by default.
         score: a name in :data:`gdo_cli.stats.metrics.METRICS`.
         lines: ``one``: a line break ends an answer; ``many``: only the end of sequence does.
     """
@@ -54,6 +57,7 @@ class JSONL(ScoredTask):
     prompt: str = "{prompt}"
     completion: str = "{completion}"
     messages: str | None = None
+    weight: str | None = field(default=None, metadata=IF_SET)
     score: str = EXACT_MATCH.name
     lines: str = "one"
     max_new_tokens: int = 96
@@ -82,7 +86,7 @@ class JSONL(ScoredTask):
         example = self._chat(row) if self.messages is not None else self._templates(row)
         if LINE_BREAK.search(example.answer) and not self.multiline:
             raise RowError("the answer has several lines (task.lines=many allows that)")
-        return example
+        return example if self.weight is None else replace(example, weight=_positive(row, self.weight))
 
     def _templates(self, row: Row) -> Example:
         prompt, completion = _fill(self.prompt, row).rstrip(" "), _fill(self.completion, row).strip()
@@ -91,7 +95,7 @@ class JSONL(ScoredTask):
         return Example(prompt, completion if prompt.endswith("\n") else " " + completion)
 
     def _chat(self, row: Row) -> Example:
-        if unread := _unread(row, _OF_ROWS):
+        if unread := _unread(row, [key for key in _OF_ROWS if key != self.weight]):
             raise RowError(f"{unread!r} stands beside the messages, which alone are read")
         turns = row.get(str(self.messages))
         if not isinstance(turns, list) or len(turns) < 2:
@@ -106,6 +110,17 @@ class JSONL(ScoredTask):
         chat = tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
         lines = [f"{role.capitalize()}: {said}" for role, said in chat[:-1]]
         return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
+
+
+def _positive(row: Row, key: str) -> float:
+    value = row.get(key)
+    try:
+        found = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise RowError(f"field {key!r} is {value!r}, not a number above 0; leave rows out that do not count")
+    return found
 
 
 def _unread(content: Mapping[str, Any], keys: Sequence[str]) -> str | None:

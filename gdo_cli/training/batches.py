@@ -25,6 +25,7 @@ class Batch:
         targets_N: the token that comes after each.
         lengths: tokens of each sequence.
         prompt_lengths: tokens of each sequence before its answer.
+        weights_N: how much each target counts, by its row; None where all count alike.
     """
 
     input_ids_BT: Tensor
@@ -32,6 +33,12 @@ class Batch:
     targets_N: Tensor
     lengths: list[int]
     prompt_lengths: list[int]
+    weights_N: Tensor | None = None
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the targets' weights: their number, where all count alike."""
+        return len(self.targets_N) if self.weights_N is None else float(self.weights_N.sum())
 
 
 def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
@@ -48,14 +55,16 @@ def collate(examples: list[Encoded], eos_id: int | None, loss_on: str) -> Batch:
     rows = [e.context + e.continuation + end for e, end in zip(examples, ends, strict=True)]
     input_ids_BT = pad(rows)
     width = input_ids_BT.shape[1]
-    positions, targets = [], []
+    positions, targets, weights = [], [], []
     for b, (example, row) in enumerate(zip(examples, rows, strict=True)):
         first = len(example.context) if loss_on == "answer" else 1
         for t in range(first, len(row)):
             positions.append(b * width + t - 1)
             targets.append(row[t])
+            weights.append(example.weight)
     lengths, prompts = [len(row) for row in rows], [len(e.context) for e in examples]
-    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts)
+    weights_N = None if {*weights} <= {1.0} else torch.tensor(weights)
+    return Batch(input_ids_BT, torch.tensor(positions), torch.tensor(targets), lengths, prompts, weights_N)
 
 
 def step_batches(

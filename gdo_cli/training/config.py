@@ -26,6 +26,9 @@ class TrainConfig:
             ``batch_size · gradient_accumulation_steps`` of them.
         max_grad_norm: global-norm clipping threshold; None for none.
         weight_decay: decoupled; a step takes the rate times this off each weight.
+        token_weights: how much each token counts in the loss: ``equal``, ``dft`` (its own probability) or
+            ``likely`` (only tokens of ``least_probability`` or more); see training/token_weights.py.
+        least_probability: for ``token_weights=likely``.
         loss_on: ``answer`` (answer and end of sequence only) or ``sequence`` (prompt too).
         max_length: longest example in tokens; longer ones are left out and counted, never cut.
         precision: ``bf16`` computes in bf16 on fp32 masters; ``auto`` does where the machine can.
@@ -57,6 +60,8 @@ class TrainConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    token_weights: str = field(default="equal", metadata=IF_SET)
+    least_probability: float = field(default=0.4, metadata=IF_SET)
     loss_on: str = "answer"
     max_length: int = 512
     precision: str = "auto"
@@ -68,6 +73,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_one_of("train.loss_on", self.loss_on, ("answer", "sequence"))
+        require_one_of("train.token_weights", self.token_weights, TOKEN_WEIGHTS)
+        least = f"train.least_probability={self.least_probability}"
+        require(0 < self.least_probability < 1, f"{least}: must be above 0 and below 1")
+        if self.least_probability != 0.4 and self.token_weights != "likely":
+            raise UserError(f"{least}: counts with train.token_weights=likely alone; leave it out")
         if self.precision == "fp16":
             raise UserError("train.precision=fp16: Gemma 3's activations overflow in fp16; use bf16 or fp32")
         require_one_of("train.precision", self.precision, ("auto", "bf16", "fp32"))
@@ -133,6 +143,7 @@ class TrainConfig:
 
 OPTIMIZERS = ("adam", "adafactor", "sgd", "adam8bit")
 SHARDED = ("adam", "sgd")  # those that step on pieces of a matrix as on the whole
+TOKEN_WEIGHTS = ("equal", "dft", "likely")
 SCHEDULERS = (
     "constant",
     "constant_with_warmup",

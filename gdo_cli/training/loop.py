@@ -29,6 +29,7 @@ from gdo_cli.training.distributed import (
 )
 from gdo_cli.training.optimizers import build_optimizer
 from gdo_cli.training.penalties import Penalty
+from gdo_cli.training.token_weights import token_weights
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def train(
         UserError: ``train.lr_scale`` names nothing that trains.
         RunFailed: the loss or the gradient is not finite; the weights are those of the step before.
     """
-    learner = wrap_for_training(_Learner(lm, penalty), lm, config.shard)
+    learner = wrap_for_training(_Learner(lm, penalty, config), lm, config.shard)
     parameters = [p for p in lm.parameters() if p.requires_grad]
     optimizer = build_optimizer(lm.named_parameters(), config)
     last = config.total_steps(len(examples))
@@ -136,18 +137,23 @@ def _described(shares: list[list[Batch]]) -> str:
 class _Learner(nn.Module):
     """What is computed of one batch, as one forward pass: what stands around it (DDP, FSDP) sees no other."""
 
-    def __init__(self, lm: AnswerLM, penalty: Penalty | None) -> None:
+    def __init__(self, lm: AnswerLM, penalty: Penalty | None, config: TrainConfig) -> None:
         super().__init__()
-        self.lm, self.penalty = lm, penalty
+        self.lm, self.penalty, self.config = lm, penalty, config
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the summed loss over the batch's target tokens, and the penalty."""
+        """Return the summed loss over the batch's target tokens, each by its weight, and the penalty."""
         lm, n = self.lm, len(batch.targets_N)
         extra = self.penalty.positions(batch) if self.penalty else batch.positions_N[:0]
         places = torch.cat([batch.positions_N, extra]).to(lm.device)
         with lm.autocast():
             hidden_ND = lm.hidden(batch.input_ids_BT.to(lm.device), places, lengths=batch.lengths)
-        loss = lm.loss(hidden_ND[:n], batch.targets_N.to(lm.device))
+        targets_N = batch.targets_N.to(lm.device)
+        weights_N = token_weights(lm, hidden_ND[:n], targets_N, self.config)
+        if batch.weights_N is not None:
+            rows_N = batch.weights_N.to(lm.device)
+            weights_N = rows_N if weights_N is None else weights_N * rows_N
+        loss = lm.loss(hidden_ND[:n], targets_N, weights_N)
         if self.penalty is None:
             return loss, loss.new_zeros(())
         return loss, self.penalty.value(lm, batch, lm.logits(hidden_ND[n:]))
@@ -156,14 +162,14 @@ class _Learner(nn.Module):
 def _backward(
     learner: nn.Module, shares: list[list[Batch]], penalty: Penalty | None, seen: int
 ) -> tuple[float, float]:
-    """Gradients of the mean loss over all target tokens of the step, and of the penalty's mean over its
-    batches; returns both.
+    """Gradients of the mean loss over all target tokens of the step, by the weights of their rows, and of the
+    penalty's mean over its batches; returns both.
 
     Args:
         shares: each process's batches.
         seen: batches before this step.
     """
-    n_targets = sum(len(b.targets_N) for share in shares for b in share)
+    n_targets = sum(batch.total_weight for share in shares for batch in share)
     n_batches = sum(map(len, shares))
     mine, rounds = shares[rank()], max(map(len, shares))
     loss_sum, added = 0.0, 0.0
