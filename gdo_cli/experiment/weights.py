@@ -156,7 +156,7 @@ def _restore(model: Any, folder: Path, checksum: str | None) -> None:
     else:
         report = model.load_state_dict(weights, strict=False)
     # Some tuners save buffers beside what trains, under names that they do not load them by.
-    buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    buffers = {part for name, _ in model.named_buffers() for part in name.split(".")}
     strange = [name for name in report.unexpected_keys if name.rpartition(".")[2] not in buffers]
     # What layers share has several names, of which one is enough.
     trains = [(n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from gdo_cli.tasks.base import Task
     from gdo_cli.training.config import TrainConfig
 
-_LABELS = {"mlp": "MLP only", "up": "Gate and up only", "attention": "Attention only"}
+_LABELS = {
+    "mlp": "MLP only",
+    "up": "Gate and up only",
+    "attention": "Attention only",
+    "all": "Whole layers",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Partial(Method):
     ``up`` is G-Train without growth (they are equivalent); ``mlp`` trains what G-Freeze copies.
 
     Attributes:
-        part: ``mlp`` (gate, up, down), ``up`` (gate, up) or ``attention`` (q, k, v, o).
+        part: ``mlp`` (gate, up, down), ``up`` (gate, up), ``attention`` (q, k, v, o) or ``all`` of a layer.
         layers: ``all``, a number, or a list of indices.
     """
 
@@ -41,11 +46,16 @@ class Partial(Method):
         return _LABELS[self.part]
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
-        from gdo_cli.lm.decoder import attention_projections, mlp_projections
+        from gdo_cli.lm.decoder import attention_projections, find_decoder, mlp_projections
 
+        model.requires_grad_(False)
+        if self.part == "all":
+            stack = find_decoder(model).layers
+            for index in range(len(stack)) if layers is None else layers:
+                stack[index].requires_grad_(True)
+            return model
         find = attention_projections if self.part == "attention" else mlp_projections
         columns, rows = find(model, layers)
-        model.requires_grad_(False)
         for name in columns if self.part == "up" else columns + rows:
             model.get_submodule(name).requires_grad_(True)
         return model

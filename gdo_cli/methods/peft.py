@@ -44,11 +44,14 @@ class PEFTAdapter(Method):
         return self.bitwise
 
     def prepare(self, model: PreTrainedModel, layers: list[int] | None) -> PreTrainedModel:
+        import torch
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
         from peft.utils import PeftType
 
         configs = {str(kind.value): PEFT_TYPE_TO_CONFIG_MAPPING[kind] for kind in PeftType}
         require_one_of("method.peft_type", self.peft_type, configs)
+        if self.peft_type == "SHIRA":  # its masks are sparse; torch warns unless one has chosen
+            torch.sparse.check_sparse_tensor_invariants.disable()
         targets = self.options.get("target_modules")
         try:
             adapter = configs[self.peft_type](task_type="CAUSAL_LM", **self.options)
