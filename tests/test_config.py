@@ -108,7 +108,8 @@ def test_an_option_decides_its_own_part_alone_so_that_any_two_compose(group: str
 @pytest.mark.parametrize("method", bundled("method"))
 def test_every_method_task_and_model_compose(method: str, task: str, model: str) -> None:
     run = load_run([f"method={method}", f"task={task}", f"model={model}", *needed(method, task, model)])
-    assert run.name == {"method": method, "task": task, "model": model, "data": "auto", "train": "default"}
+    others = {"data": "auto", "train": "default", "keep": "none"}
+    assert run.name == {"method": method, "task": task, "model": model} | others
     assert isinstance(run.method, Method)
     assert isinstance(run.task, Task)
     assert isinstance(run.model, ModelSource)

@@ -26,6 +26,8 @@ def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tupl
             plans.append(plan(config, length))
         except (UserError, ValueError) as error:
             refused[name] = str(error)
+        except NotImplementedError:  # SHiRA draws places among the weights
+            refused[name] = "how it starts hangs on the weights, which a plan does without"
     if not plans:
         raise UserError(next(iter(refused.values())))
     return plans, refused
