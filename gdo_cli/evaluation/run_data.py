@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, TypeVar
 
 from gdo_cli.data.config import DataConfig
@@ -90,7 +90,10 @@ def read_data(
     examples: dict[str, list[Example]] = {}
     for role in ROLES:
         split = splits[f"task.dataset.splits.{role}"] = load_split(task.dataset, role, source)
-        examples[role] = convert(split, task.example, source.max_bad_rows)
+        if role == "train":
+            examples[role] = list(chain(*convert(split, task.examples, source.max_bad_rows)))
+        else:
+            examples[role] = convert(split, task.example, source.max_bad_rows)
         provenance[role] = split.provenance
     examples["validation"] = subset(examples["validation"], evaluation.items)
     examples["test"] = subset(examples["test"], evaluation.final_items)

@@ -62,6 +62,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def examples(self, row: Row) -> list[Example]:
+        """Return all that is learnt of a row; one example, but for conversations."""
+        return [self.example(row)]
+
 
 @dataclass(frozen=True)
 class ScoredTask(Task):

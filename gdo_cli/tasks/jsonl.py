@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from gdo_cli.data.dataset import Dataset, Row, RowError
 from gdo_cli.data.fields import is_blank, text
-from gdo_cli.lm.markup import Markup
+from gdo_cli.lm.markup import Markup, Turns
 from gdo_cli.lm.tokens import LINE_BREAK
 from gdo_cli.stats.metrics import EXACT_MATCH, METRICS, Metric
 from gdo_cli.support.errors import UserError, require, require_one_of
@@ -45,7 +45,10 @@ class JSONL(ScoredTask):
         prompt: template of the prompt, e.g. ``"Question: {question}\nAnswer:"``.
         completion: template of the answer, e.g. ``"{answer}"``; its leading space is added.
         messages: field with a chat (``[{"role": …, "content": …}, …]``, the last one the answer),
-            used instead of the templates when set.
+            used instead of the templates when set. A row whose only text is a chat, in TRL's columns
+            ``messages`` or ``prompt`` and ``completion``, is read without it.
+        answers: of a chat, what is learnt: its ``last`` answer, or ``all`` answers of the assistant. What is
+            measured is the last.
         weight: field with a number above 0, how much the row counts in the loss; none by default.
         score: a name in :data:`gdo_cli.stats.metrics.METRICS`.
         lines: ``one``: a line break ends an answer; ``many``: only the end of sequence does.
@@ -57,6 +60,7 @@ class JSONL(ScoredTask):
     prompt: str = "{prompt}"
     completion: str = "{completion}"
     messages: str | None = None
+    answers: str = field(default="last", metadata=IF_SET)
     weight: str | None = field(default=None, metadata=IF_SET)
     score: str = EXACT_MATCH.name
     lines: str = "one"
@@ -65,6 +69,7 @@ class JSONL(ScoredTask):
     def __post_init__(self) -> None:
         require_one_of("task.score", self.score, METRICS)
         require_one_of("task.lines", self.lines, ("one", "many"))
+        require_one_of("task.answers", self.answers, ("last", "all"))
         require(bool(self.path), "task.path: name the file, e.g. task=jsonl task.path=my.jsonl")
         require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens}: must be positive")
         _ = self.metric  # refuses what it cannot have
@@ -83,7 +88,17 @@ class JSONL(ScoredTask):
         return self.lines == "many"
 
     def example(self, row: Row) -> Example:
-        example = self._chat(row) if self.messages is not None else self._templates(row)
+        chat = self._turns(row)
+        return self._finished(row, self._templates(row) if chat is None else _answered(chat))
+
+    def examples(self, row: Row) -> list[Example]:
+        chat = self._turns(row) if self.answers == "all" else None
+        if chat is None:
+            return [self.example(row)]
+        ends = [place for place, (role, _) in enumerate(chat, 1) if role == "assistant" and place > 1]
+        return [self._finished(row, _answered(chat[:end])) for end in ends]
+
+    def _finished(self, row: Row, example: Example) -> Example:
         if LINE_BREAK.search(example.answer) and not self.multiline:
             raise RowError("the answer has several lines (task.lines=many allows that)")
         return example if self.weight is None else replace(example, weight=_positive(row, self.weight))
@@ -94,22 +109,42 @@ class JSONL(ScoredTask):
             raise RowError("the completion is empty")
         return Example(prompt, completion if prompt.endswith("\n") else " " + completion)
 
-    def _chat(self, row: Row) -> Example:
-        if unread := _unread(row, [key for key in _OF_ROWS if key != self.weight]):
+    def _turns(self, row: Row) -> Turns | None:
+        """The chat of a row, checked; None if the templates make its text."""
+        key, turns = self._chat_of(row)
+        if key is None:
+            return None
+        if unread := _unread(row, [name for name in _OF_ROWS if name != self.weight]):
             raise RowError(f"{unread!r} stands beside the messages, which alone are read")
-        turns = row.get(str(self.messages))
         if not isinstance(turns, list) or len(turns) < 2:
-            raise RowError(f"field {self.messages!r} needs a list of at least two messages")
+            raise RowError(f"field {key!r} needs a list of at least two messages")
         for turn in turns:
             if not isinstance(turn, dict):
-                raise RowError(f"field {self.messages!r} holds something that is no message")
+                raise RowError(f"field {key!r} holds something that is no message")
             if unread := _unread(turn, _OF_MESSAGES):
                 raise RowError(f"a message has {unread!r}; 'role' and 'content' alone are read")
         if turns[-1].get("role") != "assistant":
             raise RowError("the last message must be the assistant's")
-        chat = tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
-        lines = [f"{role.capitalize()}: {said}" for role, said in chat[:-1]]
-        return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
+        return tuple((text(turn, "role"), text(turn, "content")) for turn in turns)
+
+    def _chat_of(self, row: Row) -> tuple[str | None, Any]:
+        """The field that a chat is in, and the chat: the one that was named, or TRL's columns."""
+        if self.messages is not None:
+            return self.messages, row.get(self.messages)
+        if (self.prompt, self.completion) != ("{prompt}", "{completion}"):
+            return None, None  # templates of one's own
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return "prompt", [*prompt, *completion]
+        if prompt is None and isinstance(row.get("messages"), list):
+            return "messages", row["messages"]
+        return None, None
+
+
+def _answered(chat: Turns) -> Example:
+    """The last message of a chat as the answer to the others; as plain text where there is no template."""
+    lines = [f"{role.capitalize()}: {said}" for role, said in chat[:-1]]
+    return Example("\n".join([*lines, "Assistant:"]), f" {chat[-1][1]}", chat[:-1])
 
 
 def _positive(row: Row, key: str) -> float:
