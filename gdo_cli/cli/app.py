@@ -19,7 +19,7 @@ from gdo_cli.cli.arguments import (
     RunName,
     finished,
 )
-from gdo_cli.cli.keeping import check, tune
+from gdo_cli.cli.keeping import check, init, tune
 
 app = typer.Typer(
     name="gdo",
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(analyze)
+app.command()(init)
 app.command()(check)
 app.command()(tune)
 

@@ -1,4 +1,4 @@
-"""The commands about what is kept: check, tune."""
+"""The commands about what is kept: init, check, tune."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from gdo_cli.cli.arguments import ConfigDir, Json, Markdown, Overrides, Results,
 if TYPE_CHECKING:
     from gdo_cli.commands.check import Checked
     from gdo_cli.commands.tune.outcome import Outcome
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Write a folder with a task, a probe and a contract of your own, to edit and run."""
+    from gdo_cli.commands.init import create
+    from gdo_cli.support.console import console
+
+    for file in create(folder):
+        console.print(str(file), soft_wrap=True)
+    console.print(f"\nNext: read {folder / 'README.md'}", soft_wrap=True)
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Greedy answers."""
+"""Greedy answers, and texts that a model draws by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gdo_cli.lm.answer_lm import AnswerLM
 from gdo_cli.lm.batching import by_length
-from gdo_cli.lm.tokens import Encoder, Ends
+from gdo_cli.lm.tokens import Encoded, Encoder, Ends
 
 
 @torch.no_grad()
@@ -48,6 +48,49 @@ def generate(
             results[index] = ends.parse(ids)
         advance(len(batch))
     return [results[i] for i in range(len(contexts))]
+
+
+BATCH = 32  # texts that are drawn at a time
+
+
+@torch.no_grad()
+def sample_texts(lm: AnswerLM, n: int, max_tokens: int, temperature: float, seed: int) -> list[Encoded]:
+    """Return texts that the model draws token by token from its whole distribution, the same for a seed.
+
+    Each begins with the beginning of sequence (the end, for models without one) and ends with the end of
+    sequence, or where it is cut. Torch's generators stay as they are.
+    """
+    config, generation = lm.model.config.get_text_config(), lm.model.generation_config
+    eos = [i for i in (config.eos_token_id, getattr(generation, "eos_token_id", None)) if i is not None]
+    ends = {int(i) for i in (eos[-1] if isinstance(eos[-1], (list, tuple)) else eos)} if eos else set()
+    start = config.bos_token_id if config.bos_token_id is not None else min(ends)
+    was_training = lm.training
+    lm.eval()
+    found: list[Encoded] = []
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), lm.autocast(), _plain_generation(lm.model):
+        torch.manual_seed(seed)
+        while len(found) < n:
+            rows = torch.full((min(BATCH, n - len(found)), 1), int(start), device=lm.device)
+            out = lm.model.generate(
+                input_ids=rows,
+                attention_mask=torch.ones_like(rows),
+                max_new_tokens=max_tokens,
+                do_sample=True,
+                top_k=0,
+                temperature=temperature,
+                eos_token_id=sorted(ends) or None,
+                pad_token_id=min(ends, default=int(start)),
+                synced_gpus=False,
+            )
+            found += [Encoded([int(start)], _up_to_end(ids[1:], ends)) for ids in out.tolist()]
+    lm.train(was_training)
+    return [text for text in found if text.continuation]
+
+
+def _up_to_end(ids: list[int], ends: set[int]) -> list[int]:
+    last = next((place for place, i in enumerate(ids) if i in ends), len(ids))
+    return ids[: last + 1]
 
 
 @contextmanager

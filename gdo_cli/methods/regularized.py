@@ -103,6 +103,7 @@ class Replay(Penalized):
         weight: of the text's loss.
         control_tokens: whether WikiText's ``<unk>`` and the like stand for the tokens of these names, as they
             did in the first runs; if not, they are text.
+        path: file of one's own texts, of which the dataset's path is made (conf/method/replay_own.yaml).
     """
 
     identity_name: ClassVar[str] = "gdo_cli.methods.regularized.Replay"
@@ -112,6 +113,7 @@ class Replay(Penalized):
     max_tokens: int = 96
     weight: float = 1.0
     control_tokens: bool = field(default=True, metadata=IF_SET)
+    path: str | None = field(default=None, metadata=IF_SET)
     label: ClassVar[str] = "Replay"
 
     def __post_init__(self) -> None:
@@ -125,3 +127,39 @@ class Replay(Penalized):
 
         cut = [type(t)(t.context, t.continuation[: self.max_tokens]) for t in replay]
         return Rehearsal(cut, self.weight, self.items, seed)
+
+
+@dataclass(frozen=True)
+class SelfReplay(Penalized):
+    """Full fine-tuning with texts that the base itself has written beside every batch (Huang et al., 2024).
+
+    They are drawn before the first step, token by token from beginning of sequence, the same ones for a seed.
+
+    Attributes:
+        samples: how many texts the base writes.
+        items: texts beside every batch.
+        max_tokens: their length.
+        temperature: of the draws.
+        weight: of the texts' loss.
+    """
+
+    identity_name: ClassVar[str] = "gdo_cli.methods.regularized.SelfReplay"
+    samples: int = 128
+    items: int = 4
+    max_tokens: int = 96
+    temperature: float = 1.0
+    weight: float = 1.0
+    label: ClassVar[str] = "Self-replay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("samples", "items", "max_tokens", "temperature", "weight"):
+            value = getattr(self, name)
+            require(value > 0, f"method.{name}={value}: must be positive")
+
+    def penalty(self, lm: AnswerLM, replay: list[Encoded], seed: int) -> Penalty:
+        from gdo_cli.lm.generation import sample_texts
+        from gdo_cli.training.penalties import Rehearsal
+
+        written = sample_texts(lm, self.samples, self.max_tokens, self.temperature, seed)
+        return Rehearsal(written, self.weight, self.items, seed)
