@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-next test-faults test-peft reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
+.PHONY: help demo docs test test-slow test-next test-faults test-peft reliability test-launchers test-weights test-gpu lint types ci bench sample reproduce report figures clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,10 @@ bench: $(VENV)/.bench  ## Time gdo and its peers on the real Gemma 3 270M (an ho
 	for work in peers scoring arithmetic scaling start methods; do \
 		PYTHONPATH=scripts $(BIN)/python -m bench $$work || exit 1; \
 	done
+
+docs: $(VENV)/.dev  ## Build the documentation: build/docs/index.html
+	$(INSTALL) -e ".[dev,docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 sample: $(VENV)/.dev  ## Write the bundled sample again (the same bytes)
 	$(BIN)/python scripts/make_sample.py

@@ -1,4 +1,4 @@
-"""Every command line that gdo shows (README, comments of its YAML, help texts) is one that it takes."""
+"""Every command line that gdo shows (README, docs, comments of its YAML, help texts) is one that it takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from gdo_cli.config.options import GROUPS, PLUGGED, conf_dir, options_with
 from gdo_cli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = "\n".join(page.read_text("utf-8") for page in PAGES)
 KEYS = (
     *GROUPS,
     "hydra",
@@ -54,14 +55,14 @@ def is_override(word: str) -> bool:
 
 
 def code_lines() -> Iterator[str]:
-    """Commands in the README's blocks of shell code, one each."""
+    """Commands in blocks of shell code, one each."""
     for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S):
         for line in block.splitlines():
             yield from (part.strip() for part in re.split(r" +#", line)[0].split("; ") if part.strip())
 
 
 def spans() -> Iterator[str]:
-    """What stands between backquotes in the README's text, and commands between bold marks in help texts."""
+    """What stands between backquotes in texts, and commands between bold marks in help texts."""
     text = re.sub(r"```.*?```", "", README, flags=re.S)
     yield from (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
     for help_text in help_texts(COMMANDS):
@@ -121,7 +122,8 @@ def composed(*given: str) -> int:
     needed |= {"probe=lm_eval": "probe.lm_eval.tasks"}
     needed |= {f"probe={own}": f"probe.{own}.path" for own in ("choices", "answers", "text")}
     needed |= {"method=wise_ft": "method.run", "method=averaged": "method.run"}
-    words += [f"{key}=x" for word, key in needed.items() if word in words and key not in named]
+    absent = [key for word, key in needed.items() if word in words and key not in named]
+    words += [f"{key}=[x]" if key.endswith(".tasks") else f"{key}=x" for key in absent]
     if any(o.key_or_group in PLUGGED for o in composer().parse(words, sweeps=True)):
         try:
             load_sweep(words, composer())

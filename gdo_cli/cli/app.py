@@ -31,9 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(analyze)
-app.command()(init)
-app.command()(check)
-app.command()(tune)
 
 
 def print_version(asked: bool) -> None:
@@ -103,6 +100,10 @@ def sweep(
 
     if not run_sweep(points, dry_run, skip_invalid):
         raise typer.Exit(1)
+
+
+app.command()(tune)
+app.command()(check)
 
 
 @app.command()
@@ -321,6 +322,9 @@ def options(
     if group is not None:
         require_one_of("group", group, GROUPS)
     print_options([group] if group else list(GROUPS), config_dir)
+
+
+app.command()(init)
 
 
 @app.command()
