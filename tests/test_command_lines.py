@@ -18,6 +18,7 @@ from gdo_cli.commands.ls import listed
 from gdo_cli.config.compose import Composer
 from gdo_cli.config.grid import load_grid, load_sweep
 from gdo_cli.config.options import GROUPS, PLUGGED, conf_dir, options_with
+from gdo_cli.config.tune import Tuning
 from gdo_cli.support.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -180,7 +181,9 @@ def test_a_command_that_is_shown_is_one_that_gdo_takes(line: str) -> None:
     given = called.params.get("overrides") or called.params.get("target") or []
     given = [word for word in ([given] if isinstance(given, str) else given) if "=" in word]
     given = [part for word in given for part in (shlex.split(word) if word.count("=") > 1 else [word])]
-    if given or called.command.name in ("train", "sweep", "plan", "config"):
+    if called.command.name == "tune":
+        assert Tuning([*given, "data=sample"], None).usual()
+    elif given or called.command.name in ("train", "sweep", "plan", "config"):
         assert composed(*given) >= 1
     if called.command.name == "ls":
         listed(ROOT / "results", called.params["filters"] or [])
