@@ -50,8 +50,10 @@ from gdo_cli.figures import experiments
 from gdo_cli.figures.experiments import read_spec
 from gdo_cli.methods.interpolation import OfRun
 from gdo_cli.runs.find import find_run
+from gdo_cli.runs.items import items_of
 from gdo_cli.runs.record import RunResult
 from gdo_cli.stats.intervals import seeds_and_items
+from gdo_cli.stats.metrics import INDEX
 from gdo_cli.stats.outcomes import Interval
 from gdo_cli.support.identity import identity
 from gdo_cli.support.markdown import table
@@ -600,9 +602,25 @@ def test_the_table_of_runs_keeps_apart_what_cannot_be_compared(tmp_path: Path) -
 
 
 def test_the_readmes_table_is_what_the_committed_runs_say() -> None:
+    """Figure 2 with Adafactor on SciTail, seed 0."""
+    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    table_text = text.partition("\n| method | task accuracy |")[2].partition("\n\n")[0]
+    shown = [line.strip("| ").split(" | ") for line in table_text.splitlines()[2:]]
+    found = []
+    for method in ("sft", "g_freeze", "g_train", "mlp_only"):
+        (run,) = (r for r in Evidence(RESULTS).runs(Of("fig2_adafactor", {"method": method})) if not r.seed)
+        untrained = run.evaluations[0]
+        learnt, index = (items_of(run, m).interval().with_ends() for m in (EXACT, INDEX))
+        rise = f"{run.final['perplexity/loss'] - untrained['perplexity/loss']:+.3f}".replace("-", "−")
+        found.append([learnt, index, f"{run.final[KEPT]:.3f}", rise])
+    assert shown[0][1:] == ["–", "1", f"{untrained[KEPT]:.3f}", f"{untrained['perplexity/loss']:.3f}"]
+    assert [cells[1:] for cells in shown[1:]] == found
+
+
+def test_the_table_of_rates_is_what_the_committed_runs_say() -> None:
     """Learnt and kept by method and rate, means over the seeds; † where there are several."""
     methods = ["g_freeze", "g_train", "sft", "mlp_only", "up_only", "lora_matched"]
-    text = (RESULTS.parent / "README.md").read_text("utf-8")
+    text = (RESULTS / "FINDINGS.md").read_text("utf-8")
     table_text = text.partition("\n| method | trained | ")[2].partition("\n\n")[0]
     heading, _, *rows = (line.split(" | ") for line in table_text.replace(" |\n", "\n").splitlines())
     evidence = Evidence(RESULTS)
