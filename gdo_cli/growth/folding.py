@@ -15,17 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
-from gdo_cli.growth.linear import plain_like, shape_of, weight_of
+from gdo_cli.growth.grown import GrownLayer
+from gdo_cli.growth.layer import GrownRows
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
 # What a configuration calls the width of its MLPs; BART has one for the encoder and one for the decoder.
-WIDTHS = ("intermediate_size_mlp", "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size")
+WIDTHS = (
+    *("intermediate_size_mlp", "intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size"),
+    *("moe_intermediate_size", "shared_expert_intermediate_size"),
+)
 SAME = 1e-6  # of the largest weight: copies that lie no farther apart were parted by rounding
 
 
@@ -92,12 +94,14 @@ class Widening:
         like: what the grown layers are called, numbers left out, with one of each.
         widths: what the configuration calls the width of MLPs; nothing where none grew.
         attention: whether attention grew.
+        grown: the full names of what grew.
     """
 
     k: int
-    like: dict[str, GrownLinear]
+    like: dict[str, GrownLayer]
     widths: tuple[str, ...]
     attention: bool
+    grown: frozenset[str]
 
     @classmethod
     def of(cls, model: Any, names: Sequence[str] | None = None) -> Widening:
@@ -119,12 +123,15 @@ class Widening:
         if missing := [name for name in wanted if getattr(config, name, None) is None]:
             raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
         like = {_without_numbers(name): layer for name, layer in grown.items()}
-        found = cls(factors.pop(), like, (), bool(heads))
+        found = cls(factors.pop(), like, (), bool(heads), frozenset(grown))
         mlps = [name for name in grown if name not in heads]
         return found._with_widths(model, mlps) if mlps else found
 
     def _with_widths(self, model: Any, mlps: list[str]) -> Widening:
-        """The same with what the configuration calls the width of the grown MLPs: that which decides it."""
+        """The same with what the configuration calls the width of the grown MLPs: that which decides it.
+
+        Experts, those that are shared and dense layers may each have a word of their own.
+        """
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = inner.config.get_text_config()
         parts = [part for part in ("encoder", "decoder") if any(f"{part}." in name for name in mlps)]
@@ -132,19 +139,39 @@ class Widening:
         known = [names for names in candidates if _has_all(config, names)]
         if each := [name for names in known for name in names if isinstance(getattr(config, name), list)]:
             raise ValueError(f"{each[0]} has a value for each layer, which gdo does not widen")
-        for found in (replace(self, widths=names) for names in known):
-            config = copy.deepcopy(inner.config)
-            found._set_widths(config.get_text_config())
-            with torch.device("meta"):
-                stock = type(inner)(config)
-            if all(found._fits(name, stock.get_submodule(name)) for name in mlps):
-                return found
-        told = f"; {', '.join(name for names in known for name in names)} is not it" if known else ""
-        raise ValueError(f"this architecture's configuration does not say how wide {mlps[0]} is{told}")
+        found, left = self, set(mlps)
+        for names in known:
+            one = replace(self, widths=names)
+            if fitting := {name for name in left if one._fits(name, one._stock(inner))}:
+                found, left = replace(found, widths=(*found.widths, *names)), left - fitting
+        if left:
+            first = next(name for name in mlps if name in left)
+            told = f"; {', '.join(name for names in known for name in names)} is not it" if known else ""
+            raise ValueError(f"this architecture's configuration does not say how wide {first} is{told}")
+        found._require_nothing_else(inner)
+        return found
+
+    def _stock(self, inner: Any) -> Any:
+        """A model without weights of the configuration with these widths."""
+        config = copy.deepcopy(inner.config)
+        self._set_widths(config.get_text_config())
+        with torch.device("meta"):
+            return type(inner)(config)
 
     def _fits(self, name: str, stock: Any) -> bool:
-        grown = self.like[_without_numbers(name)]
-        return bool(stock.weight.numel() == self.k * grown.in_features * grown.out_features)
+        return self.like[_without_numbers(name)].is_width_of(stock.get_submodule(name), self.k)
+
+    def _require_nothing_else(self, inner: Any) -> None:
+        """A width may also be that of something that stays as it is."""
+        stock = {name: p.shape for name, p in self._stock(inner).named_parameters()}
+        for name, parameter in inner.named_parameters():
+            module = name.rpartition(".")[0].removesuffix(".base_layer")
+            if ".grow." in name or _without_numbers(module) in self.like or name not in stock:
+                continue
+            if stock[name] != parameter.shape:
+                raise ValueError(
+                    f"{' and '.join(self.widths)} decides the width of {module}, too, which did not grow"
+                )
 
     def _set_widths(self, config: Any) -> None:
         """Some leave it out where it is four times the model's own."""
@@ -157,17 +184,8 @@ class Widening:
         """Return the merged model, every other layer like the grown ones padded to their width."""
         for name, layer in list(plain.named_modules()):
             one = self.like.get(_without_numbers(name))
-            if isinstance(one, GrownRows) and shape_of(layer)[1] == one.in_features:
-                padded = plain_like(layer, _zeros_after(weight_of(layer), 1, self.k), layer.bias)
-            elif isinstance(one, GrownColumns) and shape_of(layer)[0] == one.out_features:
-                padded = plain_like(
-                    layer,
-                    _zeros_after(weight_of(layer), 0, self.k, one.projections),
-                    None if layer.bias is None else _zeros_after(layer.bias, 0, self.k, one.projections),
-                )
-            else:
-                continue
-            plain.set_submodule(name, padded)
+            if one is not None and name not in self.grown:
+                plain.set_submodule(name, one.padded(layer, self.k))
         config = plain.config.get_text_config()
         self._set_widths(config)
         if self.attention:
@@ -177,13 +195,6 @@ class Widening:
             config.num_key_value_heads *= self.k
             config.validate_architecture()  # some want a hidden size that the number of heads divides
         return plain
-
-
-def _zeros_after(tensor: Tensor, dim: int, k: int, projections: int = 1) -> Tensor:
-    """The tensor, or each of the projections in it, with k - 1 times as many zeros behind."""
-    pieces = tensor.detach().chunk(projections, dim)
-    zeros = pieces[0].new_zeros([n * (k - 1) if d == dim else n for d, n in enumerate(pieces[0].shape)])
-    return torch.cat([part for piece in pieces for part in (piece, zeros)], dim=dim)
 
 
 @torch.no_grad()
@@ -198,9 +209,9 @@ def fold(model: Any) -> nn.Module:
     for name, layer, adapter in _one_adapter_each(model):
         if layer.growth[adapter].trainable != "columns":
             raise ValueError(f"{name}: only G-Train folds; new down-projections would be lost")
-        if isinstance(layer, GrownColumns):
-            for which, _, new in _old_and_new(layer, adapter):
-                _set(layer, which, _one_of_equal(new, layer.out_features, name))
+        if not isinstance(layer, GrownRows):  # which have nothing of their own then
+            for which, _, copies in layer.copies_by_parameter(adapter):
+                layer.set_base(which, _one_of_equal(copies, name))
     return model.unload()
 
 
@@ -219,17 +230,13 @@ def average(model: Any) -> nn.Module:
         if growth.trainable == "columns" or not growth.new_share:
             raise ValueError(f"{name}: there is no average to take; use the form folded or grown")
         share = growth.new_share
-        for which, old, new in _old_and_new(layer, adapter):
-            if isinstance(layer, GrownRows):  # new rows carry s already
-                copies = new.split(layer.in_features, dim=1) if new.ndim == 2 else [new]
-                _set(layer, which, (1 - share) * old.float() + sum(copies))
-            else:
-                copies = new.split(layer.out_features)
-                _set(layer, which, (1 - share) * old.float() + share * sum(copies) / len(copies))
+        for which, old, copies in layer.copies_by_parameter(adapter):
+            factor = 1.0 if layer.is_row(which) else share / len(copies)  # new rows carry s already
+            layer.set_base(which, (1 - share) * old.float() + factor * sum(copies))
     return model.unload()
 
 
-def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
+def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLayer, str]]:
     """The grown layers, unmerged, each with the one active adapter that it has."""
     if has_wider_heads(model):
         raise ValueError(
@@ -246,12 +253,12 @@ def _one_adapter_each(model: Any) -> Iterator[tuple[str, GrownLinear, str]]:
         yield from ((name, layer, adapter) for adapter in names)
 
 
-def _grown(model: Any) -> Iterator[tuple[str, GrownLinear]]:
+def _grown(model: Any) -> Iterator[tuple[str, GrownLayer]]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return ((name, m) for name, m in inner.named_modules() if isinstance(m, GrownLinear))
+    return ((name, m) for name, m in inner.named_modules() if isinstance(m, GrownLayer))
 
 
-def _require_floats(layers: Iterable[tuple[str, GrownLinear]]) -> None:
+def _require_floats(layers: Iterable[tuple[str, GrownLayer]]) -> None:
     if name := next((name for name, layer in layers if layer.quantization_backend), None):
         raise ValueError(
             f"{name}: its base is quantised, and no quantised checkpoint holds what has grown in floats; "
@@ -271,22 +278,8 @@ def _without_numbers(name: str) -> str:
     return re.sub(r"\.\d+\.", ".", f".{name}")
 
 
-def _old_and_new(layer: GrownLinear, adapter: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The base's weight, (out, in), and its bias if it has one, by name, with the adapter's own in fp32."""
-    weight, bias = layer.own_parameters(adapter, torch.float32)
-    yield "weight", layer.base_weight, weight
-    if bias is not None:
-        yield "bias", layer.get_base_layer().bias, bias
-
-
-def _set(layer: GrownLinear, which: str, value: Tensor) -> None:
-    base = layer.get_base_layer()
-    flipped = isinstance(base, Conv1D) and which == "weight"
-    getattr(base, which).data = value.T.contiguous() if flipped else value
-
-
-def _one_of_equal(tensor: Tensor, size: int, name: str) -> Tensor:
-    first, *others = tensor.split(size)
+def _one_of_equal(copies: list[Tensor], name: str) -> Tensor:
+    first, *others = copies
     apart = max(float((first - other).abs().max()) for other in others)
     if not apart <= SAME * float(first.abs().max()):
         raise ValueError(

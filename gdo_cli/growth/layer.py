@@ -6,18 +6,17 @@ equal halves add up to the original. One concatenated product would round differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import QuantizationBackend, resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
-from gdo_cli.growth.linear import copies_of_output, keep_readable, plain_like, shape_of, weight_of
+from gdo_cli.growth.grown import GrownLayer
+from gdo_cli.growth.linear import copies_of_output, keep_readable, plain_like, random_like, shape_of, weight_of, zeros_after
 
 
 class Growth(nn.Module):
@@ -29,49 +28,20 @@ class Growth(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
 
-class GrownLinear(nn.Module, BaseTunerLayer):
-    """What grown columns and rows share: adapters by name, and merging into one wide layer.
+class GrownLinear(GrownLayer):
+    """What grown columns and rows share: a weight each, and merging into one wide layer.
 
     Beside a base of 4 or 8 bits stand floats: copies of the numbers that it computes with.
-    Several active adapters stand side by side: y = base + Σ_i (y_i − base), each with copies of its own.
     """
 
-    adapter_layer_names = ("grow",)
-    other_param_names = ("growth",)
     repeats_bias: ClassVar[bool]  # of the wide layer: one for each copy's outputs, or one for all
     base_layer: nn.Linear | Conv1D
-    active_adapters: list[str]
-    get_base_layer: Callable[[], Any]
     get_base_weight: Callable[[], Tensor]
-    quantization_backend: QuantizationBackend | None
-    set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Linear | Conv1D, adapter_name: str, config: GrowConfig) -> None:
-        super().__init__()
-        self.base_layer = base_layer
         self.out_features, self.in_features = shape_of(base_layer)
-        self.quantization_backend = resolve_quantization_backend(base_layer)
         keep_readable(base_layer)
-        self.growth: dict[str, GrowConfig] = {}
-        self.grow = nn.ModuleDict()
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        # The base while a wide layer stands in for it. In a tuple it is no part of the module, whose
-        # children PEFT takes for the adapter's.
-        self._narrow: tuple[nn.Linear | Conv1D, ...] = ()
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: GrowConfig) -> None:
-        """Add an adapter that computes what the base computes.
-
-        Raises:
-            ValueError: another one is merged.
-        """
-        if self.merged:
-            raise ValueError(f"adapter {adapter_name!r}: unmerge before adding another one")
-        self.growth[adapter_name] = config
-        self.grow[adapter_name] = Growth(*self.initial(config))
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        super().__init__(base_layer, adapter_name, config)
 
     @property
     def base_weight(self) -> Tensor:
@@ -86,6 +56,9 @@ class GrownLinear(nn.Module, BaseTunerLayer):
             return out.view(*x.shape[:-1], -1)
         return F.linear(x, weight, bias)
 
+    def initial_growth(self, config: GrowConfig) -> nn.Module:
+        return Growth(*self.initial(config))
+
     def initial(self, config: GrowConfig) -> tuple[Tensor | None, Tensor | None]:
         """Return the new weight and bias at the start, as copies of their own."""
         raise NotImplementedError
@@ -94,98 +67,42 @@ class GrownLinear(nn.Module, BaseTunerLayer):
         """Return the weight and bias of the one plain linear layer that equals this one."""
         raise NotImplementedError
 
-    def copies(self, name: str) -> int:
-        """Return how many copies an adapter adds; G-Train's replace the original, which counts as one."""
-        growth = self.growth[name]
-        return growth.k if growth.trainable == "columns" else growth.k - 1
-
-    def keeps_old(self, names: list[str]) -> bool:
-        """Return whether the base's own copy takes part; beside G-Train alone it does not."""
-        return len(names) > 1 or self.growth[names[0]].trainable != "columns"
-
-    def old_share(self, names: list[str]) -> float:
-        """Return the share of the output that the base's own copy carries."""
-        return 1 - sum(self.share_of(name) for name in names)
-
-    def share_of(self, name: str) -> float:
-        """Return the share of the output that an adapter's copies carry at the start."""
-        return 1.0 if self.growth[name].trainable == "columns" else self.growth[name].new_share
-
-    def join(self, names: list[str], weights: list[float], into: str) -> None:
-        """Give one adapter the copies of others, side by side."""
-        raise NotImplementedError
-
-    def factor(self, adapters: Sequence[str] | None = None) -> int:
-        """Return how many times as wide the layer is with adapters, the active ones by default."""
-        names = [n for n in (self.active_adapters if adapters is None else adapters) if n in self.growth]
-        return self.keeps_old(names) + sum(self.copies(name) for name in names) if names else 1
-
     @property
     def n_added(self) -> int:
-        """Parameters by which the wide layer is larger than the base."""
-        base = self._narrow[0] if self._narrow else self.get_base_layer()
-        bias = self.out_features if self.repeats_bias and base.bias is not None else 0
+        bias = self.out_features if self.repeats_bias and self.narrow.bias is not None else 0
         return (self.factor() - 1) * (self.in_features * self.out_features + bias)
-
-    def active_here(self) -> list[str]:
-        """Return the active adapters that this layer has."""
-        return [name for name in self.active_adapters if name in self.growth]
 
     def own_parameters(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Return the adapter's weight and bias (masters may be fp32 where the base is bf16)."""
         own: Any = self.grow[name]
         return own.weight.to(dtype), None if own.bias is None else own.bias.to(dtype)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        names = [] if self.disable_adapters or self.merged else self.active_here()
-        if names:
-            return self.grown(names, x, *args, **kwargs)
+    def ungrown(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.merged and self.quantization_backend:  # 8 bits become fp32, whatever the model is held in
             weight: Any = self.base_layer.weight
             return F.linear(x.to(weight.dtype), weight, self.base_layer.bias).to(x.dtype)
-        out: Tensor = self.base_layer(x, *args, **kwargs)
-        return out
+        return super().ungrown(x, *args, **kwargs)
 
-    def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the output with adapters; other arguments are the base layer's."""
+    def widened(self, names: list[str]) -> nn.Linear | Conv1D:
+        weight, bias = self.wide(names)
+        return plain_like(self.base_layer, weight, None if bias is None else bias.to(weight.dtype))
+
+    def copies_by_parameter(self, name: str) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+        weight, bias = self.own_parameters(name, torch.float32)
+        yield "weight", self.base_weight, self.split_copies(weight)
+        if bias is not None:
+            yield "bias", self.get_base_layer().bias, self.split_copies(bias)
+
+    def split_copies(self, new: Tensor) -> list[Tensor]:
+        """Return the copies that lie side by side in a weight or bias of an adapter."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def checked_wide(self, names: list[str], safe: bool) -> tuple[Tensor, Tensor | None]:
-        """Return :meth:`wide`.
+    def set_base(self, which: str, value: Tensor) -> None:
+        flipped = isinstance(self.get_base_layer(), Conv1D) and which == "weight"
+        super().set_base(which, value.T.contiguous() if flipped else value)
 
-        Raises:
-            ValueError: it is not finite, and that is asked for.
-        """
-        weight, bias = self.wide(names)
-        if safe and not all(torch.isfinite(t).all() for t in (weight, bias) if t is not None):
-            told = ", ".join(names)
-            raise ValueError(f"NaNs detected in the merged weights. The adapter {told} seems to be broken")
-        return weight, bias
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Let one plain, wider linear layer stand in for base and growth."""
-        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.growth]
-        if not names:
-            return
-        names = [*self.merged_adapters, *names]
-        self.unmerge()
-        weight, bias = self.checked_wide(names, safe_merge)
-        bias = None if bias is None else bias.to(weight.dtype)
-        self._narrow, self.base_layer = (self.base_layer,), plain_like(self.base_layer, weight, bias)
-        self.merged_adapters += names
-
-    def unmerge(self) -> None:
-        if self._narrow:
-            (narrow,) = self._narrow
-            like: Any = self.base_layer.weight
-            self._narrow, self.base_layer = (), narrow.to(like.device if self.quantization_backend else like)
-            self.merged_adapters.clear()
-
-    def __repr__(self) -> str:
-        return "grow." + super().__repr__()
+    def is_width_of(self, stock: Any, k: int) -> bool:
+        return bool(stock.weight.numel() == k * self.in_features * self.out_features)
 
 
 class GrownColumns(GrownLinear):
@@ -220,7 +137,7 @@ class GrownColumns(GrownLinear):
         if config.init_columns == "zero":
             weight, bias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
         elif config.init_columns == "random" or not config.init_weights:
-            weight = _random(weight, self.base_weight)
+            weight = random_like(weight, self.base_weight)
         return weight, bias
 
     @torch.no_grad()
@@ -241,6 +158,18 @@ class GrownColumns(GrownLinear):
     def join(self, names: list[str], weights: list[float], into: str) -> None:
         own = [self.own_parameters(name, self.base_weight.dtype) for name in names]
         self.grow[into] = Growth(torch.cat([w for w, _ in own]), _cat([bias for _, bias in own]))
+
+    @torch.no_grad()
+    def padded(self, plain: nn.Module, k: int) -> nn.Linear | Conv1D:
+        bias: Any = plain.bias
+        return plain_like(
+            plain,
+            zeros_after(weight_of(plain), 0, k, self.projections),
+            None if bias is None else zeros_after(bias, 0, k, self.projections),
+        )
+
+    def split_copies(self, new: Tensor) -> list[Tensor]:
+        return list(new.split(self.out_features))
 
     def grown(self, names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         old = [self.base_layer(x, *args, **kwargs)] if self.keeps_old(names) else []
@@ -268,7 +197,7 @@ class GrownRows(GrownLinear):
         base, copies = self.get_base_layer(), config.k - 1
         bias = None if base.bias is None else base.bias.detach() * config.new_share
         weight = (self.base_weight.detach() * (config.new_share / copies)).repeat(1, copies)
-        return weight if config.init_weights else _random(weight, self.base_weight), bias
+        return weight if config.init_weights else random_like(weight, self.base_weight), bias
 
     @torch.no_grad()
     def wide(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
@@ -290,6 +219,17 @@ class GrownRows(GrownLinear):
         biases = [bias for _, bias in scaled if bias is not None]
         bias = torch.stack(biases).sum(0) if biases else None
         self.grow[into] = Growth(torch.cat([w for w, _ in scaled], dim=1), bias)
+
+    @torch.no_grad()
+    def padded(self, plain: nn.Module, k: int) -> nn.Linear | Conv1D:
+        bias: Any = plain.bias
+        return plain_like(plain, zeros_after(weight_of(plain), 1, k), bias)
+
+    def is_row(self, which: str) -> bool:
+        return True
+
+    def split_copies(self, new: Tensor) -> list[Tensor]:
+        return list(new.split(self.in_features, dim=1)) if new.ndim == 2 else [new]
 
     def _own_rows(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         base, copies = self.get_base_layer(), self.growth[name].k
@@ -320,8 +260,3 @@ def _cat(tensors: list[Tensor | None]) -> Tensor | None:
     """The tensors behind one another; None where there are none."""
     found = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(found) if found else None
-
-
-def _random(weight: Tensor, base: Tensor) -> Tensor:
-    """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's."""
-    return torch.randn_like(weight) * base.detach().float().std().to(weight.dtype)

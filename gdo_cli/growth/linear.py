@@ -73,3 +73,15 @@ def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)
     return linear
+
+
+def zeros_after(tensor: Tensor, dim: int, k: int, projections: int = 1) -> Tensor:
+    """Return the tensor, or each of the projections in it, with k - 1 times as many zeros behind."""
+    pieces = tensor.detach().chunk(projections, dim)
+    zeros = pieces[0].new_zeros([n * (k - 1) if d == dim else n for d, n in enumerate(pieces[0].shape)])
+    return torch.cat([part for piece in pieces for part in (piece, zeros)], dim=dim)
+
+
+def random_like(weight: Tensor, base: Tensor) -> Tensor:
+    """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's."""
+    return torch.randn_like(weight) * base.detach().float().std().to(weight.dtype)

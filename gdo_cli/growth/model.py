@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
+from gdo_cli.growth.experts import GrownExperts
 from gdo_cli.growth.folding import Widening
+from gdo_cli.growth.grown import GrownLayer
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 from gdo_cli.growth.linear import shape_of
 from gdo_cli.growth.probe import require_same_function
-from gdo_cli.lm.decoder import attention_projections, mlp_projections
+from gdo_cli.lm.decoder import attention_projections, grown_mlps, mlp_projections
+from gdo_cli.lm.experts import experts_of
 from gdo_cli.lm.pairs import find_pairs
 from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
 
@@ -32,7 +35,7 @@ class GrowModel(BaseTuner):
     """
 
     prefix: str = "grow"
-    tuner_layer_cls = GrownLinear
+    tuner_layer_cls = GrownLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -59,27 +62,26 @@ class GrowModel(BaseTuner):
 
         The user's own object may be used for other models, so it stays as it is.
         """
-        columns, rows = self._named(peft_config)
+        found = self._named(peft_config)
         named = replace(
-            peft_config, target_modules=columns + rows, layers_to_transform=None, layers_pattern=None
+            peft_config, target_modules=sum(found, []), layers_to_transform=None, layers_pattern=None
         )
-        columns, rows = (
-            [name for name in names if self._check_target_module_exists(named, name)]
-            for names in (columns, rows)
+        columns, rows, experts = (
+            [name for name in names if self._check_target_module_exists(named, name)] for names in found
         )
-        if not columns + rows:
+        if not columns + rows + experts:
             return replace(peft_config, row_modules=[])  # PEFT says that nothing is found
         self._projections = _count_projections(self.model, columns, rows)
-        return replace(named, target_modules=columns + rows, row_modules=rows)
+        return replace(named, target_modules=columns + rows + experts, row_modules=rows)
 
-    def _named(self, config: GrowConfig) -> tuple[list[str], list[str]]:
-        """The columns and rows that a configuration names, by their full names."""
+    def _named(self, config: GrowConfig) -> tuple[list[str], list[str], list[str]]:
+        """The columns, rows and modules of experts that a configuration names, by their full names."""
         if config.target_modules is None:
             layers = config.layers_to_transform
-            return mlp_projections(self.model, [layers] if isinstance(layers, int) else layers)
+            return grown_mlps(self.model, [layers] if isinstance(layers, int) else layers)
         if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-            parts = mlp_projections(self.model), attention_projections(self.model)
-            return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+            mlp, attention = mlp_projections(self.model), attention_projections(self.model)
+            return mlp[0] + attention[0], mlp[1] + attention[1], []
         names = [
             name
             for name, _ in self.model.named_modules()
@@ -88,7 +90,12 @@ class GrowModel(BaseTuner):
         found = [name for name in names if self._check_target_module_exists(config, name)]
         ends = tuple(f".{name}" for name in config.row_modules or ROW_NAMES + ATTENTION_ROW_NAMES)
         rows = [name for name in found if f".{name}".endswith(ends)]
-        return [name for name in found if name not in rows], rows
+        experts = [name for name in found if self._holds_experts(name)]
+        return [name for name in found if name not in rows + experts], rows, experts
+
+    def _holds_experts(self, name: str) -> bool:
+        module = self.model.get_submodule(name)
+        return experts_of(getattr(module, "base_layer", module)) is not None
 
     def _create_and_replace(
         self,
@@ -101,11 +108,13 @@ class GrowModel(BaseTuner):
         **_: Any,
     ) -> None:
         is_row = current_key in (peft_config.row_modules or ())
-        if isinstance(target, GrownLinear):
+        if isinstance(target, GrownLayer):
             target.update_layer(adapter_name, peft_config)
             return
-        if is_row:
-            grown: GrownLinear = GrownRows(target, adapter_name, peft_config)
+        if experts_of(target):
+            grown: GrownLayer = GrownExperts(target, adapter_name, peft_config)
+        elif is_row:
+            grown = GrownRows(target, adapter_name, peft_config)
         else:
             grown = GrownColumns(target, adapter_name, peft_config, self._projections[current_key])
         self._replace_module(parent, target_name, grown, target)
@@ -134,7 +143,7 @@ class GrowModel(BaseTuner):
     def _check_finite(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
         """All layers are looked at before any is changed."""
         for layer in self.model.modules():
-            if safe_merge and isinstance(layer, GrownLinear):
+            if safe_merge and isinstance(layer, GrownLayer):
                 names = check_adapters_to_merge(layer, adapter_names)
                 if here := [name for name in names if name in layer.growth]:
                     layer.checked_wide(here, safe=True)
@@ -151,7 +160,7 @@ class GrowModel(BaseTuner):
             ValueError: adapters that do not stand on the same layers, or shares of the output that do not
                 add up to one from 0 to 1.
         """
-        layers = [m for m in self.model.modules() if isinstance(m, GrownLinear)]
+        layers = [m for m in self.model.modules() if isinstance(m, GrownLayer)]
         if combination_type != "cat":
             raise ValueError(f"combination_type={combination_type!r}: copies stand side by side: use 'cat'")
         if any({*adapters} & {*layer.growth} not in (set(), {*adapters}) for layer in layers):

@@ -12,6 +12,7 @@ from peft.utils.quantization_utils import Bnb8bitBackend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gdo_cli.growth.experts import GrownExperts
 from gdo_cli.growth.layer import GrownLinear, GrownRows
 from gdo_cli.lm.pairs import Pair, find_pairs
 
@@ -36,6 +37,7 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
     layers = {
         n: m for n, m in model.named_modules() if isinstance(m, GrownLinear) and adapter_name in m.growth
     }
+    _require_same_experts(model, adapter_name)
     rows = [name for name, layer in layers.items() if isinstance(layer, GrownRows)]
     for pair in find_pairs([name for name in layers if name not in rows], rows):
         together = [layers[name] for name in (*pair.columns, pair.row)]
@@ -55,6 +57,35 @@ def require_same_function(model: nn.Module, adapter_name: str) -> None:
         eight = any(isinstance(layer.quantization_backend, Bnb8bitBackend) for layer in together)
         tolerance = EIGHT_BITS if eight else TOLERANCE.get(expected.dtype, 1e-4)
         _compare(pair.place, type(module).__name__, found, expected, tolerance)
+
+
+def _require_same_experts(model: nn.Module, adapter_name: str) -> None:
+    """Ask every expert about a token of its own, grown and as the one wide module that it may become.
+
+    Raises:
+        ValueError: it names the first module that computes something else.
+    """
+    for name, layer in model.named_modules():
+        if not isinstance(layer, GrownExperts) or adapter_name not in layer.growth:
+            continue
+        row = layer.base_parameters()[layer.held.row]
+        if row.is_meta:
+            continue
+        n, width = row.shape[0], row.shape[2 if layer.held.flipped else 1]
+        drawn = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+        given = (
+            drawn.to(row),
+            torch.arange(n, device=row.device)[:, None],
+            torch.ones(n, 1, dtype=row.dtype, device=row.device),
+        )
+        kind = type(layer.get_base_layer()).__name__
+        expected = _output(layer.get_base_layer(), *given)
+        if expected is None:
+            raise ValueError(f"{name} cannot grow: a {kind} does not run on one token for each expert")
+        with _only([layer], adapter_name):
+            found = _output(layer, *given)
+        for one in (found, _output(layer.widened([adapter_name]), *given)):
+            _compare(name, kind, one, expected, TOLERANCE.get(expected.dtype, 1e-4))
 
 
 def _require_stock_forward(pair: Pair, layers: list[Any]) -> None:
@@ -79,10 +110,10 @@ def _compare(name: str, kind: str, found: Tensor | None, expected: Tensor, toler
         raise ValueError(f"{told}its output changes by {worst / scale if scale else worst:.2%}; {between}")
 
 
-def _output(module: nn.Module, x: Tensor) -> Tensor | None:
-    """What a module makes of one tensor; None where it makes nothing of it."""
+def _output(module: nn.Module, *given: Tensor) -> Tensor | None:
+    """What a module makes of tensors; None where it makes nothing of them."""
     try:
-        out: Any = module(x)
+        out: Any = module(*given)
     except Exception:  # it may want anything else
         return None
     out = out[0] if isinstance(out, tuple) and out else out

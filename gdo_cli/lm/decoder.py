@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from gdo_cli.lm.experts import experts_of, is_experts
 from gdo_cli.lm.pairs import nearest_rows
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, COLUMN_NAMES, ROW_NAMES
 
@@ -81,6 +82,40 @@ def mlp_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[
     return _projections(model, layers, COLUMN_NAMES, ROW_NAMES, "MLP")
 
 
+def grown_mlps(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str], list[str]]:
+    """Return what :func:`mlp_projections` does, of shared experts too, and modules that hold routed experts.
+
+    Raises:
+        ValueError: likewise, or experts that transformers does not hold as parameters of all in one.
+    """
+    decoder = find_decoder(model)
+    columns: list[str] = []
+    rows: list[str] = []
+    experts: list[str] = []
+    for index in range(len(decoder)) if layers is None else layers:
+        held = _experts_in(decoder.layers[index]) if 0 <= index < len(decoder) else {}
+        if unknown := next((m for m in held.values() if experts_of(m) is None), None):
+            raise ValueError(
+                f"layer {index} of {type(model).__name__} has experts, which gdo does not know how to grow as "
+                f"a {type(unknown).__name__} holds them"
+            )
+        if held:
+            prefix = f"{decoder.name}.{index}."
+            up, down, _ = _in_layer(decoder.layers[index], COLUMN_NAMES, ROW_NAMES)
+            columns += [prefix + name for name in up]
+            rows += [prefix + name for name in down]
+            experts += [prefix + name for name in held]
+        else:
+            up, down = mlp_projections(model, [index])
+            columns, rows = columns + up, rows + down
+    return columns, rows, experts
+
+
+def _experts_in(layer: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a layer that hold experts, without what an adapter put around them."""
+    return {name: getattr(m, "base_layer", m) for name, m in layer.named_modules() if is_experts(name)}
+
+
 def attention_projections(model: nn.Module, layers: list[int] | None = None) -> tuple[list[str], list[str]]:
     """Return those of q, k, v and of the output projection, as :func:`mlp_projections` does of the MLP."""
     return _projections(model, layers, ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES, "attention")
@@ -96,30 +131,33 @@ def _projections(
         if not 0 <= index < len(decoder):
             raise ValueError(f"layer {index} does not exist: the model has 0 to {len(decoder) - 1}")
         prefix = f"{decoder.name}.{index}."
-        linear = (n for n, m in decoder.layers[index].named_modules() if isinstance(m, nn.Linear | Conv1D))
-        found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
-        ups, downs = (
-            [name for name in found if f".{name}".endswith(tuple(f".{n}" for n in names))]
-            for names in (up_names, down_names)
-        )
-        # What meets nowhere but in the layer is no MLP: the attention of some has a gate_proj of its own.
-        read = {name: nearest_rows(name, downs) for name in ups}
-        up = [name for name, rows_of in read.items() if len(rows_of) == 1 and _near(name, rows_of[0])]
-        down = list({read[name][0]: None for name in up})
+        up, down, found = _in_layer(decoder.layers[index], up_names, down_names)
         if not down:
             raise ValueError(
                 f"layer {index} of {type(model).__name__} has no {what} that can be grown (linear layers: "
                 f"{', '.join(found) or 'none'})"
             )
-        if what == "MLP" and any(
-            _last(name) == "experts" for name, _ in decoder.layers[index].named_modules()
-        ):
+        if what == "MLP" and any(is_experts(name) for name, _ in decoder.layers[index].named_modules()):
             raise ValueError(
                 f"layer {index} of {type(model).__name__} has experts, which are not grown or trained apart"
             )
         columns += [prefix + name for name in up]
         rows += [prefix + name for name in down]
     return columns, rows
+
+
+def _in_layer(layer: nn.Module, up_names: Names, down_names: Names) -> tuple[list[str], list[str], list[str]]:
+    """The columns of a layer, their rows, and all its linear layers."""
+    linear = (n for n, m in layer.named_modules() if isinstance(m, nn.Linear | Conv1D))
+    found = [n.removesuffix(".base_layer") for n in linear]  # an adapter may stand there already
+    ups, downs = (
+        [name for name in found if f".{name}".endswith(tuple(f".{n}" for n in names))]
+        for names in (up_names, down_names)
+    )
+    # What meets nowhere but in the layer is no MLP: the attention of some has a gate_proj of its own.
+    read = {name: nearest_rows(name, downs) for name in ups}
+    up = [name for name, rows_of in read.items() if len(rows_of) == 1 and _near(name, rows_of[0])]
+    return up, list({read[name][0]: None for name in up}), found
 
 
 def layer_index(parameter_name: str) -> int | None:

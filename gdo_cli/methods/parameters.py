@@ -6,7 +6,7 @@ from collections import Counter
 
 from torch import nn
 
-from gdo_cli.growth.layer import GrownLinear
+from gdo_cli.growth.grown import GrownLayer
 from gdo_cli.lm.decoder import module_kind, text_parameters
 from gdo_cli.runs.record import Parameters
 
@@ -21,7 +21,7 @@ def count_parameters(model: nn.Module, n_base: int) -> Parameters:
         n_base: parameters of the text model before the method changed it.
     """
     parameters = text_parameters(model)
-    grown = [module for module in model.modules() if isinstance(module, GrownLinear)]
+    grown = [module for module in model.modules() if isinstance(module, GrownLayer)]
     own = sum(p.numel() for m in grown for p in m.grow.parameters())
     added = sum(p.numel() for p in parameters.values()) - n_base - own
     added += sum(module.n_added for module in grown)
