@@ -28,6 +28,14 @@ GROWN = (
     *("glm", "moshi", "phi3"),  # gate and up in one
     *("bloom", "falcon", "gpt_neox"),  # to four times the width and back
     *("codegen", "gpt2", "gptj", "gpt_bigcode", "starcoder2", "mpt", "xglm"),
+    *(
+        "mixtral",
+        "olmoe",
+        "qwen3_moe",
+        "granitemoe",
+        "gpt_oss",
+    ),  # experts; gpt-oss with biases, gate and up mixed
+    *("deepseek_v3", "qwen2_moe", "afmoe"),  # experts, shared ones beside them, dense layers
 )
 # Whose configuration has no word for it, or one that does not decide it.
 NO_WIDTH = ("bloom", "mpt")

@@ -244,7 +244,7 @@ def test_weights_held_the_other_way_round_are_trained_and_exported(
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["bloom", "mixtral", "mamba", "rwkv", "gpt_oss", "bitnet"])
+@pytest.mark.parametrize("name", ["bloom", "llama4_text", "mamba", "rwkv", "bitnet"])
 def test_growth_of_what_cannot_grow_is_one_line(
     name: str, tiny_loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ class GrownExperts(GrownLayer):
             else:
                 value = torch.zeros_like(base) if config.init_columns == "zero" else base
             repeated = value.repeat(copies, *[1] * base.ndim)
-            draws = config.init_columns == "random" and not self.is_row(name) or not config.init_weights
+            draws = (config.init_columns == "random" and not self.is_row(name)) or not config.init_weights
             is_weight = not name.endswith("_bias")
             found[name] = random_like(repeated, base) if draws and is_weight else repeated
         return ExpertsGrowth(found)

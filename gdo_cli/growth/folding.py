@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gdo_cli.growth.grown import GrownLayer
 from gdo_cli.growth.layer import GrownRows
 from gdo_cli.growth.stock_heads import has_wider_heads, to_stock_heads
-from gdo_cli.lm.decoder import find_decoder
+from gdo_cli.lm.decoder import find_decoder, layer_index
 from gdo_cli.lm.projections import ATTENTION_COLUMN_NAMES, ATTENTION_ROW_NAMES
 
 FORMS = ("grown", "folded", "averaged")
@@ -94,14 +94,14 @@ class Widening:
         like: what the grown layers are called, numbers left out, with one of each.
         widths: what the configuration calls the width of MLPs; nothing where none grew.
         attention: whether attention grew.
-        grown: the full names of what grew.
+        layers: the grown layers by their full names.
     """
 
     k: int
     like: dict[str, GrownLayer]
     widths: tuple[str, ...]
     attention: bool
-    grown: frozenset[str]
+    layers: dict[str, GrownLayer]
 
     @classmethod
     def of(cls, model: Any, names: Sequence[str] | None = None) -> Widening:
@@ -123,7 +123,7 @@ class Widening:
         if missing := [name for name in wanted if getattr(config, name, None) is None]:
             raise ValueError(f"a configuration of this architecture has no {' and no '.join(missing)}")
         like = {_without_numbers(name): layer for name, layer in grown.items()}
-        found = cls(factors.pop(), like, (), bool(heads), frozenset(grown))
+        found = cls(factors.pop(), like, (), bool(heads), grown)
         mlps = [name for name in grown if name not in heads]
         return found._with_widths(model, mlps) if mlps else found
 
@@ -137,12 +137,13 @@ class Widening:
         parts = [part for part in ("encoder", "decoder") if any(f"{part}." in name for name in mlps)]
         candidates = [*((name,) for name in WIDTHS), tuple(f"{part}_ffn_dim" for part in parts)]
         known = [names for names in candidates if _has_all(config, names)]
-        if each := [name for names in known for name in names if isinstance(getattr(config, name), list)]:
-            raise ValueError(f"{each[0]} has a value for each layer, which gdo does not widen")
         found, left = self, set(mlps)
         for names in known:
+            if not left:
+                break
             one = replace(self, widths=names)
-            if fitting := {name for name in left if one._fits(name, one._stock(inner))}:
+            stock = one._stock(inner)
+            if fitting := {name for name in left if one._fits(name, stock)}:
                 found, left = replace(found, widths=(*found.widths, *names)), left - fitting
         if left:
             first = next(name for name in mlps if name in left)
@@ -159,7 +160,7 @@ class Widening:
             return type(inner)(config)
 
     def _fits(self, name: str, stock: Any) -> bool:
-        return self.like[_without_numbers(name)].is_width_of(stock.get_submodule(name), self.k)
+        return self.layers[name].is_width_of(stock.get_submodule(name), self.k)
 
     def _require_nothing_else(self, inner: Any) -> None:
         """A width may also be that of something that stays as it is."""
@@ -176,17 +177,24 @@ class Widening:
     def _set_widths(self, config: Any) -> None:
         """Some leave it out where it is four times the model's own."""
         usual = max((one.in_features for one in self.like.values() if isinstance(one, GrownRows)), default=0)
+        indices = {layer_index(f".{name}") for name in self.layers}
         for name in self.widths:
-            setattr(config, name, self.k * (getattr(config, name) or usual))
+            now = getattr(config, name)
+            if isinstance(now, list):  # one for each layer, so the others stay as they are
+                wide: Any = [self.k * n if index in indices else n for index, n in enumerate(now)]
+            else:
+                wide = self.k * (now or usual)
+            setattr(config, name, wide)
 
     @torch.no_grad()
     def apply(self, plain: Any) -> Any:
         """Return the merged model, every other layer like the grown ones padded to their width."""
+        config = plain.config.get_text_config()
+        by_layer = any(isinstance(getattr(config, name), list) for name in self.widths)
         for name, layer in list(plain.named_modules()):
             one = self.like.get(_without_numbers(name))
-            if one is not None and name not in self.grown:
+            if one is not None and name not in self.layers and not by_layer:
                 plain.set_submodule(name, one.padded(layer, self.k))
-        config = plain.config.get_text_config()
         self._set_widths(config)
         if self.attention:
             layers: Any = find_decoder(plain).layers

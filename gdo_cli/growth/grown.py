@@ -77,7 +77,7 @@ class GrownLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError
 
     def copies_by_parameter(self, name: str) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
-        """Yield each of an adapter's parameters: what the base calls it, the base's own, the copies in fp32."""
+        """Yield an adapter's parameters: what the base calls each, the base's own, the copies in fp32."""
         raise NotImplementedError
 
     def is_row(self, which: str) -> bool:
@@ -85,7 +85,7 @@ class GrownLayer(nn.Module, BaseTunerLayer):
         return False
 
     def set_base(self, which: str, value: Tensor) -> None:
-        """Put a value into a parameter of the base; it is given (out, in) where the base has another order."""
+        """Put a value into a parameter of the base; a linear layer's weight is given as (out, in)."""
         getattr(self.get_base_layer(), which).data = value
 
     @property

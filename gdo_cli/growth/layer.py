@@ -16,7 +16,15 @@ from transformers.pytorch_utils import Conv1D
 
 from gdo_cli.growth.config import GrowConfig
 from gdo_cli.growth.grown import GrownLayer
-from gdo_cli.growth.linear import copies_of_output, keep_readable, plain_like, random_like, shape_of, weight_of, zeros_after
+from gdo_cli.growth.linear import (
+    copies_of_output,
+    keep_readable,
+    plain_like,
+    random_like,
+    shape_of,
+    weight_of,
+    zeros_after,
+)
 
 
 class Growth(nn.Module):

@@ -19,7 +19,7 @@ from gdo_cli.growth.grown import GrownLayer
 from gdo_cli.growth.layer import GrownColumns, GrownLinear, GrownRows
 from gdo_cli.growth.linear import shape_of
 from gdo_cli.growth.probe import require_same_function
-from gdo_cli.lm.decoder import attention_projections, grown_mlps, mlp_projections
+from gdo_cli.lm.decoder import attention_projections, grown_mlps
 from gdo_cli.lm.experts import experts_of
 from gdo_cli.lm.pairs import find_pairs
 from gdo_cli.lm.projections import ATTENTION_ROW_NAMES, ROW_NAMES
@@ -64,7 +64,10 @@ class GrowModel(BaseTuner):
         """
         found = self._named(peft_config)
         named = replace(
-            peft_config, target_modules=sum(found, []), layers_to_transform=None, layers_pattern=None
+            peft_config,
+            target_modules=[name for names in found for name in names],
+            layers_to_transform=None,
+            layers_pattern=None,
         )
         columns, rows, experts = (
             [name for name in names if self._check_target_module_exists(named, name)] for names in found
@@ -80,8 +83,8 @@ class GrowModel(BaseTuner):
             layers = config.layers_to_transform
             return grown_mlps(self.model, [layers] if isinstance(layers, int) else layers)
         if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
-            mlp, attention = mlp_projections(self.model), attention_projections(self.model)
-            return mlp[0] + attention[0], mlp[1] + attention[1], []
+            mlp, attention = grown_mlps(self.model), attention_projections(self.model)
+            return mlp[0] + attention[0], mlp[1] + attention[1], mlp[2]
         names = [
             name
             for name, _ in self.model.named_modules()
@@ -118,6 +121,12 @@ class GrowModel(BaseTuner):
         else:
             grown = GrownColumns(target, adapter_name, peft_config, self._projections[current_key])
         self._replace_module(parent, target_name, grown, target)
+
+    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        if isinstance(child, GrownExperts):  # PEFT would move over a weight, of which they have several
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         self._check_finite(adapter_names, safe_merge)

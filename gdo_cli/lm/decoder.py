@@ -96,8 +96,8 @@ def grown_mlps(model: nn.Module, layers: list[int] | None = None) -> tuple[list[
         held = _experts_in(decoder.layers[index]) if 0 <= index < len(decoder) else {}
         if unknown := next((m for m in held.values() if experts_of(m) is None), None):
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has experts, which gdo does not know how to grow as "
-                f"a {type(unknown).__name__} holds them"
+                f"layer {index} of {type(model).__name__} has experts, which cannot grow as a "
+                f"{type(unknown).__name__} holds them; choose the other layers with layers_to_transform"
             )
         if held:
             prefix = f"{decoder.name}.{index}."
@@ -139,7 +139,7 @@ def _projections(
             )
         if what == "MLP" and any(is_experts(name) for name, _ in decoder.layers[index].named_modules()):
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has experts, which are not grown or trained apart"
+                f"layer {index} of {type(model).__name__} has experts, which are not trained apart"
             )
         columns += [prefix + name for name in up]
         rows += [prefix + name for name in down]
