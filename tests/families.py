@@ -94,10 +94,27 @@ UNLIKE: dict[str, dict[str, Any]] = {
 }
 
 
+# MLPs of several widths: by a list, or twice as wide where keys and values are another layer's.
+_FOUR_LAYERS = _LLAMA | {
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 64,
+}
+BY_LAYER: dict[str, dict[str, Any]] = {
+    "gemma3n_text": _FOUR_LAYERS
+    | {"intermediate_size": [64, 64, 96, 96], "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]}
+    | {"laurel_rank": 8},
+    "gemma4_text": _FOUR_LAYERS | {"global_head_dim": 8, "use_double_wide_mlp": True},
+}
+
 # One of each kind of difference; the others are asked in `make test-slow`.
 FEW = (
     *("cohere", "phi3", "gpt2", "starcoder2", "bloom", "doge", "deepseek_v3", "mixtral", "qwen2_moe"),
-    *("bitnet", "mpt", "mamba", "rwkv", "moshi"),
+    *("bitnet", "mpt", "mamba", "rwkv", "moshi", "gpt_oss", "gemma4_text"),
 )
 
 
@@ -115,7 +132,7 @@ def of_family(name: str, vocabulary: int = VOCABULARY, **options: Any) -> PreTra
 
 @cache
 def _built(name: str, vocabulary: int, options: tuple[tuple[str, Any], ...]) -> PreTrainedModel:
-    shape = {**FAMILIES, **UNLIKE}[name] | {"vocab_size": vocabulary} | _IDS | dict(options)
+    shape = {**FAMILIES, **UNLIKE, **BY_LAYER}[name] | {"vocab_size": vocabulary} | _IDS | dict(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **shape)).eval()

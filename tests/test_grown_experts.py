@@ -188,6 +188,21 @@ def test_a_width_that_shared_experts_have_too_is_not_widened_without_them() -> N
         widen(model)
 
 
+def test_experts_and_a_dense_mlp_in_one_layer_grow_and_are_loaded(tmp_path: Path) -> None:
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+    base = of_family("gemma4_text", **experts)
+    before = logits(base, IDS)
+    model = grown("gemma4_text", base)
+    assert torch.equal(logits(model, IDS), before)
+    assert len(experts_in(model)) == 4
+    perturb(model, 0.1, only=".grow.")
+    expected = logits(model, IDS)
+    wide: Any = widen(model)
+    wide.save_pretrained(tmp_path)
+    again = type(wide).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(again, IDS), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_experts_of_numbers_that_cannot_train_are_refused_by_name() -> None:
     base = of_family("mixtral")
     experts = base.model.layers[1].mlp.experts
