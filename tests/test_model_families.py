@@ -231,11 +231,17 @@ def test_a_run_of_plain_fine_tuning_ends_with_a_score(
     assert run.record.updates or name in ("gpt2",)
 
 
-@pytest.mark.parametrize("method", ["g_freeze", "g_train", "mlp_only"])
-def test_weights_held_the_other_way_round_are_trained_and_exported(
-    method: str, tiny_loaded: Loaded, tmp_path: Path, tiny_run: RunFactory
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("gpt2", method) for method in ("g_freeze", "g_train", "mlp_only")),
+        *((name, method) for name in ("mixtral", "gpt_oss") for method in ("g_freeze", "g_train")),
+    ],
+)
+def test_weights_held_otherwise_are_trained_and_exported(
+    name: str, method: str, tiny_loaded: Loaded, tmp_path: Path, tiny_run: RunFactory
 ) -> None:
-    path = with_text("gpt2", tiny_loaded, tmp_path / "model")
+    path = with_text(name, tiny_loaded, tmp_path / "model")
     short = ["train.max_length=128", "train.steps=2", "train.batch_size=2", "probe.winogrande.shots=0"]
     run = experiment.run(
         tiny_run("model=custom", f"model.path={path}", f"method={method}", "save_weights=true", *short)
