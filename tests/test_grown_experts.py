@@ -36,7 +36,8 @@ def expert_by_hand(name: str, x: Tensor, held: dict[str, Tensor]) -> Tensor:
         gate, up = mixed[0::2].clamp(max=7), mixed[1::2].clamp(-7, 7)
         return ((up + 1) * gate * torch.sigmoid(1.702 * gate)) @ held["down_proj"] + held["down_proj_bias"]
     gate, up = (held["gate_up_proj"] @ x).split(held["gate_up_proj"].shape[0] // 2)
-    return held["down_proj"] @ (gate * torch.sigmoid(gate) * up)
+    out: Tensor = held["down_proj"] @ (gate * torch.sigmoid(gate) * up)
+    return out
 
 
 def grown_by_hand(name: str, layer: GrownExperts, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def test_trained_columns_of_experts_fold(name: str) -> None:
     optimizer.step()
     expected = logits(model, IDS)
     assert not torch.allclose(expected, logits(of_family(name), IDS), atol=1e-3)
-    folded = fold(model)
+    folded: Any = fold(model)
     assert folded.config.intermediate_size == of_family(name).config.intermediate_size
     torch.testing.assert_close(logits(folded, IDS), expected, rtol=1e-4, atol=1e-5)
 
