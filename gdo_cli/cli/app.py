@@ -19,7 +19,7 @@ from gdo_cli.cli.arguments import (
     RunName,
     finished,
 )
-from gdo_cli.cli.keeping import check, init, tune
+from gdo_cli.cli.keeping import check, demo, init, tune
 
 app = typer.Typer(
     name="gdo",
@@ -324,6 +324,7 @@ def options(
     print_options([group] if group else list(GROUPS), config_dir)
 
 
+app.command()(demo)
 app.command()(init)
 
 

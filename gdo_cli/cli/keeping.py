@@ -1,4 +1,4 @@
-"""The commands about what is kept: init, check, tune."""
+"""The commands about what is kept: demo, init, check, tune."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ from gdo_cli.cli.arguments import ConfigDir, Json, Markdown, Overrides, Results,
 if TYPE_CHECKING:
     from gdo_cli.commands.check import Checked
     from gdo_cli.commands.tune.outcome import Outcome
+
+
+def demo(results: Results = Path("results")) -> None:
+    """Fine-tune the 270M twice on bundled data, in full and by growth, and compare (minutes)."""
+    from gdo_cli.commands.demo import HEADING, run_demo
+
+    found = run_demo(results)
+    from gdo_cli.cli.tables import print_table
+    from gdo_cli.commands.plot import plot_all
+    from gdo_cli.support.console import console
+
+    console.print()
+    print_table(HEADING, found.rows())
+    console.print(f"\n{found.sentence()}\n")
+    plot_all(["demo"], results, None)
+    console.print("\nNext:")
+    for command in found.next_commands():
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def init(
