@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 from gdo_cli.cli.app import app
 from gdo_cli.config.build import PARTS
-from gdo_cli.config.options import GROUPS, conf_dir, options
+from gdo_cli.config.options import GROUPS, about, options
 from gdo_cli.config.run_config import Settings
 
 FIGURES = ("fig2_adafactor",)
@@ -58,7 +58,7 @@ def _plain(text: str) -> str:
 
 
 def settings() -> str:
-    """Every option of every group with the first line of its file, and every setting with its meaning."""
+    """Every option of every group with what it is, and every setting with its meaning."""
     parts = ["# Settings", "", "Settings are written `key=value`. `gdo config` prints a whole run.", ""]
     parts += ["## Of a run", "", *_fields(Settings, ""), ""]
     for key in ("train", "evaluation", "keep", "stop", "data"):
@@ -67,7 +67,8 @@ def settings() -> str:
     for group in GROUPS:
         parts += [f"## {group}", "", "| | |", "| --- | --- |"]
         for option in options(group):
-            parts.append(f"| `{group}={option}` | {_first_comment(conf_dir() / group / f'{option}.yaml')} |")
+            what = about(group, option).replace("|", "/")
+            parts.append(f"| `{group}={option}` | {what} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -92,9 +93,3 @@ def _attributes(doc: str) -> dict[str, str]:
         elif line.startswith("        ") and name:
             found |= {part: f"{found[part]} {line.strip()}" for part in name.split(", ")}
     return {key: text.replace("``", "`").replace("|", "/") for key, text in found.items()}
-
-
-def _first_comment(file: Path) -> str:
-    lines = file.read_text("utf-8").splitlines()
-    comments = (line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line)
-    return next(comments, "").replace("|", "/")

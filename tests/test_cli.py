@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from gdo_cli.cli.analyze import analyze
 from gdo_cli.cli.app import app
-from gdo_cli.config.options import GROUPS
+from gdo_cli.cli.tables import OWN, PAPERS
+from gdo_cli.config.options import GROUPS, about, options
 from gdo_cli.config.run_config import RunConfig
 from gdo_cli.runs.record import RunResult
 from gdo_cli.support.errors import RunFailed, UserError
@@ -341,6 +342,29 @@ def test_options_lists_one_group_with_what_each_is(gdo: Invoke, group: str) -> N
     assert [word for word in result.stdout.split() if word in {file.stem for file in files}]
     for file in files:
         assert file.stem in result.stdout
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_says_in_whole_sentences_what_it_is(group: str) -> None:
+    said = {option: about(group, option) for option in options(group)}
+    whole = re.compile(r"[.?)`'\"]$|\w=\S+$")  # or one ends with what is to be typed
+    assert {option: text for option, text in said.items() if not whole.search(text)} == {}
+
+
+def test_what_an_option_is_ends_with_its_sentence(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(
+        "# @package _global_\n# Rows of mine, with\n# labels in v1.2. And more.\na: 1\n# no\n"
+    )
+    assert about("task", "mine", tmp_path) == "Rows of mine, with labels in v1.2."
+
+
+def test_the_papers_experiments_stand_apart(gdo: Invoke) -> None:
+    paper, own = gdo("options", "experiment").stdout.split(f"experiment{OWN}")
+    assert paper.startswith(f"experiment{PAPERS}")
+    assert re.search(r"^  fig4a ", paper, flags=re.M)
+    assert re.search(r"^  (contrast|demo) ", own, flags=re.M)
+    assert not re.search(r"^  fig\d", own, flags=re.M)
 
 
 def test_options_adds_those_of_an_own_folder(gdo: Invoke, tmp_path: Path) -> None:

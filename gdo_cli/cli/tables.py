@@ -103,6 +103,7 @@ def print_metrics(sides: dict[str, dict[str, Any]], title: str | None = None) ->
     print_table(["measure", *sides], rows, title=title, title_justify="left", collapse_padding=False)
 
 
+PAPERS, OWN = ": figures of the paper", ": of this project"
 FOLDED = 8  # letters that a broken column of words has at least
 # Headings short enough for eighty columns, which the source of the data has to leave.
 _NARROW = {"trained %": "train%", "task score": "task", RETENTION: "wino", INDEX: "kept", "minutes": "min"}
@@ -265,15 +266,15 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
 
 
 def print_options(groups: list[str], config_dir: Path | None) -> None:
-    """Options of the groups, with the first line of comment of each file."""
-    from gdo_cli.config.options import conf_dir, options
+    """Options of the groups, each with what it is; the paper's experiments stand apart."""
+    from gdo_cli.config.options import about, options
 
     look: dict[str, Any] = {"title_justify": "left", "show_header": False, "collapse_padding": False}
     for group in groups:
-        rows = []
+        kinds: dict[str, list[Sequence[str | Text]]] = {}
         for option in options(group, config_dir):
-            files = [root / group / f"{option}.yaml" for root in (config_dir, conf_dir()) if root]
-            lines = next(f for f in files if f.is_file()).read_text("utf-8", errors="replace").splitlines()
-            comments = (line for line in lines if line.startswith("#") and "@package" not in line)
-            rows.append((styled((f"  {option}", "bold")), next(comments, "").lstrip("# ")))
-        print_table(["", ""], rows, words=(0, 1), folds=(1,), title=group, **look)
+            what = about(group, option, config_dir)
+            kind = "" if group != "experiment" else PAPERS if what.startswith("Paper, ") else OWN
+            kinds.setdefault(kind, []).append((styled((f"  {option}", "bold")), what))
+        for kind, rows in sorted(kinds.items()):
+            print_table(["", ""], rows, words=(0, 1), folds=(1,), title=group + kind, **look)

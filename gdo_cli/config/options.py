@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import yaml
@@ -33,6 +34,18 @@ def conf_dir() -> Path:
 def options(group: str, config_dir: Path | None = None) -> list[str]:
     """Return the options of a config group, the user's own directory included."""
     return sorted(_files(group, config_dir))
+
+
+def about(group: str, option: str, config_dir: Path | None = None) -> str:
+    """Return what an option is: the first comment of its file, to the end of its sentence."""
+    lines = _files(group, config_dir)[option].read_text("utf-8", errors="replace").splitlines()
+    comments = (line for line in lines if "@package" not in line)
+    block = takewhile(lambda line: line.startswith("#"), dropwhile(lambda line: line[:1] != "#", comments))
+    first, *rest = [line.lstrip("# ") for line in block] or [""]
+    if first.endswith((".", "?", "!", ":")):
+        return first
+    end = re.match(r".*?[.?!](?=\s|$)", continued := " ".join(rest))
+    return f"{first} {end[0] if end else continued}".strip()
 
 
 def options_with(group: str, key: str, config_dir: Path | None = None) -> list[str]:
