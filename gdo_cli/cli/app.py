@@ -11,14 +11,15 @@ from gdo_cli.cli.analyze import analyze
 from gdo_cli.cli.arguments import (
     Commands,
     ConfigDir,
-    Csv,
     Force,
-    Markdown,
+    Json,
     Overrides,
     Results,
     RunName,
     finished,
+    print_json,
 )
+from gdo_cli.cli.finished import compare, list_runs, show
 from gdo_cli.cli.keeping import check, demo, init, tune
 
 app = typer.Typer(
@@ -123,6 +124,7 @@ def evaluate(
     items: Annotated[
         int | None, typer.Option(min=1, help="Items of each probe (default: as configured).")
     ] = None,
+    json: Json = False,
     results: Results = Path("results"),
     config_dir: ConfigDir = None,
 ) -> None:
@@ -136,7 +138,11 @@ def evaluate(
     config = evaluation_config(run, overrides, probe, items, task, config_dir)
     from gdo_cli.cli.tables import print_metrics
 
-    print_metrics({"value": measure(Opened(config, run, overrides))})
+    measured = measure(Opened(config, run, overrides))
+    if json:
+        print_json({"run": run and run.title, "overrides": overrides, "metrics": measured})
+    else:
+        print_metrics({"value": measured})
 
 
 @app.command()
@@ -154,76 +160,9 @@ def plot(
     plot_all(names or [], results, config_dir)
 
 
-@app.command("ls")
-def list_runs(
-    filters: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Which runs: key=value,value of model, task, method, layers, seed, status (done, running, "
-            "failed, unfinished) or any setting, e.g. method=g_* train.lr=1e-4 status=failed",
-            show_default=False,
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="A row for each combination of these keys, e.g. method,layers: means.")
-    ] = None,
-    means: Annotated[
-        bool, typer.Option("--mean", help="A row for all seeds of a run: means with 95 % intervals.")
-    ] = False,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric", "-m", help="Measures beside the task's score (default: winogrande/exact_match)."
-        ),
-    ] = None,
-    markdown: Markdown = None,
-    table: Csv = None,
-    results: Results = Path("results"),
-) -> None:
-    """Table of runs: filtered, grouped, averaged over seeds."""
-    from gdo_cli.cli.tables import print_listing
-    from gdo_cli.commands.ls import as_csv, as_markdown, listed, mean_rows, measures, run_rows
-    from gdo_cli.support.files import write_for_user
-
-    runs, others = listed(results, filters or [])
-    metrics = measures(runs, metric)
-    rows = mean_rows(runs, by, metrics) if by or means else run_rows(runs, metrics)
-    write_for_user(markdown, as_markdown(rows))
-    write_for_user(table, as_csv(rows))
-    print_listing(rows, others, bool(filters))
-
-
-@app.command()
-def show(run: RunName, results: Results = Path("results")) -> None:
-    """All that is known of one run."""
-    from gdo_cli.cli.tables import print_run
-
-    print_run(finished(run, results))
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Paths of runs, or parts of their names; the first is the one to compare with. A name that "
-            "the seeds of a run share stands for their mean."
-        ),
-    ],
-    markdown: Markdown = None,
-    table: Csv = None,
-    results: Results = Path("results"),
-) -> None:
-    """Finished runs side by side: scores with intervals, and paired tests on the same items."""
-    from gdo_cli.cli.tables import print_comparison
-    from gdo_cli.commands.compare import as_csv, as_markdown
-    from gdo_cli.commands.compare import compare as compare_runs
-    from gdo_cli.support.files import write_for_user
-
-    found = compare_runs(runs, results)
-    write_for_user(markdown, as_markdown(found))
-    write_for_user(table, as_csv(found))
-    print_comparison(found)
+app.command("ls")(list_runs)
+app.command()(show)
+app.command()(compare)
 
 
 @app.command()
@@ -289,15 +228,19 @@ def generate(
 def plan(
     overrides: Overrides = None,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a sequence, padding included.")] = 64,
+    json: Json = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Parameters, memory, operations and time of every method, without loading weights."""
     from gdo_cli.cli.tables import print_plans
-    from gdo_cli.commands.plan import plan_all
+    from gdo_cli.commands.plan import plan_all, to_dict
     from gdo_cli.experiment.plan import matrix_rate
 
     plans, refused = plan_all(overrides or [], length, config_dir)
-    print_plans(plans, refused, matrix_rate())
+    if json:
+        print_json(to_dict(plans, refused))
+    else:
+        print_plans(plans, refused, matrix_rate())
 
 
 @app.command()
@@ -329,9 +272,16 @@ app.command()(init)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: Json = False) -> None:
     """Machine, precision, weights, data and hub: what is there, and what to do about the rest."""
-    from gdo_cli.commands.doctor import examine
+    from gdo_cli.commands.doctor import examine, is_ready, to_dict
 
-    if not examine():
+    findings = examine()
+    if json:
+        print_json(to_dict(findings))
+    else:
+        from gdo_cli.cli.tables import print_findings
+
+        print_findings(findings)
+    if not is_ready(findings):
         raise typer.Exit(1)

@@ -43,6 +43,13 @@ def finished(name: str, results: Path) -> RunResult:
     return find_run(name, results)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as ``--json`` promises: nothing else stands on standard output."""
+    from gdo_cli.support.files import json_text
+
+    typer.echo(json_text(value, indent=1))
+
+
 @contextmanager
 def messages() -> Iterator[None]:
     """A user's mistake is one message and exit code 2, and so is a file that the system refuses; a failed

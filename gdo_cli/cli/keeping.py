@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdo_cli.cli.arguments import ConfigDir, Json, Markdown, Overrides, Results, finished
+from gdo_cli.cli.arguments import ConfigDir, Json, Markdown, Overrides, Results, finished, print_json
 
 if TYPE_CHECKING:
     from gdo_cli.commands.check import Checked
@@ -74,7 +74,7 @@ def check(
     require(len(names) in (1, 2), "name a run, or two models: the base and the tuned one")
     run = finished(names[0], results) if len(names) == 1 else None
     from gdo_cli.commands.check import as_markdown, check_models, check_run
-    from gdo_cli.support.files import json_text, write_for_user
+    from gdo_cli.support.files import write_for_user
 
     if run is not None:
         found = check_run(run, overrides, items, config_dir)
@@ -82,7 +82,7 @@ def check(
         found = check_models(names[0], names[1], overrides, items, config_dir)
     write_for_user(markdown, as_markdown(found))
     if json:
-        typer.echo(json_text(found.to_dict(), indent=1))
+        print_json(found.to_dict())
     else:
         print_checked(found)
     if not found.is_good:
@@ -130,11 +130,10 @@ def tune(overrides: Overrides = None, json: Json = False, config_dir: ConfigDir 
 
     candidates = search(tuning)
     from gdo_cli.commands.tune.outcome import conclude, to_dict
-    from gdo_cli.support.files import json_text
 
     outcome = conclude(tuning, candidates)
     if json:
-        typer.echo(json_text(to_dict(outcome), indent=1))
+        print_json(to_dict(outcome))
     else:
         print_outcome(outcome)
     if not outcome.holds:

@@ -18,6 +18,7 @@ from gdo_cli.support.console import console, key_values, styled, visible
 
 if TYPE_CHECKING:
     from gdo_cli.commands.compare import Comparison
+    from gdo_cli.commands.doctor import Finding
     from gdo_cli.commands.export import Exported
     from gdo_cli.experiment.plan import Plan
 
@@ -278,3 +279,13 @@ def print_options(groups: list[str], config_dir: Path | None) -> None:
             kinds.setdefault(kind, []).append((styled((f"  {option}", "bold")), what))
         for kind, rows in sorted(kinds.items()):
             print_table(["", ""], rows, words=(0, 1), folds=(1,), title=group + kind, **look)
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """What ``gdo doctor`` has found: sign, subject, and what to do."""
+    look = {"ok": "green", "missing": "red", "note": "yellow"}
+    rows: list[Sequence[str | Text]] = [
+        [styled((sign, look[sign])), styled((visible(subject), "bold")), visible(found)]
+        for sign, subject, found in findings
+    ]
+    print_table(["", "", ""], rows, words=(0, 1, 2), folds=(2,), show_header=False, collapse_padding=False)

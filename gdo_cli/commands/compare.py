@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from gdo_cli.runs.find import find_seeds
 from gdo_cli.runs.items import TASK, change_over_seeds, items_of, over_seeds
@@ -173,3 +174,19 @@ def as_csv(found: Comparison) -> str:
             if cell
         ]
     )
+
+
+def to_dict(found: Comparison) -> dict[str, Any]:
+    """Return the fields of ``--json``: columns, and by measure a cell for each of them or null."""
+
+    def plain(cell: Cell | None) -> dict[str, Any] | None:
+        if cell is None:
+            return None
+        paired = vars(cell.paired) if cell.paired else None
+        return {"items": cell.items, **cell.interval.to_dict(), "paired": paired, "note": cell.note}
+
+    columns = [
+        {"label": c.label, "title": c.title, "runs": [str(r.path) for r in c.runs]} for c in found.columns
+    ]
+    rows = {measure: [plain(cell) for cell in row] for measure, row in found.rows.items()}
+    return {"columns": columns, "measures": rows, "notes": found.notes}

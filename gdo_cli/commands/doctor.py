@@ -7,35 +7,37 @@ import shutil
 import socket
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
-
-from rich.table import Column, Table
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.options import options
 from gdo_cli.data.rows import SAMPLE_DIR
 from gdo_cli.models.hub import HubModel
 from gdo_cli.models.pypi import PyPIModel
-from gdo_cli.support.console import console, styled, visible
 from gdo_cli.support.files import cache_dir
 from gdo_cli.support.provenance import versions
 
 OK, MISSING, NOTE = "ok", "missing", "note"
-STYLES = {OK: "green", MISSING: "red", NOTE: "yellow"}
 HUB_TIMEOUT_S = 3.0
 Finding = tuple[str, str, str]  # sign, subject, what is found or to be done
 
 
-def examine() -> bool:
-    """Print every finding; False if the default run could not start."""
+def examine() -> list[Finding]:
+    """Return every finding."""
     hub = hub_answers()
-    findings = [*_machine(), *_weights(hub), *_data(hub), *_surroundings(hub)]
-    columns = Column(no_wrap=True), Column(style="bold", no_wrap=True), Column(overflow="fold")
-    table = Table(*columns, box=None, pad_edge=False, show_header=False)
-    for sign, *row in findings:
-        table.add_row(styled((sign, STYLES[sign])), *map(visible, row))
-    console.print(table)
+    return [*_machine(), *_weights(hub), *_data(hub), *_surroundings(hub)]
+
+
+def is_ready(findings: list[Finding]) -> bool:
+    """Return whether the default run could start."""
     return all(sign != MISSING for sign, _, _ in findings)
+
+
+def to_dict(findings: list[Finding]) -> dict[str, Any]:
+    """Return the fields of ``--json``."""
+    rows = [{"status": sign, "subject": subject, "found": found} for sign, subject, found in findings]
+    return {"ready": is_ready(findings), "findings": rows}
 
 
 def _machine() -> list[Finding]:

@@ -226,6 +226,18 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return table(heading, ([cell_text(key, cell) for key, cell in row.items()] for row in rows)) + "\n"
 
 
+def as_plain(row: Row) -> Row:
+    """Return a row as ``--json`` has it: names without spaces, a mean with the ends of its interval."""
+    plain: Row = {}
+    for key, cell in row.items():
+        name = key.replace("%", "percent").replace(" ", "_")
+        if isinstance(cell, Interval):
+            plain[name] = cell.to_dict()
+        else:
+            plain[name] = float(cell) if key == "lr" and cell is not None else cell
+    return plain
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     """Return the numbers as they are; a mean in three columns, itself and the ends of its interval."""
     means = {key for row in rows for key, cell in row.items() if isinstance(cell, Interval)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gdo_cli.config.build import load_run
 from gdo_cli.config.options import options
@@ -31,3 +32,8 @@ def plan_all(overrides: list[str], length: int, config_dir: Path | None) -> tupl
     if not plans:
         raise UserError(next(iter(refused.values())))
     return plans, refused
+
+
+def to_dict(plans: list[Plan], refused: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of ``--json``: memory in bytes, operations of one step."""
+    return {"plans": [vars(item) | {"counts": vars(item.counts)} for item in plans], "refused": refused}

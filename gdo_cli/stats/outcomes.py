@@ -57,6 +57,12 @@ class Interval:
         """Return the value alone: a single run tells nothing of the spread over runs."""
         return cls(value, -math.inf, math.inf)
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the fields of ``--json``: no ends where nothing bounds the value."""
+        bounded = math.isfinite(self.low) and math.isfinite(self.high)
+        low, high = (self.low, self.high) if bounded else (None, None)
+        return {"value": self.value, "low": low, "high": high}
+
     @property
     def half(self) -> float:
         """What stands behind ±, of an interval that lies evenly around its value, as Student's does."""
