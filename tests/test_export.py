@@ -6,11 +6,13 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import perturb, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -280,6 +282,47 @@ def test_the_model_card_holds_the_numbers_of_the_run(results: Path) -> None:
     card = model_card(finished, "folded")
     assert f"{finished.final['task/loss']:.3f}" in card
     assert finished.title in card
+    assert "results_dir" not in card
+
+
+def front(card: str) -> dict[str, Any]:
+    found = yaml.safe_load(card.split("---\n")[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_card_names_base_and_data_where_the_hub_has_them(results: Path) -> None:
+    finished = trained(results, "method=g_train")
+    of_a_sample = front(model_card(finished, "folded"))
+    assert "base_model" not in of_a_sample
+    assert "datasets" not in of_a_sample
+    assert of_a_sample["metrics"] == [finished.task_score.removeprefix("task/")]
+    assert of_a_sample["tags"] == ["gdo", "g_train", finished.name["task"]]
+    config = finished.record.config | {"task": {"dataset": {"hub": {"path": "someone/rows"}}}}
+    weights = {"source": "hub", "path": "someone/base"}
+    of_the_hub = replace(finished.record, config=config, weights=weights, data={"source": "hub"})
+    named = front(model_card(replace(finished, record=of_the_hub), "folded"))
+    assert named["base_model"] == "someone/base"
+    assert named["datasets"] == ["someone/rows"]
+
+
+def test_a_refused_upload_is_one_message_and_the_folder_stays(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LocalTokenNotFoundError("no token")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    finished, out = trained(results, "method=g_train"), tmp_path / "out"
+    words = ["export", finished.title, str(out), "--push", "me/mine", "--results", str(results)]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 2
+    assert "--push me/mine: not uploaded" in shown.stderr
+    assert "hf auth login" in shown.stderr
+    assert (out / "model.safetensors").is_file()
 
 
 def test_the_command_prints_the_difference_and_what_averaging_costs(results: Path, tmp_path: Path) -> None:

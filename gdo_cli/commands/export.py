@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from gdo_cli.config.build import rebuild
@@ -173,12 +175,27 @@ def model_card(run: RunResult, form: str) -> str:
     numbers = {key: value for key, value in run.final.items() if not key.endswith("_se")}
     rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in numbers.items())
     return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
+        f"---\n{yaml.safe_dump(front_matter(run), sort_keys=False)}---\n\n"
         f"# {run.name['model']}, fine-tuned on {run.name['task']} with {run.label}\n\n"
         f"Form: {form}. Layers: {record.layers.chosen}. "
         f"Trained {record.parameters.trainable:,} of {record.parameters.base:,} parameters, "
         f"{record.steps} steps at a learning rate of {rate(record.config['train']['lr'])}. "
         f"Data: {record.data['source']}. Run {run.title}.\n\n"
         "Measured at the end of that run (task: test items; probes: what the base model knew):\n\n"
-        f"| measure | value |\n| --- | ---: |\n{rows}\n"
+        f"| measure | value |\n| --- | ---: |\n{rows}\n\n"
+        f"Made by:\n\n```sh\ngdo train {shlex.join(record.overrides)}\ngdo export {run.title} FOLDER\n```\n"
     )
+
+
+def front_matter(run: RunResult) -> dict[str, Any]:
+    """Return what a hub reads of a card: the base and the data set are named where the hub has them."""
+    config, record = run.record.config, run.record
+    found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if record.weights.get("source") == "hub":
+        found["base_model"] = record.weights["path"]
+    rows = (config["task"].get("dataset") or {}).get("hub") or {}
+    if rows.get("path") and record.data["source"] in ("hub", "local"):  # a sample is not the data set
+        found["datasets"] = [rows["path"]]
+    found["metrics"] = [run.task_score.partition("/")[2]]
+    found["tags"] = ["gdo", run.name["method"], run.name["task"]]
+    return found
