@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,8 @@ def recorded(content: Mapping[str, Any]) -> RunRecord:
 def pytest_configure(config: pytest.Config) -> None:
     # PEFT 0.21 reads a property that transformers 5.23 has renamed: nothing in this project can mend it.
     config.addinivalue_line("filterwarnings", "ignore:.*is_gradient_checkpointing.*:FutureWarning")
+    if config.getoption("markexpr") != "gpu":  # bits are compared with what the CPU computes
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)  # tensors this small only lose by being shared out
     # Typer reads the signatures of all commands at each call: a fifteenth of a second.
     vars(typer.testing)["_get_command"] = cache(typer.main.get_command)

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,3 +122,30 @@ def test_a_part_that_does_not_compile_runs_as_it_is(
     with compiled(stopped.model, "always", 1):
         assert losses(stopped) == expected
     assert capsys.readouterr().err.count("does not compile (ValueError); going on without") == 1
+
+
+@needs_compiler
+@quiet
+@pytest.mark.parametrize("method", [SFT(), GFreeze()], ids=lambda m: m.label)
+def test_compiled_layers_can_be_computed_again(method: Method, capsys: pytest.CaptureFixture[str]) -> None:
+    fast = AnswerLM(method.prepare(tiny_model("gemma3"), None), torch.float32)
+    slow = copy.deepcopy(fast)
+    with compiled(fast.model, "always", CONFIG.total_steps(6)):
+        found = [s.loss for s in train(fast, QUERIES, replace(CONFIG, gradient_checkpointing=True), 0, 1)]
+    assert found == pytest.approx(losses(slow), abs=2e-6)
+    assert "does not compile" not in capsys.readouterr().err
+
+
+def test_too_little_memory_is_not_the_compilers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(slow: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def fast(*args: Any) -> Any:
+            if slow.__name__ == "double":
+                return slow(*args)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return fast
+
+    lm = AnswerLM(tiny_model("llama").requires_grad_(True), torch.float32)
+    monkeypatch.setattr(torch, "compile", failing)
+    with compiled(lm.model, "always", 1), pytest.raises(torch.OutOfMemoryError):
+        losses(lm)

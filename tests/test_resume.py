@@ -442,3 +442,41 @@ def test_by_default_checkpoints_cost_a_small_share_of_the_time(
         manager.after(step)
     assert saved[0] == 63
     assert 0.04 < 10 * len(saved) / now[0] <= 0.05
+
+
+@pytest.mark.parametrize(("size", "first"), [(0, 63), (3e8, 63), (3e9, 203)])
+def test_the_first_checkpoint_waits_by_its_size(
+    size: float, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    large = {"all": torch.empty(int(size), dtype=torch.uint8, device="meta")}
+    folder = RunFolder(load_run(["model=tiny", f"results_dir={tmp_path}"]).path)
+    manager = CheckpointManager(folder, {}, None, lambda: large)
+    manager.optimizer = torch.optim.SGD([torch.zeros(1)])
+    saved: list[float] = []
+    monkeypatch.setattr(manager, "save", lambda _: saved.append(now[0]))
+    while not saved:
+        now[0] += 7
+        manager.after(1)
+    assert saved == [first]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (0, 2), (1, 2), (2, 1), (8, 1)])
+def test_the_number_of_cards_may_change(before: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {card: torch.tensor([card]) for card in range(after)}
+
+    def put(state: torch.Tensor, card: int = 0) -> None:
+        assert card < after
+        states[card] = state
+
+    monkeypatch.setattr("torch.cuda.random.set_rng_state", put)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_rng_state_all", lambda: [torch.tensor([10 + i]) for i in range(before)]
+    )
+    found = _random_states()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: after)
+    _set_random_states(found)
+    both = min(before, after)
+    assert [int(s) for s in states.values()] == [*range(10, 10 + both), *range(both, after)]

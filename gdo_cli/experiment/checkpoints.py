@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from gdo_cli.support.files import write_atomically
 from gdo_cli.training.distributed import full_tensor, is_rank_zero, max_over_ranks, on_rank_zero, shard_like
 
 # Unless told otherwise a checkpoint is written once a minute, or less often where that would cost more
-# than this share of the time (3 GB for all of a 270M: ten seconds).
-EVERY_SECONDS, SHARE = 60.0, 0.05
+# than this share of the time (3 GB for all of a 270M: ten seconds). Until the first is written, its cost is
+# taken from its size.
+EVERY_SECONDS, SHARE, BYTES_PER_SECOND = 60.0, 0.05, 3e8
 
 
 class Unusable(Exception):
@@ -108,7 +109,8 @@ class CheckpointManager:
         self.every, self.tensors, self.state = every, tensors, state
         self.found: Checkpoint | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.written, self.cost = time.monotonic(), 0.0
+        self.written = time.monotonic()
+        self.cost: float | None = None
 
     def find(self) -> dict[str, Any] | None:
         """Return what the last checkpoint says of the run, if there is one to go on from, and put its tensors
@@ -152,9 +154,16 @@ class CheckpointManager:
         """Write a checkpoint after a step if it is time."""
         if self.every == 0 or self.optimizer is None:
             return
+        if self.cost is None:
+            self.cost = self._size() / BYTES_PER_SECOND
         due = time.monotonic() - self.written >= max(EVERY_SECONDS, self.cost / SHARE)
         if stopping or (step % self.every == 0 if self.every else max_over_ranks(due)):
             self.save(step)
+
+    def _size(self) -> int:
+        """Return the bytes of the next checkpoint; to be called after a step, when the moments are there."""
+        assert self.optimizer is not None
+        return _bytes([*self.tensors().values(), *_tensors_in(self.optimizer.state_dict()["state"])])
 
     def save(self, step: int) -> None:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
@@ -168,7 +177,7 @@ class CheckpointManager:
         self.cost = self.written - began
 
     def _write(self, step: int, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        size = sum(tensor.nbytes for tensor in (*tensors.values(), *_tensors_in(optimizer["state"])))
+        size = _bytes([*tensors.values(), *_tensors_in(optimizer["state"])])
         try:
             if (free := shutil.disk_usage(self.file.parent).free) < 1.01 * size:
                 raise OSError(f"{size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB free")
@@ -197,6 +206,10 @@ def _each_tensor(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(state, dict):
         return {key: _each_tensor(value, change) for key, value in state.items()}
     return change(state) if isinstance(state, Tensor) else state
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _tensors_in(state: Any) -> list[Tensor]:

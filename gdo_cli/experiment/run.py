@@ -42,7 +42,7 @@ from gdo_cli.training.penalties import Penalty
 
 SMALLER_BATCH = (
     "lower train.batch_size, and raise train.gradient_accumulation_steps by the same factor, or lower "
-    "train.max_length"
+    "train.max_length, or set train.gradient_checkpointing=true; on several cards, train.shard=true"
 )
 SMALLER_EVALUATION = "lower evaluation.token_budget"
 Watch = Callable[[int, float], None]

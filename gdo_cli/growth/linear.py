@@ -83,5 +83,9 @@ def zeros_after(tensor: Tensor, dim: int, k: int, projections: int = 1) -> Tenso
 
 
 def random_like(weight: Tensor, base: Tensor) -> Tensor:
-    """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's."""
-    return torch.randn_like(weight) * base.detach().float().std().to(weight.dtype)
+    """Return normal numbers in the shape of ``weight``, with the standard deviation of the base's.
+
+    They are drawn on the CPU: a seed gives the same ones on every device.
+    """
+    drawn = torch.randn_like(weight, device="meta" if weight.is_meta else "cpu").to(weight.device)
+    return drawn * base.detach().float().std().to(weight.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import _StopRecomputationError
 
 from gdo_cli.lm.decoder import find_decoder
 from gdo_cli.support.console import note
@@ -59,6 +60,8 @@ def _in_training(part: nn.Module, slow: Callable[..., Any], failures: list[str])
         if part.training and not failures:  # the first part that does not compile ends it for all
             try:
                 return fast(*args, **kwargs)
+            except (_StopRecomputationError, torch.OutOfMemoryError, MemoryError):
+                raise  # no fault of the compiler's; the first ends a layer's second forward pass
             except Exception as error:  # the plain code says so if the fault is not the compiler's
                 failures.append(type(error).__name__)
                 note(f"{type(part).__name__} does not compile ({failures[0]}); going on without")
