@@ -62,7 +62,9 @@ class AnswerLM(nn.Module):
         decoder = text_decoder(self.model)
         self._head.expect(self.model.get_input_embeddings(), self.model.get_output_embeddings())
         if lengths is None or past is not None:
-            out = decoder(input_ids=input_ids_BT, past_key_values=past, use_cache=past is not None)
+            out = decoder(
+                input_ids=input_ids_BT.to(self.device), past_key_values=past, use_cache=past is not None
+            )
             # 2-D on purpose: a 3-D slice makes the head expand its weight per row.
             return out[0].flatten(0, 1)[positions_N]
         if len(lengths) > 1 and can_pack(self.model):
@@ -71,6 +73,7 @@ class AnswerLM(nn.Module):
             with suppress(CannotPack):
                 return self.hidden_packed(rows, [-1] * len(rows), places_N)
         with last_mlp_at(self.model, positions_N):
+            input_ids_BT = input_ids_BT.to(self.device)
             return decoder(input_ids=input_ids_BT, use_cache=False)[0].flatten(0, 1)[positions_N]
 
     def hidden_packed(

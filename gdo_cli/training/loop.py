@@ -88,7 +88,7 @@ def train(
             loss, added = _backward(
                 learner, shares, penalty, (number - 1) * config.gradient_accumulation_steps
             )
-            norm = _checked(number, shares, loss, added, parameters, config)
+            norm, grad_norm = _checked(number, shares, loss, added, parameters, config)
             if watch:
                 watch()
             if config.max_grad_norm is not None:
@@ -99,7 +99,7 @@ def train(
             scheduler.step()
             optimizer.zero_grad(set_to_none=True)
             tokens = sum(_lengths(shares))
-            yield Step(number, loss, added, rate, float(norm), tokens, time.perf_counter() - began)
+            yield Step(number, loss, added, rate, grad_norm, tokens, time.perf_counter() - began)
 
 
 def _checked(
@@ -109,20 +109,24 @@ def _checked(
     added: float,
     parameters: list[nn.Parameter],
     config: TrainConfig,
-) -> Tensor:
-    """The global gradient norm, of a step that can be taken."""
+) -> tuple[Tensor, float]:
+    """The global gradient norm of a step that can be taken, where it was computed and as a number.
+
+    A GPU is waited for at every number that is read of it, so it is read once.
+    """
     if not math.isfinite(loss + added):
         raise RunFailed(
             f"step {number}: the loss is {loss + added} on {_described(shares)}; lower "
             f"train.lr={config.lr}, or set train.max_grad_norm"
         )
     norm = full_tensor(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    if not torch.isfinite(norm):
+    grad_norm = float(norm)
+    if not math.isfinite(grad_norm):
         raise RunFailed(
             f"step {number}: the gradient is not finite on {_described(shares)} (loss {loss:.3g}); "
             f"lower train.lr={config.lr}"
         )
-    return norm
+    return norm, grad_norm
 
 
 def _lengths(shares: list[list[Batch]]) -> list[int]:
@@ -147,7 +151,7 @@ class _Learner(nn.Module):
         extra = self.penalty.positions(batch) if self.penalty else batch.positions_N[:0]
         places = torch.cat([batch.positions_N, extra]).to(lm.device)
         with lm.autocast():
-            hidden_ND = lm.hidden(batch.input_ids_BT.to(lm.device), places, lengths=batch.lengths)
+            hidden_ND = lm.hidden(batch.input_ids_BT, places, lengths=batch.lengths)
         targets_N = batch.targets_N.to(lm.device)
         weights_N = token_weights(lm, hidden_ND[:n], targets_N, self.config)
         if batch.weights_N is not None:
@@ -172,7 +176,7 @@ def _backward(
     n_targets = sum(batch.total_weight for share in shares for batch in share)
     n_batches = sum(map(len, shares))
     mine, rounds = shares[rank()], max(map(len, shares))
-    loss_sum, added = 0.0, 0.0
+    losses, values = [], []
     for number in range(rounds):
         # All go through the model equally often: who has no batch left computes one for nothing.
         idle = number >= len(mine)
@@ -182,8 +186,12 @@ def _backward(
         with gradient_sync(learner, number == rounds - 1):
             loss, value = learner(batch)
             loss, value = loss / n_targets, value / n_batches
-            loss_sum += 0.0 if idle else loss.item()
-            added += 0.0 if idle else value.item()
+            if not idle:
+                losses.append(loss.detach())
+                values.append(value.detach())
             ((loss + value) * (0 if idle else world_size())).backward()  # their mean is taken
+    # Read when all is on its way: a GPU is waited for at every number.
+    loss_sum = sum(torch.stack(losses).tolist(), 0.0) if losses else 0.0
+    added = sum(torch.stack(values).tolist(), 0.0) if values and penalty else 0.0
     loss_sum, added = sum_over_ranks(loss_sum, added)
     return loss_sum, added
