@@ -243,7 +243,7 @@ def print_completions(completions: list[dict[str, str]]) -> None:
 
 
 def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None:
-    """What every method costs; memory in GiB, time on this machine's CPU."""
+    """What every method costs; memory in GiB, time on the device that runs go to."""
     from gdo_cli.experiment.plan import EFFICIENCY
 
     optimizer = plans[0].optimizer
@@ -259,7 +259,7 @@ def print_plans(plans: list[Plan], refused: dict[str, str], rate: float) -> None
     print_table(columns, rows)
     print_remark(
         f"{plans[0].counts.base:,} parameters in the base. Weights, gradients with what {optimizer} keeps, "
-        f"and activations of one step in GiB; time at {100 * EFFICIENCY:.0f} % of this CPU's "
+        f"and activations of one step in GiB; time at {100 * EFFICIENCY:.0f} % of this device's "
         f"{rate / 1e12:.2f} TFLOP/s in bf16. What a penalty needs (l2_sp, kl_to_base, replay) is not counted."
     )
     for name, reason in refused.items():

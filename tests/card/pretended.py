@@ -28,12 +28,12 @@ ACROSS = ("aten::copy_", "aten::index")  # take tensors of both devices
 class Card(torch.Tensor):
     """A tensor on the pretended card; ``raw`` has its numbers."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
     raw: torch.Tensor
 
     def __new__(cls, raw: torch.Tensor) -> Card:
         self = torch.Tensor._make_wrapper_subclass(
-            cls, raw.shape, raw.stride(), dtype=raw.dtype, device="cuda:0"
+            cls, raw.shape, raw.stride(), dtype=raw.dtype, device=torch.device("cuda:0")
         )
         self.raw = raw
         return self
@@ -44,7 +44,7 @@ class Card(torch.Tensor):
         return memo.setdefault(id(self), new)
 
     def _set_data(self, new: Card) -> None:
-        torch.Tensor.data.__set__(self, new)
+        vars(torch._C.TensorBase)["data"].__set__(self, new)
         self.raw = new.raw
 
     data = property(lambda self: Card(self.raw.detach()), _set_data)
@@ -60,7 +60,7 @@ class Card(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, *call: Any) -> Any:
-        return Pretended().__torch_dispatch__(*call)
+        return pretended().__torch_dispatch__(*call)
 
 
 class Pretended(TorchDispatchMode):
@@ -87,6 +87,11 @@ class Pretended(TorchDispatchMode):
         if func.is_view or func._schema.is_mutable:
             return return_and_correct_aliasing(func, args, kwargs, out)
         return out
+
+
+def pretended() -> Any:
+    mode: Any = Pretended  # torch's class has no types
+    return mode()
 
 
 def install() -> None:
@@ -125,11 +130,12 @@ def plant(fault: str) -> None:
     from gdo_cli.experiment import checkpoints
     from gdo_cli.lm.answer_lm import AnswerLM
 
-    loss = AnswerLM.loss
+    lm: Any = AnswerLM
+    loss = lm.loss
     if fault == "to":  # targets that are not moved
-        AnswerLM.loss = lambda self, hidden, targets, *rest: loss(self, hidden, targets.to("cpu"), *rest)
+        lm.loss = lambda self, hidden, targets, *rest: loss(self, hidden, targets.to("cpu"), *rest)
     elif fault == "device":  # a tensor made where the model is not
-        AnswerLM.loss = lambda *given: loss(*given) * torch.ones(1)
+        lm.loss = lambda *given: loss(*given) * torch.ones(1)
     elif fault == "cpu":  # a checkpoint that still hangs on the card
         checkpoints._whole = lambda tensor: tensor.detach()
 
@@ -138,7 +144,7 @@ def main() -> None:
     install()
     words = sys.argv[2:]
     faults = [word.removeprefix("fault=") for word in words if word.startswith("fault=")]
-    with Pretended():
+    with pretended():
         from gdo_cli.config.build import load_run
         from gdo_cli.experiment.run import run
         from gdo_cli.training import loop

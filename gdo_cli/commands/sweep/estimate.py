@@ -79,7 +79,7 @@ class Estimator:
         counted = Counter(estimate.source for estimate in estimates)
         named = {
             "runs": "from finished runs of the same model and method",
-            "plan": f"from gdo plan ({LENGTH} tokens a sequence, {100 * EFFICIENCY:.0f} % of this CPU's "
+            "plan": f"from gdo plan ({LENGTH} tokens a sequence, {100 * EFFICIENCY:.0f} % of this device's "
             f"{self.rate() / 1e12 if counted['plan'] else 0:.2f} TFLOP/s)",
             "unknown": "unknown",
         }
