@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,40 @@ def test_what_cannot_be_checked_is_one_message(finished: RunResult, words: list[
     assert done.exit_code == 2
     assert told in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("words", [["keep=none"], ["keep.tolerances={arc_easy: null, perplexity: null}"]])
+def test_an_empty_contract_holds_nothing(finished: RunResult, words: list[str]) -> None:
+    with pytest.raises(UserError, match="nothing is promised"):
+        check_run(finished, words, 0, None)
+
+
+def test_what_was_learnt_is_that_of_the_weights_that_the_run_ended_with(finished: RunResult) -> None:
+    lines = [dict(line) for line in finished.evaluations]
+    assert len(lines) == 3
+    for line, score in zip(lines, (0.1, 0.9, 0.2), strict=True):
+        line["task/exact_match"] = score
+    record = replace(finished.record, selected={"rule": "best", "step": lines[1]["step"]})
+    run_ = RunResult(finished.path, record)
+    run_.__dict__["evaluations"] = lines
+    learnt = check_run(run_, [], 0, None).learnt
+    assert learnt is not None
+    assert (learnt.before, learnt.after) == (0.1, 0.9)
+    assert run_.validation_score == 0.9
+
+
+def test_a_loss_against_the_base_is_promised_only_where_it_is_measured() -> None:
+    with pytest.raises(UserError, match="perplexity has no measure kl"):
+        Contract({"perplexity/kl": 0.1}).promises(PROBES)
+
+
+def test_a_base_near_guessing_has_no_index_and_trains_all_the_same(tiny_run: RunFactory) -> None:
+    probes = ("probe=[winogrande,arc_easy,piqa]", "keep.tolerances={retention/index: 0.05, arc_easy: 0.5}")
+    done = run(tiny_run("method=sft", *probes, "probe.arc_easy.items=20", "probe.piqa.items=20"))
+    told = [line for line in done.metrics if line["kind"] == "contract"]
+    assert all(set(line["lost"]) == {"arc_easy/likelihood"} for line in told)
+    with pytest.raises(UserError, match="no index here"):
+        check_run(done, [], 0, None)
 
 
 def test_two_models_are_checked_that_gdo_did_not_make(

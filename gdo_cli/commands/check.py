@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gdo_cli.evaluation.evaluator import Evaluation
 
 ASSUMED = "keep=default"  # where neither the run nor the user promises anything
+NOTHING = f"nothing is promised: name a contract, e.g. {ASSUMED}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def check_run(run: RunResult, overrides: list[str], items: int, config_dir: Path
         UserError: the run was not asked what is promised, or is older than the records that this needs.
     """
     config = rebuild(run, config_dir, overrides)
-    if not config.keep.tolerances:
+    if not config.keep.tolerances and not any(word.startswith("keep=") for word in overrides):
         config = rebuild(run, config_dir, [ASSUMED, *overrides])
     require(
         (run.path / UNTOUCHED).is_file(),
@@ -86,6 +87,7 @@ def check_run(run: RunResult, overrides: list[str], items: int, config_dir: Path
         "gdo train --force …",
     )
     promises = config.keep.promises(config.probe)
+    require(bool(promises), NOTHING)
     chances = run.record.data.get("retention", {}).get("chances", {})
     verdicts = judge(promises, chances, run.untouched, run.predictions, config.keep.level)
     about = f"{run.label} on {run.name['task']}, {run.name['model']}"
@@ -96,10 +98,9 @@ def check_run(run: RunResult, overrides: list[str], items: int, config_dir: Path
 
 def _learnt(run: RunResult) -> Learnt | None:
     key = run.task_score
-    trained = [line for line in run.evaluations if line["step"]]
-    if key not in run.final or not trained or run.evaluations[0]["step"]:
+    if key not in run.final or len(run.evaluations) < 2 or run.evaluations[0]["step"]:
         return None
-    first, last = run.evaluations[0], trained[-1]
+    first, last = run.evaluations[0], run.ended_with
     before, after = float(first[key]), float(last[key])
     errors = [float(line.get(f"{key}_se", math.nan)) for line in (first, last)]
     sign = 1 if measure_named(key).higher_is_better else -1
@@ -130,7 +131,7 @@ def check_models(base: str, tuned: str, overrides: list[str], items: int, config
         overrides = [ASSUMED, *overrides]
     config = _measured_alone([*_chosen(base, config_dir), *overrides], config_dir)
     promises = config.keep.promises(config.probe)
-    require(bool(promises), f"nothing is promised: name a contract, e.g. {ASSUMED}")
+    require(bool(promises), NOTHING)
     adapter = Path(tuned) if (Path(tuned) / "adapter_config.json").is_file() else None
     other = config if adapter else _measured_alone([*_chosen(tuned, config_dir), *overrides], config_dir)
     before = _measure(config, None)
@@ -201,6 +202,8 @@ def _broken_texts(config: RunConfig, verdicts: Sequence[Verdict], items: int) ->
     found = {}
     for measure, places in broken.items():
         name = measure.partition("/")[0]
+        if name not in data.probes:  # lm-evaluation-harness keeps its own rows
+            continue
         rows, _ = data.probes[name]
         asked = [config.probe[name].queries(rows[place], []) for place in places[:items]]
         found[measure] = [queries[0].context for queries in asked]

@@ -80,8 +80,8 @@ def rebuild(run: RunResult, conf: Conf, extra: Sequence[str] = ()) -> RunConfig:
 
 
 def _rebuilt(run: RunResult, extra: Sequence[str], composer: Composer) -> RunConfig:
-    other_probes = any(word.startswith("probe=") for word in extra)
-    given = [str(w) for w in run.record.overrides if not (other_probes and str(w).startswith("probe"))]
+    others = tuple(g for g in ("probe", "keep") if any(word.startswith(f"{g}=") for word in extra))
+    given = [str(w) for w in run.record.overrides if not str(w).startswith(others)]
     *_, results = run.path.resolve().parents[:5]  # a folder that was moved may lie less deep
     words = [f"results_dir={quoted(str(results))}", *extra]
     parsed = composer.parse(words)

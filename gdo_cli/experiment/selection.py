@@ -13,7 +13,7 @@ from gdo_cli.evaluation.evaluator import Evaluation
 from gdo_cli.evaluation.untouched import Untouched
 from gdo_cli.evaluation.verdict import Verdict, hold, judge, share_used
 from gdo_cli.runs.folder import SELECTED, RunFolder
-from gdo_cli.stats.metrics import Metric
+from gdo_cli.stats.metrics import INDEX, Metric
 from gdo_cli.support.console import note, warn
 from gdo_cli.support.errors import RunFailed
 from gdo_cli.support.files import write_atomically
@@ -97,7 +97,10 @@ class Selection:
 
     def _judge(self, evaluation: Evaluation, untouched: Untouched) -> list[Verdict]:
         before, after = untouched.predictions, evaluation.predictions
-        return judge(self.promises, untouched.chances, before, after, self.keep.level)
+        decides = self.rule == "kept" or self.stop.lost
+        # A base near guessing has no index to keep; that ends a run only where it would decide something.
+        promises = [p for p in self.promises if decides or p.measure != INDEX or untouched.chances]
+        return judge(promises, untouched.chances, before, after, self.keep.level)
 
     # ------------------------------------------------------------------------------------------ weights
 

@@ -34,7 +34,10 @@ class Perplexity(Probe):
     control_tokens: bool = field(default=True, metadata=IF_SET)
     kl: bool = field(default=False, metadata=IF_SET)
     headline: ClassVar[str] = "loss"
-    measures: ClassVar[tuple[str, ...]] = ("loss", "kl")
+
+    @property
+    def measures(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("loss", "kl") if self.kl else ("loss",)
 
     def queries(self, row: Row, shots: list[Row]) -> list[Query]:
         content = row.get("text")

@@ -187,6 +187,12 @@ class RunResult:
         """Evaluations during training, step 0 first."""
         return [line for line in self.metrics if line["kind"] == "evaluation"]
 
+    @property
+    def ended_with(self) -> dict[str, Any]:
+        """The evaluation of the weights that the run ended with: the last one, or the one it selected."""
+        step = self.record.selected.get("step", self.evaluations[-1]["step"])
+        return next(line for line in self.evaluations if line["step"] == step)
+
     @cached_property
     def moved(self) -> list[dict[str, Any]]:
         """How far parameters had moved at each evaluation after the start: ``step``, and ``kinds`` as
@@ -209,8 +215,8 @@ class RunResult:
         file = self.path / "metrics.jsonl"
         require(bool(trained), f"{file}: holds no evaluation; run it again: gdo train --force …")
         sign = 1 if measure_named(self.task_score).higher_is_better else -1
-        if (chosen := self.record.selected.get("step")) is not None:
-            trained = [line for line in trained if line["step"] == chosen][:1]
+        if "step" in self.record.selected:
+            trained = [self.ended_with]
         decays = self.record.config.get("train", {}).get("lr_scheduler") in DECAYING
         return sign * mean(float(line[self.task_score]) for line in trained[-(1 if decays else LATE) :])
 

@@ -111,7 +111,7 @@ def _measure(tuning: Tuning, chosen: Candidate) -> tuple[Evaluation, Evaluation,
         base = Opened(config)
         evaluator, lm = base.evaluator(), base.base()
         evaluator.remember_base(lm)
-        parts = [evaluator.evaluate_probe(lm, name, reporter.advance) for name in evaluator.probes]
+        parts = [evaluator.evaluate_probe(lm, name, reporter.advance) for name in evaluator.probe_of]
         before = Evaluation({}, [row for part in parts for row in part.predictions])
         after = evaluator.evaluate(opened.tuned(), "test", reporter.advance)
     return before, after, half == "holdout"

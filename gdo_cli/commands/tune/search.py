@@ -96,6 +96,7 @@ def _try_one(study: Study, tuning: Tuning) -> None:
         config = tuning.point(point)
         trial.set_user_attr(RUN, str(config.path))
         done = candidate(trial.number, words, run(config, watch=watch), tuning)
+        best = max([done, *way_back(done, tuning, run)], key=merit)
     except Pruned as pruned:
         note(f"trial ended: {pruned}")
         (config.path / CHECKPOINT).unlink(missing_ok=True)
@@ -106,7 +107,6 @@ def _try_one(study: Study, tuning: Tuning) -> None:
         warn(f"trial {trial.number + 1}: {error}")
         study.fail(trial, str(error))
     else:
-        best = max([done, *way_back(done, tuning, run)], key=merit)
         study.tell(trial, best.score, best.used - 1)
 
 
@@ -129,9 +129,7 @@ def candidate(
 
 def _score(done: RunResult, metric: Metric) -> float:
     """The task's score on validation items of the weights that the run ended with, the higher the better."""
-    step = done.record.selected.get("step", done.evaluations[-1]["step"])
-    line = next(line for line in done.evaluations if line["step"] == step)
-    return float(line[metric.key]) * (1 if metric.higher_is_better else -1)
+    return float(done.ended_with[metric.key]) * (1 if metric.higher_is_better else -1)
 
 
 # -------------------------------------------------------------------------------- the way back to the base
